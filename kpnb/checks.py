@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['whole', 'difference', 'CheckResult', 'Exercise', 'NumberExercise', 'check_number']
 
-# %% ../nbs/08_checks.ipynb #7874de8f
+# %% ../nbs/08_checks.ipynb #2a5de40c
 import copy
 import inspect
 import linecache
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .core import make_generator, patch
 
-# %% ../nbs/08_checks.ipynb #d5aed98e
+# %% ../nbs/08_checks.ipynb #5e556a78
 def whole(
     generator: torch.Generator, # where the number comes from
     low: int, # smallest
@@ -30,7 +30,7 @@ def whole(
     "A random whole number, for the shapes of a case."
     return int(torch.randint(low, high + 1, (1,), generator=generator, device=generator.device))
 
-# %% ../nbs/08_checks.ipynb #2e512fe1
+# %% ../nbs/08_checks.ipynb #a3fe86d8
 def _describe(x):
     "A value in a few words: type and shape of a tensor, else the value."
     if isinstance(x, Tensor): return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" + (f" on {x.device}" if x.device.type != "cpu" else "")
@@ -40,10 +40,10 @@ def _describe(x):
     text = repr(x)
     return text if len(text) <= 60 else text[:57] + "..."
 
-
+# %% ../nbs/08_checks.ipynb #b4ebb3a3
 def _is_number(x): return isinstance(x, (numbers.Number, np.number)) or (isinstance(x, (Tensor, np.ndarray)) and x.ndim == 0)
 
-# %% ../nbs/08_checks.ipynb #fc8da5f8
+# %% ../nbs/08_checks.ipynb #ccafd6df
 def _kinds(found, expected, at):
     "What is wrong with a result's kind: no tensor, another shape, type or device. None if nothing."
     for kind, name in ((Tensor, "a tensor"), (np.ndarray, "an array")):
@@ -53,7 +53,7 @@ def _kinds(found, expected, at):
     if found.dtype != expected.dtype: return f"{at}expected the type {expected.dtype}, found {found.dtype}"
     if getattr(found, "device", None) != getattr(expected, "device", None): return f"{at}expected a result on {expected.device}, found one on {found.device}"
 
-# %% ../nbs/08_checks.ipynb #69919174
+# %% ../nbs/08_checks.ipynb #d546c5c6
 def _values(found, expected, rtol, atol, at):
     "How two tensors of one shape and type differ in their values, or None."
     f, e = (torch.as_tensor(x).detach().cpu() for x in (found, expected))
@@ -66,10 +66,10 @@ def _values(found, expected, rtol, atol, at):
     much = f", by up to {gap.nan_to_num(0).max():.4g}" if f.dtype != torch.bool and gap.isfinite().any() else ""
     return f"{at}first difference{place}: expected {_short(e[first])}, found {_short(f[first])} ({int(bad.sum())} of {bad.numel()} values differ{much})"
 
-
+# %% ../nbs/08_checks.ipynb #04a63f8e
 def _short(x): return f"{x.item():.6g}" if x.is_floating_point() else str(x.item())
 
-# %% ../nbs/08_checks.ipynb #73490962
+# %% ../nbs/08_checks.ipynb #261d5b27
 def difference(
     found, # a result
     expected, # what it should be: tensors, arrays, numbers, strings, or tuples, lists and dictionaries of them
@@ -92,12 +92,12 @@ def difference(
     except Exception: same = False
     return None if same else f"{at}expected {_describe(expected)}, found {_describe(found)}"
 
-# %% ../nbs/08_checks.ipynb #3aad838a
+# %% ../nbs/08_checks.ipynb #c3a62335
 def _copied(args):
     "Copies of the arguments that share no memory with them."
     return tuple(x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else copy.deepcopy(x) for x in args)
 
-
+# %% ../nbs/08_checks.ipynb #541f2197
 @dataclass
 class _Outcome:
     "What came of one call: a value or an exception, and the first argument that was changed in place."
@@ -110,7 +110,7 @@ class _Outcome:
         if self.error is not None or other.error is not None: return type(self.error) is type(other.error)
         return compare(self.value, other.value) is None
 
-# %% ../nbs/08_checks.ipynb #c2b48a4b
+# %% ../nbs/08_checks.ipynb #64f49f23
 def _run(call, function, args, seed):
     "Call a function on copies of the arguments with a fixed random state."
     mine = _copied(args)
@@ -121,13 +121,13 @@ def _run(call, function, args, seed):
     out.changed = next((i for i, (x, y) in enumerate(zip(mine, args)) if _changed(x, y)), None)
     return out
 
-
+# %% ../nbs/08_checks.ipynb #45202d88
 def _changed(x, y):
     "Whether an argument differs from what it was."
     try: return isinstance(y, (Tensor, np.ndarray, list, dict)) and difference(x, y, 0, 0) is not None
     except Exception: return False
 
-# %% ../nbs/08_checks.ipynb #8d1d478d
+# %% ../nbs/08_checks.ipynb #57071a69
 @dataclass
 class CheckResult:
     "What a check found; true if the answer passed."
@@ -140,7 +140,7 @@ class CheckResult:
     def __repr__(self): return f"CheckResult({self.status}" + (f": {self.named}" if self.named else "") + ")"
     def _ipython_display_(self): pass # the message has been printed
 
-# %% ../nbs/08_checks.ipynb #74d4e3a9
+# %% ../nbs/08_checks.ipynb #14246348
 def _where(error, function):
     "The line of the learner's function in which an exception was raised."
     code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
@@ -150,7 +150,7 @@ def _where(error, function):
     f = own[-1]
     return f"\n  in line {f.lineno - (code.co_firstlineno - 1 if f.name == code.co_name else 0)} of {f.name}: {(f.line or linecache.getline(f.filename, f.lineno)).strip()}"
 
-
+# %% ../nbs/08_checks.ipynb #47b7615e
 def _inputs(function, args):
     "The inputs of a case with their names, in words."
     try: names = [*inspect.signature(function).parameters]
@@ -158,7 +158,13 @@ def _inputs(function, args):
     names += [f"argument {i}" for i in range(len(names), len(args))]
     return ", ".join(f"{n} = {_describe(x)}" for n, x in zip(names, args))
 
-# %% ../nbs/08_checks.ipynb #302a46b6
+# %% ../nbs/08_checks.ipynb #2a6ebe2b
+def _printed(result):
+    "Print a result's message and hand the result on."
+    print(result.message)
+    return result
+
+# %% ../nbs/08_checks.ipynb #026845a6
 class Exercise:
     "An exercise that is checked on random inputs: call it with the learner's function."
 
@@ -184,13 +190,9 @@ class Exercise:
 
     def __repr__(self): return f"Exercise {self.name!r}: {self.n} random cases, {len(self.wrong)} typical mistakes"
 
-    def __call__(self, answer) -> CheckResult:
-        "Check an answer, print what was found, and return it."
-        result = self.judge(answer)
-        print(result.message)
-        return result
+    def __call__(self, answer) -> CheckResult: return _printed(self.judge(answer))
 
-# %% ../nbs/08_checks.ipynb #6de71121
+# %% ../nbs/08_checks.ipynb #fd9c1939
 @patch
 def _draw(self: Exercise, seed):
     "The random cases of a seed."
@@ -198,7 +200,7 @@ def _draw(self: Exercise, seed):
     drawn = [self.cases(g) for _ in range(self.n)]
     return [args if isinstance(args, tuple) else (args,) for args in drawn]
 
-
+# %% ../nbs/08_checks.ipynb #4511b973
 @patch
 def judge(self: Exercise,
           answer, # the learner's function
@@ -217,16 +219,16 @@ def judge(self: Exercise,
     if broken is not None: raise RuntimeError(f"{self.name}: the reference solution itself fails: {broken!r}") from broken
     return self._compare_all(answer, cases, found, right, seed)
 
-
+# %% ../nbs/08_checks.ipynb #a4cc1c97
 @patch
 def _not_yet(self: Exercise): return CheckResult(False, f"{self.name}: not yet. Replace the ... with your answer and run this again.", status="not yet")
 
-# %% ../nbs/08_checks.ipynb #9fdbeefd
+# %% ../nbs/08_checks.ipynb #0c91f915
 def _untouched(outcome):
     "Whether a call looks like that of a stub: it returned None or ..., or raised NotImplementedError."
     return isinstance(outcome.error, NotImplementedError) or (outcome.error is None and (outcome.value is None or outcome.value is ...))
 
-
+# %% ../nbs/08_checks.ipynb #3e043e31
 @patch
 def _compare_all(self: Exercise, answer, cases, found, right, seed):
     "The result for an answer whose outcomes are known."
@@ -242,7 +244,7 @@ def _compare_all(self: Exercise, answer, cases, found, right, seed):
         return CheckResult(False, text, named, "error")
     return CheckResult(False, f"{head}{at}\n  {self.compare(found[bad].value, right[bad].value)}", named, "wrong")
 
-# %% ../nbs/08_checks.ipynb #dfa6a430
+# %% ../nbs/08_checks.ipynb #02de0238
 @patch
 def _recognise(self: Exercise, cases, found, right, seed):
     "The name of the typical mistake with the same outcome in every case, or None."
@@ -250,7 +252,7 @@ def _recognise(self: Exercise, cases, found, right, seed):
         outcomes = (_run(self.call, mistake, args, seed + i) for i, args in enumerate(cases))
         if all(f.same(o, self.compare) for f, o in zip(found, outcomes)): return name
 
-
+# %% ../nbs/08_checks.ipynb #4948f979
 @patch
 def _passed(self: Exercise, cases, found):
     "The result for an answer whose values are all right."
@@ -263,7 +265,7 @@ def _passed(self: Exercise, cases, found):
     shapes = f" ({_inputs(self.reference, cases[0])}; and so on)" if len(cases) > 1 else ""
     return CheckResult(True, f"{self.name}: passed on {len(cases)} random cases{shapes}", status="passed")
 
-# %% ../nbs/08_checks.ipynb #9e22d678
+# %% ../nbs/08_checks.ipynb #196dcea7
 @patch
 def test(self: Exercise,
          *solutions: Callable, # further answers that must pass
@@ -279,17 +281,17 @@ def test(self: Exercise,
         if self.judge(stub).status != "not yet": raise AssertionError(f"{self.name}: an untouched stub is not seen as one")
     if not self.inplace: _test_inplace(self)
 
-
+# %% ../nbs/08_checks.ipynb #447dc84c
 def _unfinished(*args): raise NotImplementedError
 
-# %% ../nbs/08_checks.ipynb #65abd5be
+# %% ../nbs/08_checks.ipynb #19f5381c
 def _test_mistake(exercise, name, mistake, seed):
     "A mistake must fail, and be recognised as itself."
     result = exercise.judge(mistake, seed)
     if result: raise AssertionError(f"{exercise.name}: the mistake {name!r} passes (seed {seed}); draw cases in which it differs from the solution")
     if result.named != name: raise AssertionError(f"{exercise.name}: the mistake {name!r} is recognised as {result.named!r} (seed {seed}): {result.message}")
 
-
+# %% ../nbs/08_checks.ipynb #359917c4
 def _test_inplace(exercise):
     "An answer that spoils its first tensor after computing the right result must not pass."
     spoilable = [i for i, x in enumerate(exercise._draw(exercise.seed)[0]) if isinstance(x, Tensor) and x.numel() and not x.requires_grad]
@@ -303,7 +305,7 @@ def _test_inplace(exercise):
     other = copy.copy(exercise); other.call = spoil
     if other.judge(exercise.reference): raise AssertionError(f"{exercise.name}: changing an input in place is not noticed")
 
-# %% ../nbs/08_checks.ipynb #eed8e6a8
+# %% ../nbs/08_checks.ipynb #a41e888e
 class NumberExercise:
     "An exercise whose answer is one number: call it with the learner's number."
 
@@ -312,12 +314,7 @@ class NumberExercise:
         self.wrong = {k: float(v) for k, v in (wrong or {}).items()}
 
     def __repr__(self): return f"Exercise {self.name!r}: one number, {len(self.wrong)} typical mistakes"
-
-    def __call__(self, answer) -> CheckResult:
-        "Check an answer, print what was found, and return it."
-        result = self.judge(answer)
-        print(result.message)
-        return result
+    def __call__(self, answer) -> CheckResult: return _printed(self.judge(answer))
 
     def judge(self, answer) -> CheckResult:
         "Check an answer without printing."
@@ -331,13 +328,18 @@ class NumberExercise:
 
     def test(self) -> None:
         "Test the check itself: the right number passes, and every wrong one is called by its own name."
-        if not self.judge(self.expected): raise AssertionError(f"{self.name}: the expected number does not pass")
-        for name, value in self.wrong.items():
-            result = self.judge(value)
-            if result: raise AssertionError(f"{self.name}: the mistake {name!r} passes; it lies within the tolerance {self.tol:g}")
-            if result.named != name: raise AssertionError(f"{self.name}: the mistake {name!r} is recognised as {result.named!r}")
+        _test_numbers(self)
 
-# %% ../nbs/08_checks.ipynb #036fecf0
+# %% ../nbs/08_checks.ipynb #b5805513
+def _test_numbers(check):
+    "What `NumberExercise.test` does."
+    if not check.judge(check.expected): raise AssertionError(f"{check.name}: the expected number does not pass")
+    for name, value in check.wrong.items():
+        result = check.judge(value)
+        if result: raise AssertionError(f"{check.name}: the mistake {name!r} passes; it lies within the tolerance {check.tol:g}")
+        if result.named != name: raise AssertionError(f"{check.name}: the mistake {name!r} is recognised as {result.named!r}")
+
+# %% ../nbs/08_checks.ipynb #94f82d2c
 def check_number(
     name: str, # what the number is
     expected: float, # the right answer

@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'STYLE', 'WIDTH', 'VOID', 'style', 'use_style', 'figure', 'show_keypoints', 'show_batch', 'show_heatmap',
            'label_colours', 'show_mask', 'plot_history', 'Comparison', 'compare_table']
 
-# %% ../nbs/05_plot.ipynb #3475e159
+# %% ../nbs/05_plot.ipynb #e37a5d50
 import html
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from torch import Tensor
 from .core import patch
 from .geometry import KeypointDataset
 
-# %% ../nbs/05_plot.ipynb #be072c9f
+# %% ../nbs/05_plot.ipynb #b5763ff0
 COLOURS = {
     "blue": "#0072B2", "vermilion": "#D55E00", "green": "#009E73", "purple": "#CC79A7",
     "orange": "#E69F00", "sky": "#56B4E9", "yellow": "#F0E442", "black": "#000000",
@@ -40,20 +40,20 @@ STYLE = {
     "grid.color": "#dddddd", "grid.linewidth": 0.8, "image.cmap": "gray", "image.interpolation": "nearest",
 } # settings of matplotlib that make up the style
 
-# %% ../nbs/05_plot.ipynb #b2a2cd5c
+# %% ../nbs/05_plot.ipynb #bfeb0ca4
 def style():
     "Context manager: the course's style inside a `with` block."
     return mpl.rc_context(STYLE)
 
-
+# %% ../nbs/05_plot.ipynb #117479de
 def use_style() -> None:
     "Use the course's style from here on."
     mpl.rcParams.update(STYLE)
 
-# %% ../nbs/05_plot.ipynb #31347924
+# %% ../nbs/05_plot.ipynb #15d4b343
 WIDTH = 9.0 # inches: the widest figure, about the width of a notebook's column
 
-
+# %% ../nbs/05_plot.ipynb #299d16a6
 def figure(
     ncols: int = 1, # panels side by side
     nrows: int = 1, # panels above each other
@@ -67,13 +67,13 @@ def figure(
     width = min(WIDTH, 5.0 * ncols) if width is None else width
     with style(): return plt.subplots(nrows, ncols, figsize=(width, height * nrows), **kw)
 
-# %% ../nbs/05_plot.ipynb #1f323ff0
+# %% ../nbs/05_plot.ipynb #d6c2b323
 def _array(x):
     "A tensor on any device, or anything array-like, as a NumPy array."
     if isinstance(x, Tensor): x = x.detach().cpu()
     return x.float().numpy() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else np.asarray(x)
 
-
+# %% ../nbs/05_plot.ipynb #095d1aab
 def _picture(image, what="image"):
     "An image as (H,W) or (H,W,3), uint8 or floats in [0, 1]."
     a = _array(image)
@@ -90,7 +90,7 @@ def _picture(image, what="image"):
         raise ValueError(f"{what} has values from {low:.4g} to {high:.4g}; floats must lie in 0 to 1 (undo a normalisation before you show it)")
     return a.astype(np.float32).clip(0, 1)
 
-# %% ../nbs/05_plot.ipynb #d39a1095
+# %% ../nbs/05_plot.ipynb #e3bf0131
 def _frame(image, ax, title=None, width=None):
     "Draw an image without axes; make a figure that fits it if `ax` is None. No image: the one that `ax` shows already."
     if image is None:
@@ -107,7 +107,7 @@ def _frame(image, ax, title=None, width=None):
     if title is not None: ax.set_title(title, fontsize=11)
     return ax, h, w
 
-# %% ../nbs/05_plot.ipynb #e9ba80ca
+# %% ../nbs/05_plot.ipynb #0c212f44
 def _points(points, what, n=None):
     "Points as an (N,2) float array."
     a = _array(points)
@@ -115,7 +115,7 @@ def _points(points, what, n=None):
         raise ValueError(f"{what} has the shape {a.shape}; expected ({'N' if n is None else n},2), pixels (x, y)")
     return a.astype(float)
 
-
+# %% ../nbs/05_plot.ipynb #68b7a570
 def _mark(ax, xy, marker, colour, size, label=None, filled=True):
     "Draw markers with a white edge; hollow ones have a coloured ring instead."
     if not len(xy): return
@@ -123,7 +123,7 @@ def _mark(ax, xy, marker, colour, size, label=None, filled=True):
         path_effects=[withStroke(linewidth=max(2.2, size / 2.4), foreground="white")])
     ax.plot(xy[:, 0], xy[:, 1], marker, ms=size, ls="none", label=label, zorder=4, **edge)
 
-# %% ../nbs/05_plot.ipynb #d8b27e5f
+# %% ../nbs/05_plot.ipynb #a9c9237e
 def _mark_outside(ax, start, xy, hw, colour, size):
     "Triangles where the lines from `start` to points outside the picture cross its edge."
     size_xy = np.array([hw[1], hw[0]], float)
@@ -133,13 +133,13 @@ def _mark_outside(ax, start, xy, hw, colour, size):
     for p, step, axis in zip(edge, way, share.argmin(1)):
         ax.plot(*p, ("<>", "^v")[axis][int(step[axis] > 0)], ms=size * 1.3, ls="none", mfc=colour, mec="white", zorder=5, clip_on=False)
 
-
+# %% ../nbs/05_plot.ipynb #15fe04a7
 def _sides(pairs, n):
     "For each of n points the name and colour of its side: left, right, or neither."
     left, right = {a for a, _ in pairs or ()}, {b for _, b in pairs or ()}
     return [("left", COLOURS["sky"]) if j in left else ("right", COLOURS["yellow"]) if j in right else ("truth", COLOURS["green"]) for j in range(n)]
 
-# %% ../nbs/05_plot.ipynb #eeb517da
+# %% ../nbs/05_plot.ipynb #1b10d499
 def show_keypoints(
     image, # (C,H,W) or (H,W), uint8 or floats in [0, 1]; None draws on what `ax` shows already
     points=None, # (K,2) pixels: the truth
@@ -163,7 +163,7 @@ def show_keypoints(
     if legend: ax.legend(*_legend(ax), loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
-# %% ../nbs/05_plot.ipynb #bfe4854a
+# %% ../nbs/05_plot.ipynb #434ec0d6
 def _draw_truth(ax, xy, visible, pairs, size):
     "Discs for the truth, in one colour or one for each side; rings where invisible."
     seen = np.ones(len(xy), bool) if visible is None else _array(visible).astype(bool)
@@ -174,7 +174,7 @@ def _draw_truth(ax, xy, visible, pairs, size):
         _mark(ax, xy[of_side & seen], "o", colour, size, side)
         _mark(ax, xy[of_side & ~seen], "o", colour, size, f"{side}, not visible", filled=False)
 
-
+# %% ../nbs/05_plot.ipynb #779dce7c
 def _draw_guess(ax, truth, xy, hw, size):
     "Crosses for the prediction and lines to the truth."
     h, w = hw
@@ -188,7 +188,7 @@ def _draw_guess(ax, truth, xy, hw, size):
     start = np.where(np.isfinite(truth), truth, xy) if truth is not None else xy
     _mark_outside(ax, start[known & ~inside], xy[known & ~inside], hw, colour, size)
 
-# %% ../nbs/05_plot.ipynb #71a60d3d
+# %% ../nbs/05_plot.ipynb #2f0eb41d
 def _draw_names(ax, xy, names):
     "Write the names beside the points."
     if xy is None or len(names) != len(xy): raise ValueError(f"names: found {len(names)}; expected {0 if xy is None else len(xy)}, one for each point")
@@ -199,13 +199,13 @@ def _draw_names(ax, xy, names):
             ax.annotate(name, p, (7 * side, 0), textcoords="offset points", fontsize=8, va="center", ha="left" if side > 0 else "right", zorder=6,
                         bbox=dict(fc="white", ec="none", alpha=0.75, pad=1))
 
-
+# %% ../nbs/05_plot.ipynb #a4d0112d
 def _legend(ax):
     "Handles and labels of the markers, each once."
     found = dict(zip(*reversed(ax.get_legend_handles_labels())))
     return list(found.values()), list(found)
 
-# %% ../nbs/05_plot.ipynb #ebf6e644
+# %% ../nbs/05_plot.ipynb #6d60a798
 def _fields(data):
     "Images, points, visibility, masks, left/right pairs and names of a data set, a batch, or a stack of images; None where absent."
     if isinstance(data, KeypointDataset): return data.images, data.keypoints, data.visible, data.masks, data.pairs, data.mask_names
@@ -216,7 +216,7 @@ def _fields(data):
     if getattr(images, "ndim", 0) != 4: raise ValueError(f"show_batch: found {getattr(images, 'shape', type(images).__name__)}; expected images (N,C,H,W)")
     return images, points, visible, masks, None, ()
 
-# %% ../nbs/05_plot.ipynb #4591d993
+# %% ../nbs/05_plot.ipynb #250d9c33
 def show_batch(
     data: KeypointDataset | Mapping | Tensor, # a data set, a batch with the key "image", or images (N,C,H,W)
     n: int = 12, # at most so many, from the start
@@ -224,7 +224,7 @@ def show_batch(
     cols: int | None = None, # pictures side by side; default: up to 6
     pred=None, # (N,K,2) pixels
     titles: Sequence | None = None, # one for each picture
-    pairs: Sequence[tuple[int, int]] | None = None, # colour left and right; default: a data set's own, unless `pred` is given
+    pairs: Sequence[tuple[int, int]] | None = None, # default: a data set's own, unless `pred` is given
     masks: bool = False, # show the masks too
     size: float = 5, # of the markers
 ) -> np.ndarray: # (rows, cols) Axes
@@ -243,7 +243,7 @@ def show_batch(
                        title=at(titles, i), pairs=pairs if pairs is not None or pred is not None else own)
     return axes
 
-# %% ../nbs/05_plot.ipynb #7a075c98
+# %% ../nbs/05_plot.ipynb #ea68442d
 def _sheet(n, cols, aspect, titled):
     "Axes for n pictures of an aspect ratio; those that are left over are switched off."
     cols = min(n, cols or 6)
@@ -253,7 +253,7 @@ def _sheet(n, cols, aspect, titled):
     for ax in axes.flat: ax.axis("off")
     return axes
 
-# %% ../nbs/05_plot.ipynb #7a25fedd
+# %% ../nbs/05_plot.ipynb #d142edc2
 def _map2d(x, what, hint=""):
     "A two-dimensional array of finite numbers."
     a = _array(x)
@@ -261,7 +261,7 @@ def _map2d(x, what, hint=""):
     if a.dtype.kind == "f" and not np.isfinite(a).all(): raise ValueError(f"{what} holds {(~np.isfinite(a)).sum()} values that are NaN or infinite")
     return a
 
-
+# %% ../nbs/05_plot.ipynb #d4357109
 def show_heatmap(
     image, # (C,H,W) or (H,W), uint8 or floats in [0, 1]
     heatmap, # (h,w) values, of any size
@@ -288,24 +288,24 @@ def show_heatmap(
     if colorbar: _colorbar(ax, vmin, vmax, cmap, colorbar)
     return ax
 
-# %% ../nbs/05_plot.ipynb #e0e2daf5
+# %% ../nbs/05_plot.ipynb #f0c3fcef
 def _grey(image):
     "An image in grey, so that the only colours are those of what lies over it."
     a = _picture(image)
     a = a / 255 if a.dtype == np.uint8 else a
     return a if a.ndim == 2 else a @ np.array([0.299, 0.587, 0.114])
 
-
+# %% ../nbs/05_plot.ipynb #ea22947e
 def _colorbar(ax, vmin, vmax, cmap, label):
     "A scale of the colours as they are without the picture."
     colours = mpl.colors.ListedColormap(mpl.colormaps[cmap](np.linspace(0.25, 1, 256)))
     bar = ax.figure.colorbar(mpl.cm.ScalarMappable(mpl.colors.Normalize(vmin, vmax), colours), ax=ax, shrink=0.85)
     if isinstance(label, str): bar.set_label(label)
 
-# %% ../nbs/05_plot.ipynb #3a708f43
+# %% ../nbs/05_plot.ipynb #19895e55
 VOID = 255 # the label of a pixel whose label is unknown
 
-
+# %% ../nbs/05_plot.ipynb #f1de9542
 def label_colours(
     n: int, # number of labels, at most 25
 ) -> np.ndarray: # (n,3) in [0, 1]
@@ -316,7 +316,7 @@ def label_colours(
     if not 0 <= n <= len(every): raise ValueError(f"label_colours: {n} labels; expected 0 to {len(every)}")
     return every[:n]
 
-# %% ../nbs/05_plot.ipynb #2288fc72
+# %% ../nbs/05_plot.ipynb #37065391
 def show_mask(
     image, # (C,H,W) or (H,W), uint8 or floats in [0, 1]
     mask, # (H,W) whole numbers: a label for each pixel, 255 where unknown
@@ -334,17 +334,20 @@ def show_mask(
         image = _grey(image)
         if image.shape != labels.shape: raise ValueError(f"mask is {labels.shape} and image {image.shape}; expected the same (H,W)")
     ax, h, w = _frame(image, ax, title)
-    present = [int(v) for v in np.unique(labels)]
     table = np.ones((256, 4)); table[:25, :3] = label_colours(25)
     table[:, 3] = alpha
     if background is not None: table[background, 3] = 0
     ax.imshow(table[labels], extent=(0, w, h, 0), interpolation="nearest")
-    if legend:
-        name = lambda v: "unknown" if v == VOID else names[v] if names else f"label {v}"
-        ax.legend(handles=[Patch(fc=table[v], ec="black", lw=0.5, label=name(v)) for v in present], loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+    if legend: _mask_legend(ax, np.unique(labels), table, names)
     return ax
 
-# %% ../nbs/05_plot.ipynb #22e227a9
+# %% ../nbs/05_plot.ipynb #de1e5e62
+def _mask_legend(ax, present, table, names):
+    "Colour and name of each label that occurs."
+    name = lambda v: "unknown" if v == VOID else names[v] if names else f"label {v}"
+    ax.legend(handles=[Patch(fc=table[v], ec="black", lw=0.5, label=name(v)) for v in present], loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+
+# %% ../nbs/05_plot.ipynb #d1e30904
 def _labels(mask, names):
     "A mask as an array of whole numbers that have a colour, and a name if there are names."
     a = _map2d(mask, "mask", ", one label for each pixel; take the argmax of scores")
@@ -354,21 +357,21 @@ def _labels(mask, names):
     if wrong.size: raise ValueError(f"mask holds the label {wrong.flat[0]}; expected 0 to {most - 1}, or {VOID} for unknown")
     return a.astype(int)
 
-# %% ../nbs/05_plot.ipynb #a7328ef5
+# %% ../nbs/05_plot.ipynb #3957fee6
 def _table(history):
     "A history as a DataFrame indexed by the epoch."
     history = getattr(history, "df", history)
     df = history.copy() if isinstance(history, pd.DataFrame) else pd.DataFrame(history)
     return df.set_index("epoch") if "epoch" in df else df.set_axis(range(1, len(df) + 1))
 
-
+# %% ../nbs/05_plot.ipynb #139301fc
 def plot_history(
     history, # has a DataFrame `df`, or is one; or a list of dicts, or a dict of lists
     ax: Axes | None = None, # where to draw; default: a new figure
     keys: Sequence[str] | None = None, # columns; default: those of train_loss and valid_loss that are there
     *,
     log: bool = True, # logarithmic axis, if all values are above zero
-    best: str | None = "min", # mark the "min" or "max" of the last column; None marks nothing
+    best: str | None = "auto", # mark the "min" or "max" of the last column; "auto": the history's own best epoch if it knows it, else "min"; None: nothing
     ylabel: str = "loss", # with its unit
     title: str | None = None, # above the curves
 ) -> Axes:
@@ -377,31 +380,32 @@ def plot_history(
     keys = list(keys) if keys is not None else [k for k in ("train_loss", "valid_loss") if k in df]
     missing = [k for k in keys if k not in df]
     if missing or not keys: raise ValueError(f"plot_history: no column {missing or 'train_loss or valid_loss'}; found {', '.join(map(str, df))}")
-    if best not in ("min", "max", None): raise ValueError(f"plot_history: best is {best!r}; expected 'min', 'max' or None")
+    if best not in ("auto", "min", "max", None): raise ValueError(f"plot_history: best is {best!r}; expected 'auto', 'min', 'max' or None")
     if ax is None: ax = figure(width=6.5, height=3.4)[1]
     for i, key in enumerate(keys): _curve(ax, df[key].astype(float), key.replace("_", " "), last=i == len(keys) - 1)
     if log and len(df) and (df[keys].min() > 0).all(): ax.set_yscale("log")
-    if best and df[keys[-1]].notna().any(): _mark_best(ax, df[keys[-1]].astype(float), best)
+    if best and df[keys[-1]].notna().any(): _mark_best(ax, df[keys[-1]].astype(float), best, history)
     ax.set(xlabel="epoch", ylabel=ylabel); ax.legend(); ax.xaxis.get_major_locator().set_params(integer=True)
     if title is not None: ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/05_plot.ipynb #b64b1202
+# %% ../nbs/05_plot.ipynb #4facc2c9
 def _curve(ax, values, label, last):
     "One curve; the last of several is solid, the others dashed. A single epoch is a dot."
     values = values.dropna()
     ax.plot(values.index, values, "-" if last else "--", marker="o" if len(values) == 1 else None, label=label)
 
-
-def _mark_best(ax, values, how):
-    "A ring on the smallest or largest value, named in the legend."
-    at = values.idxmin() if how == "min" else values.idxmax()
+# %% ../nbs/05_plot.ipynb #80e8d65c
+def _mark_best(ax, values, how, history):
+    "A ring on the best epoch, named in the legend."
+    if how == "auto" and hasattr(history, "best_epoch"): at = history.best_epoch
+    else: at = values.idxmax() if how == "max" else values.idxmin()
     ax.plot([at], [values[at]], "o", ms=10, mfc="none", mec=COLOURS["black"], mew=1.6, label=f"best: {values[at]:.3g} in epoch {at}", zorder=5)
 
-# %% ../nbs/05_plot.ipynb #ba35dbf4
+# %% ../nbs/05_plot.ipynb #70c80711
 _FIELDS = ("what", "unit", "data", "baseline", "reported", "source", "measured", "value")
 
-
+# %% ../nbs/05_plot.ipynb #b89105f2
 def _number(x):
     "A number for reading: four significant digits, mean ± spread for a pair, a dash for None."
     if x is None: return "–"
@@ -411,7 +415,7 @@ def _number(x):
     if isinstance(x, bool) or not isinstance(x, (int, float)): raise TypeError(f"compare_table: {x!r} is not a number; expected a number, a (mean, spread) pair, a string or None")
     return f"{x:,}" if isinstance(x, int) else f"{x:.4g}"
 
-# %% ../nbs/05_plot.ipynb #e10706e4
+# %% ../nbs/05_plot.ipynb #558186c2
 def _row(i, row):
     "One row of the honest table as text cells."
     row = dict(row)
@@ -424,7 +428,7 @@ def _row(i, row):
     what = f"{row['what']} ({row['unit']})" if row.get("unit") else str(row["what"])
     return [what, row.get("data") or "–", *(_number(row.get(k)) for k in ("baseline", "reported", "measured")), row.get("source") or "–"]
 
-# %% ../nbs/05_plot.ipynb #e1a51fa1
+# %% ../nbs/05_plot.ipynb #2003b74d
 class Comparison:
     "The honest table: shows as HTML in a notebook and prints as text. `df` has its cells."
     columns = ("what", "data", "always the mean", "reported", "measured here", "source")
@@ -441,7 +445,7 @@ class Comparison:
         lines = ["  ".join(c.rjust(w) if n in self.columns[2:5] else c.ljust(w) for c, w, n in zip(r, widths, self.shown)).rstrip() for r in cells]
         return "\n".join([self.caption] * bool(self.caption) + [lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
-# %% ../nbs/05_plot.ipynb #8448207c
+# %% ../nbs/05_plot.ipynb #0f8cfb17
 def _cell(text):
     "Escaped text; a web address becomes a link, as in `Name (https://...)`."
     name, sep, url = str(text).rpartition("https://")
@@ -450,7 +454,7 @@ def _cell(text):
     name = name.rstrip(" (") or url
     return f'<a href="https://{html.escape(url)}">{html.escape(name)}</a>{tail}'
 
-
+# %% ../nbs/05_plot.ipynb #27d05ddd
 @patch
 def _repr_html_(self: Comparison):
     side = lambda c: "right" if c in self.columns[2:5] else "left"
@@ -460,7 +464,7 @@ def _repr_html_(self: Comparison):
     caption = f'<caption style="text-align:left">{html.escape(self.caption)}</caption>' if self.caption else ""
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
-# %% ../nbs/05_plot.ipynb #479c0696
+# %% ../nbs/05_plot.ipynb #700c81da
 def compare_table(
     rows: Sequence[Mapping], # keys: what, unit, data, baseline, reported and its source, measured; `value` is reported if there is a source, else measured
     caption: str = "", # above the table

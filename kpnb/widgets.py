@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAST', 'to_png', 'LiveError', 'Live', 'live', 'sample_slider']
 
-# %% ../nbs/06_widgets.ipynb #f0bad153
+# %% ../nbs/06_widgets.ipynb #536c09ec
 import base64
 import html
 import io
@@ -27,7 +27,7 @@ from PIL import Image
 
 from .core import in_test, patch
 
-# %% ../nbs/06_widgets.ipynb #3e9fd207
+# %% ../nbs/06_widgets.ipynb #f679de58
 def _figure_of(result, before):
     "The Figure behind what `draw` returned; `before` holds the numbers of the pyplot figures that existed earlier."
     if isinstance(result, (tuple, list)) and result: result = result[0]
@@ -39,7 +39,7 @@ def _figure_of(result, before):
     found = "None, and drew no figure" if result is None else f"a {type(result).__name__}"
     raise TypeError(f"draw returned {found}; expected a matplotlib Figure or Axes")
 
-# %% ../nbs/06_widgets.ipynb #073fea8f
+# %% ../nbs/06_widgets.ipynb #26ef2ed6
 def to_png(
     fig: Figure, # any figure, shown or not
 ) -> tuple[bytes, int, int]: # PNG file, width, height in pixels
@@ -52,7 +52,7 @@ def to_png(
     Image.fromarray(rgb).save(file, "png", compress_level=1)
     return file.getvalue(), rgb.shape[1], rgb.shape[0]
 
-# %% ../nbs/06_widgets.ipynb #2339a662
+# %% ../nbs/06_widgets.ipynb #bc9c1235
 def _layout_key(fig):
     "What the room for the axes depends on."
     lines = lambda text: text.count("\n") + bool(text)
@@ -67,7 +67,7 @@ def _layout_key(fig):
         keys.append((str(spec), ax.axison, ticks, entries, [lines(t) for t in (ax.get_title(), ax.get_xlabel(), ax.get_ylabel())], len(ax.texts)))
     return keys
 
-# %% ../nbs/06_widgets.ipynb #7b1e799a
+# %% ../nbs/06_widgets.ipynb #bcb71937
 def _draw_settled(fig, previous):
     "Render a figure with the positions of the previous one where they still hold: what `to_png` returns, and what to hand in next time."
     engine = fig.get_layout_engine()
@@ -84,7 +84,7 @@ def _draw_settled(fig, previous):
         return to_png(fig), previous
     finally: fig.set_layout_engine(engine)
 
-# %% ../nbs/06_widgets.ipynb #898b29d2
+# %% ../nbs/06_widgets.ipynb #7dfad93c
 def _control(name, value):
     "A widget with a value and a label, from a widget or a short form."
     widget = value if isinstance(value, (W.Widget, W.fixed)) else W.interactive.widget_from_abbrev(value)
@@ -95,7 +95,7 @@ def _control(name, value):
     if "description_width" in getattr(widget.style, "keys", ()): widget.style.description_width = "initial"
     return widget
 
-# %% ../nbs/06_widgets.ipynb #8d9c59ec
+# %% ../nbs/06_widgets.ipynb #c8b98275
 def _ends(widget):
     "The values of a control to try in a test: both ends of a range, all of a few options, on and off."
     if isinstance(widget, W.FloatLogSlider): return [widget.base**widget.min, widget.base**widget.max]
@@ -110,16 +110,16 @@ def _ends(widget):
     if isinstance(widget.value, tuple): return [(widget.min, widget.max)]
     return [widget.min, widget.max]
 
-# %% ../nbs/06_widgets.ipynb #25d4d352
+# %% ../nbs/06_widgets.ipynb #23e9e15e
 class LiveError(RuntimeError):
     "An exception of `draw` in a test run, with the values that it was called with."
 
-
+# %% ../nbs/06_widgets.ipynb #4a9134e6
 def _call_text(draw, values):
     "The call as one would type it."
     return f"{getattr(draw, '__name__', 'draw')}({', '.join(f'{k}={v!r}' for k, v in values.items())})"
 
-
+# %% ../nbs/06_widgets.ipynb #af5441a7
 def _error_html(error, call):
     "An exception in red: message, call and the last lines of the traceback."
     frames = traceback.extract_tb(error.__traceback__)
@@ -130,29 +130,36 @@ def _error_html(error, call):
             f"<b>{html.escape(type(error).__name__)}: {html.escape(str(error))}</b><br>while drawing <code>{html.escape(call)}</code>"
             f'<pre style="color:inherit;white-space:pre-wrap">{html.escape(chr(10).join(lines))}</pre></div>')
 
-# %% ../nbs/06_widgets.ipynb #227882c2
+# %% ../nbs/06_widgets.ipynb #e0d50f09
 class Live:
     "A drawing function joined with its controls; made and shown by `live`."
 
     def __init__(self, draw: Callable, controls: dict):
-        self.draw, self.error, self.seconds, self.figure_size = draw, None, [], None
+        self.draw, self.error, self.seconds = draw, None, []
         self.controls = {name: _control(name, value) for name, value in controls.items()}
         self._follows = [c for c in self.controls.values() if getattr(c, "continuous_update", False)]
-        self._busy, self._again, self._shown_in, self._layout = False, False, None, None
-        about = (getattr(draw, "__doc__", None) or "").strip().splitlines()
-        self.picture = W.Image(format="png", layout=W.Layout(max_width="100%", object_fit="contain"), tooltip=about[0] if about else None)
-        self.message = W.HTML(layout=W.Layout(display="none", width="100%"))
-        self.stage = W.Box([self.picture, self.message], layout=W.Layout(overflow="auto", min_height="60px"))
-        knobs = [c for c in self.controls.values() if isinstance(c, W.Widget)]
-        for c in knobs: c.observe(self._on_change, names="value")
-        self.widget = W.VBox([W.HBox(knobs, layout=W.Layout(flex_flow="row wrap")), self.stage])
+        self._busy, self._again, self._shown_in, self._layout, self._size = False, False, None, None, None
+        self._build()
 
     @property
-    def values(self) -> dict: return {name: c.value for name, c in self.controls.items()}
+    def values(self) -> dict:
+        "The controls' present values by name."
+        return {name: c.value for name, c in self.controls.items()}
 
     def __repr__(self): return f"Live: {_call_text(self.draw, self.values)}" + (f", {type(self.error).__name__}: {self.error}" if self.error else "")
 
-# %% ../nbs/06_widgets.ipynb #bee5f70c
+# %% ../nbs/06_widgets.ipynb #6d483031
+@patch
+def _build(self: Live):
+    "Make the widgets and listen to the controls."
+    self.picture = W.Image(format="png", layout=W.Layout(max_width="100%", object_fit="contain")) # no tooltip: ipywidgets 8.1 fails on it
+    self.message = W.HTML(layout=W.Layout(display="none", width="100%"))
+    self.stage = W.Box([self.picture, self.message], layout=W.Layout(overflow="auto", min_height="60px"))
+    knobs = [c for c in self.controls.values() if isinstance(c, W.Widget)]
+    for c in knobs: c.observe(self._on_change, names="value")
+    self.widget = W.VBox([W.HBox(knobs, layout=W.Layout(flex_flow="row wrap")), self.stage])
+
+# %% ../nbs/06_widgets.ipynb #c2790afd
 @patch
 def _render(self: Live, values):
     "Draw for these values: PNG, width and height."
@@ -166,21 +173,21 @@ def _render(self: Live, values):
         for number in set(plt.get_fignums()) - set(before): plt.close(number)
         if fig is not None: plt.close(fig)
 
-
+# %% ../nbs/06_widgets.ipynb #26d405ce
 @patch
 def _show(self: Live, png=None, error=None):
     "Put a picture or an error message on the stage, whose height stays that of the first picture."
     if png is not None:
         data, w, h = png
         self.picture.value = data
-        if self.figure_size is None:
-            self.figure_size = (w, h)
+        if self._size is None:
+            self._size = (w, h)
             self.picture.layout.width, self.picture.layout.height = f"{w}px", f"{h}px"
             self.stage.layout.height = f"{h + 8}px"
     else: self.message.value = _error_html(error, _call_text(self.draw, self.values))
     self.picture.layout.display, self.message.layout.display = (None, "none") if error is None else ("none", None)
 
-# %% ../nbs/06_widgets.ipynb #7bd2a0e1
+# %% ../nbs/06_widgets.ipynb #c6d92ee8
 @patch
 def redraw(self: Live) -> None:
     "Draw for the controls' present values."
@@ -195,7 +202,7 @@ def redraw(self: Live) -> None:
             if not self._again: break
     finally: self._busy = False
 
-
+# %% ../nbs/06_widgets.ipynb #087524ae
 @patch
 def _draw_once(self: Live, values):
     "Draw and show; keep the error, or raise it in a test run."
@@ -209,14 +216,14 @@ def _draw_once(self: Live, values):
     self._show(png)
     self._pace()
 
-
+# %% ../nbs/06_widgets.ipynb #13945998
 @patch
 def _on_change(self: Live, change): self.redraw()
 
-# %% ../nbs/06_widgets.ipynb #aa5f3174
+# %% ../nbs/06_widgets.ipynb #f7aa93ed
 FAST = 0.1 # seconds: a drawing within this time may follow the slider
 
-
+# %% ../nbs/06_widgets.ipynb #d027ff6b
 @patch
 def _pace(self: Live):
     "Follow the sliders while moving only if drawing is fast."
@@ -224,7 +231,7 @@ def _pace(self: Live):
     for c in self._follows:
         if c.continuous_update != fast: c.continuous_update = fast
 
-# %% ../nbs/06_widgets.ipynb #1ba1377f
+# %% ../nbs/06_widgets.ipynb #96a62411
 @patch
 def _bundle(self: Live):
     "The output in all its forms."
@@ -232,25 +239,33 @@ def _bundle(self: Live):
     if self.error is None: return data | {"image/png": base64.b64encode(self.picture.value).decode()}
     return data | {"text/html": self.message.value}
 
-
+# %% ../nbs/06_widgets.ipynb #2663daf3
 def _cell_number():
     "The number of the cell that is running, or None outside a notebook."
     shell = get_ipython()
     return None if shell is None else getattr(shell, "execution_count", None)
 
-
+# %% ../nbs/06_widgets.ipynb #05fb56e8
 @patch
 def show(self: Live) -> None:
     "Show the controls and the picture in the running cell."
     self._shown_in = _cell_number()
     display(self._bundle(), raw=True)
 
-
+# %% ../nbs/06_widgets.ipynb #6e534ce9
 @patch
 def _ipython_display_(self: Live):
     if self._shown_in is None or self._shown_in != _cell_number(): self.show() # the last line of its own cell is no second showing
 
-# %% ../nbs/06_widgets.ipynb #75df6929
+# %% ../nbs/06_widgets.ipynb #1e086fe9
+@patch
+def close(self: Live) -> None:
+    "Remove the widgets."
+    self.widget.close()
+    for w in (self.picture, self.message, self.stage, *self.widget.children, *self.controls.values()):
+        if isinstance(w, W.Widget): w.close()
+
+# %% ../nbs/06_widgets.ipynb #030b8c00
 @patch
 def try_ends(self: Live) -> None:
     "Draw at the initial values and at the end values of each control, and let exceptions out: what `live` does in a test run."
@@ -260,7 +275,7 @@ def try_ends(self: Live) -> None:
         except Exception as e: raise LiveError(f"{_call_text(self.draw, values)} failed: {type(e).__name__}: {e}") from e
         if values is initial: self._show(png)
 
-# %% ../nbs/06_widgets.ipynb #ef105343
+# %% ../nbs/06_widgets.ipynb #2fe07c0b
 def live(
     draw: Callable, # called as `draw(**values)`; returns a Figure or Axes, or nothing after drawing with pyplot
     /,
@@ -275,7 +290,7 @@ def live(
         viewer.show()
     return viewer
 
-# %% ../nbs/06_widgets.ipynb #70529e06
+# %% ../nbs/06_widgets.ipynb #55af502d
 def sample_slider(
     n, # number of samples, or anything with a length
     value: int = 0, # the first to show

@@ -1,0 +1,61 @@
+"""Execute notebooks in place, clean them, and store their outputs, so that a reader on a web page sees every plot.
+
+python .ci/run_notebooks.py          all
+python .ci/run_notebooks.py 00 21    those whose names begin so
+"""
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 1_500_000  # bytes of one notebook
+
+
+def run(path: Path) -> str:
+    "Execute one notebook and replace its file; the file stays as it was if a cell fails."
+    nb = nbformat.read(path, as_version=4)
+    NotebookClient(nb, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    for cell in nb.cells: _tidy(cell)
+    nb.metadata.pop("widgets", None)
+    nb.metadata = nbformat.from_dict({"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}})
+    temporary = path.with_suffix(".part")
+    nbformat.write(nb, temporary)
+    os.replace(temporary, path)
+    return f"{path.stat().st_size / 1000:.0f} kB"
+
+
+def _tidy(cell) -> None:
+    "Leave out what means nothing on the next machine: a widget's number where there is a picture, and progress on stderr."
+    if cell.cell_type != "code": return
+    cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+    for o in cell.outputs:
+        data = o.get("data", {})
+        if "application/vnd.jupyter.widget-view+json" in data and len(data) > 1: del data["application/vnd.jupyter.widget-view+json"]
+    cell.outputs = [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
+
+
+def main() -> int:
+    if os.environ.pop("IN_TEST", None): print("IN_TEST is ignored: stored outputs come from full runs")
+    if sys.platform == "win32": asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())
+    paths = [p for p in sorted((ROOT / "nbs").glob("*.ipynb")) if not sys.argv[1:] or p.name.startswith(tuple(sys.argv[1:]))]
+    failed = 0
+    for path in paths:
+        start, problem = time.perf_counter(), ""
+        try: size = run(path)
+        except Exception as e: size, problem = "", f"{type(e).__name__}: {e}"
+        if not problem and path.stat().st_size > LIMIT: problem = f"larger than {LIMIT / 1e6} MB"
+        failed += bool(problem)
+        print(f"{'FAIL' if problem else 'ok  '}  {path.name:<34} {time.perf_counter() - start:6.1f} s  {size}", flush=True)
+        if problem: print("      " + "\n      ".join(problem.strip().splitlines()[-25:]), flush=True)
+    subprocess.run([Path(sys.executable).parent / "nbdev_clean"], check=True, cwd=ROOT)
+    print(f"{len(paths) - failed} passed, {failed} failed")
+    return int(failed > 0 or not paths)
+
+
+if __name__ == "__main__": sys.exit(main())
