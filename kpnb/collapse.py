@@ -7,7 +7,7 @@ __all__ = ['ADVICE', 'RANGES', 'check_normalise', 'check_r_and_skill', 'check_de
            'Outcome', 'snapshot', 'try_switches', 'layer_evidence', 'Diagnosis', 'diagnose', 'imm_nose_data',
            'imm_nose']
 
-# %% ../nbs/21_nose_tip.ipynb #4e35c0e5
+# %% ../nbs/21_nose_tip.ipynb #20bf7649
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from .geometry import Augment, KeypointDataset, normalise
 from .models import NoseNet
 from .training import History, evaluate, fit
 
-# %% ../nbs/21_nose_tip.ipynb #2f36b64b
+# %% ../nbs/21_nose_tip.ipynb #0772c893
 @dataclass
 class Switches:
     "The settings that lesson 21 plays with; each of them alone can make a network answer with the average face."
@@ -45,7 +45,7 @@ class Switches:
         w_h = output.new_tensor(list(batch["image"].shape[:-3:-1]))
         return {"-1..1": (output + 1) / 2 * w_h, "0..1": output * w_h, "pixels": output}[self.targets]
 
-# %% ../nbs/21_nose_tip.ipynb #16bed1aa
+# %% ../nbs/21_nose_tip.ipynb #86957f87
 class Multiply(nn.Module):
     "Multiply the input by a number, such as 255 to undo the scaling of pixels."
 
@@ -71,7 +71,7 @@ def build(
             if m.bias is not None: nn.init.zeros_(m.bias)
     return nn.Sequential(Multiply(255.0), net) if switches.inputs == "0..255" else net
 
-# %% ../nbs/21_nose_tip.ipynb #2fda3155
+# %% ../nbs/21_nose_tip.ipynb #1ca28b12
 @dataclass
 class Outcome:
     "A trained network with what is needed to judge it."
@@ -94,7 +94,7 @@ def snapshot(
     "A copy of the weights; take one before training, so that `diagnose` can see how far they moved."
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
 
-# %% ../nbs/21_nose_tip.ipynb #043eb3ae
+# %% ../nbs/21_nose_tip.ipynb #fe0fcc5e
 def try_switches(
     switches: Switches, # the settings
     train: KeypointDataset, # pictures to learn from
@@ -114,7 +114,7 @@ def try_switches(
     history = fit(model, train, valid, loss=loss, decode=switches.pixels, epochs=epochs, lr=switches.lr, optimizer=switches.optimizer, **settings)
     return Outcome(switches, model, before, history, valid)
 
-# %% ../nbs/21_nose_tip.ipynb #645d31d1
+# %% ../nbs/21_nose_tip.ipynb #ee6a23a1
 @torch.no_grad()
 def _pass(model, images):
     "The network's answers, and input and output of each of its innermost layers, in eval mode."
@@ -128,26 +128,25 @@ def _pass(model, images):
         model.train(was)
 
 
-def _varies(x):
-    "How much a layer's output differs between pictures, relative to its size: 0 is the same for all."
-    return float(x.std(0).pow(2).mean().sqrt() / x.pow(2).mean().sqrt().clamp(min=1e-30))
+def _size(x):
+    "Root mean square: how large the numbers are."
+    return float(x.pow(2).mean().sqrt())
 
 
 def _he(weight):
     "Standard deviation of weights relative to He et al. (2015), sqrt(2 / fan-in); torch's own start gives about 0.41."
     return float(weight.float().std() * math.sqrt(weight[0].numel() / 2))
 
-# %% ../nbs/21_nose_tip.ipynb #c5fc06b1
+# %% ../nbs/21_nose_tip.ipynb #5fecad1e
 def layer_evidence(
     model: nn.Module, # any network of convolutions and linear layers
     images: Tensor, # (N,C,H,W) pictures as the network gets them
     before: dict | None = None, # a `snapshot` from before training
-) -> list[dict]: # for each layer: size of input and output, variation between pictures, dead units, weights
+) -> list[dict]: # for each layer: size of input and output, difference between pictures, dead units, weights
     "What can be measured in each layer while pictures pass through it."
     rows, weights = [], dict(model.named_parameters())
     for name, (m, x, y) in _pass(model, images)[1].items():
-        row = {"layer": name, "kind": type(m).__name__, "input size": float(x.pow(2).mean().sqrt()),
-               "output size": float(y.pow(2).mean().sqrt()), "varies": _varies(y)}
+        row = {"layer": name, "kind": type(m).__name__, "input size": _size(x), "output size": _size(y), "differs": _size(y.std(0))}
         if isinstance(m, nn.ReLU): row["dead"] = float((y.transpose(0, 1).flatten(1) <= 0).all(1).float().mean())
         if isinstance(m, (nn.Conv2d, nn.Linear)):
             now, key = m.weight.detach(), f"{name}.weight" if name else "weight"
@@ -158,7 +157,7 @@ def layer_evidence(
         rows.append(row)
     return rows
 
-# %% ../nbs/21_nose_tip.ipynb #b289e5a0
+# %% ../nbs/21_nose_tip.ipynb #6bb62368
 ADVICE = {
     "healthy": "The answers follow the pictures.",
     "diverged": "Numbers have overflowed: lower the learning rate, and look for NaN in the data.",
@@ -189,7 +188,7 @@ class Diagnosis:
     def __str__(self):
         return f"{self.cause.upper()}  (R {self.R:.3f}, skill {self.skill:.3f})\n" + "\n".join(f"  · {e}" for e in self.evidence) + f"\n  → {ADVICE[self.cause]}"
 
-# %% ../nbs/21_nose_tip.ipynb #91458786
+# %% ../nbs/21_nose_tip.ipynb #34c4bf8c
 def _last_activation(seen, targets):
     "The output's activation: share of answers pinned at its limits, and share of targets that it cannot reach."
     m, _, y = list(seen.values())[-1]
@@ -199,28 +198,28 @@ def _last_activation(seen, targets):
     pinned = ((y <= low + edge) | (y >= high - edge)).float().mean()
     return type(m).__name__, float(pinned), float(((targets < low) | (targets > high)).float().mean())
 
-# %% ../nbs/21_nose_tip.ipynb #5b7d61ec
+# %% ../nbs/21_nose_tip.ipynb #96c00d5e
 def _rules(rows, targets, activation, pinned, unreachable):
     "Candidate causes with their evidence, the most direct first."
     col = lambda key: [r[key] for r in rows if key in r]
     size, moved, he = rows[0]["input size"] if rows[0]["kind"] != "Multiply" else rows[0]["output size"], col("moved"), col("He at start") or col("He now")
-    varies, dead = [r["varies"] for r in rows if r["kind"] in ("Conv2d", "Linear")], max(col("dead"), default=0.0)
-    lost = min(varies) < 0.02
-    signal = f"from picture to picture the layers' outputs vary by {', '.join(f'{v:.2g}' for v in varies)} of their size"
+    dead, signals = max(col("dead"), default=0.0), [(r["differs"], r["output size"]) for r in rows if r["kind"] in ("Conv2d", "Linear", "ReLU")]
+    lost = any(d < max(1e-3, 0.02 * s) for d, s in signals)
+    signal = f"from picture to picture the layers' outputs differ by {', '.join(f'{d:.1g}' for d, _ in signals)}"
     pin = f"{pinned:.0%} of the outputs of {activation} sit at its limit, where it passes no gradient"
     if unreachable > 0.1 and pinned > 0.5:
         yield "output cannot reach the targets", [f"{unreachable:.0%} of the target values lie outside the range of {activation}", pin]
     big = float(targets.pow(2).mean().sqrt())
     if big > 5 and pinned < 0.5: yield "targets not scaled", [f"the targets have size {big:.0f} (about 1 is healthy)", signal]
     if size > 10 and (pinned > 0.5 or lost): yield "inputs not scaled", [f"the numbers that enter the first layer have size {size:.0f} (about 1 is healthy)"] + [pin] * (pinned > 0.5)
-    if min(he, default=1) < 0.05 and lost: yield "initial weights too small", [f"the smallest initial weights are {min(he):.2g} of He et al.'s rule", signal]
+    if min(he, default=1) < 0.05 and min((r["differs"] for r in rows if r["kind"] == "ReLU"), default=0) < 0.05: yield "initial weights too small", [f"the smallest initial weights are {min(he):.2g} of He et al.'s rule", signal]
     if moved and max(moved) > 2 and (lost or dead > 0.9 or pinned > 0.5):
         yield "step too large", [f"weights moved up to {max(moved):.1f} times their own size", f"in the worst layer {dead:.0%} of the ReLUs are dead", signal]
     if pinned > 0.9: yield "output saturated", [pin]
     if moved and max(moved) < 0.1: yield "step too small", [f"no layer's weights moved by more than {max(moved):.2%} of their size", signal]
     yield "unknown", [signal]
 
-# %% ../nbs/21_nose_tip.ipynb #2bddd3e1
+# %% ../nbs/21_nose_tip.ipynb #5b3cabd7
 def diagnose(
     model: nn.Module, # a trained network whose output has the shape of the keypoints, (N,K,2)
     data: KeypointDataset, # pictures with known points; 256 are enough
@@ -243,7 +242,7 @@ def diagnose(
     cause, evidence = next(_rules(rows, t, *_last_activation(seen, t)))
     return Diagnosis(cause, R, skill, evidence, rows)
 
-# %% ../nbs/21_nose_tip.ipynb #61404eef
+# %% ../nbs/21_nose_tip.ipynb #d0dce2f4
 def imm_nose_data(
     root=None, # data folder; default: that of `kpnb.core.data_dir`
     download: bool = False, # fetch the pictures if they are not there
@@ -269,7 +268,7 @@ def imm_nose(
     history = fit(model, train, valid, epochs=epochs, batch_size=32, lr=2e-3, weight_decay=1e-2, augment=augment, seed=seed, restore_best=False, **kw)
     return evaluate(model, valid) | {"model": model, "history": history}
 
-# %% ../nbs/21_nose_tip.ipynb #f04d1867
+# %% ../nbs/21_nose_tip.ipynb #58991dbf
 check_normalise = Exercise(
     "to_unit", normalise, lambda g: (torch.rand(whole(g, 2, 5), whole(g, 1, 4), 2, generator=g) * 100, (whole(g, 20, 60), whole(g, 70, 120))),
     {"with x and y swapped": lambda points, size: normalise(points.flip(-1), size).flip(-1),
@@ -277,7 +276,7 @@ check_normalise = Exercise(
      "if the pixels ran from 0 to W - 1": lambda points, size: 2 * points / (points.new_tensor([size[1], size[0]]) - 1) - 1,
      "if both coordinates are divided by the width": lambda points, size: 2 * points / size[1] - 1})
 
-# %% ../nbs/21_nose_tip.ipynb #a1f5dfea
+# %% ../nbs/21_nose_tip.ipynb #e6f6acaf
 def _r_skill(pred, target, mean):
     return pred.var(0).sum() / target.var(0).sum(), 1 - (pred - target).pow(2).mean() / (target - mean).pow(2).mean()
 
@@ -295,7 +294,7 @@ check_r_and_skill = Exercise("r_and_skill", _r_skill, _r_case, {
     "if the mean predictor says (0, 0)": lambda p, t, m: (_r_skill(p, t, m)[0], 1 - (p - t).pow(2).mean() / t.pow(2).mean()),
     "if skill is the ratio, not one minus it": lambda p, t, m: (_r_skill(p, t, m)[0], 1 - _r_skill(p, t, m)[1])})
 
-# %% ../nbs/21_nose_tip.ipynb #f8ee2877
+# %% ../nbs/21_nose_tip.ipynb #3f868492
 def _dead(x): return (x == 0).all(3).all(2).all(0).float().mean()
 
 
@@ -313,7 +312,7 @@ check_dead = Exercise("dead_channels", _dead, _dead_case, {
     "if you count dead places instead of dead channels": lambda x: (x == 0).all(1).all(0).float().mean(),
     "if you look at the first picture only": lambda x: (x[0] == 0).flatten(1).all(1).float().mean()})
 
-# %% ../nbs/21_nose_tip.ipynb #bbe76a4e
+# %% ../nbs/21_nose_tip.ipynb #cada7f6d
 def _he_std(shape): return math.sqrt(2 / math.prod(shape[1:]))
 
 

@@ -8,7 +8,7 @@ __all__ = ['IMM_NAMES', 'IMM_PAIRS', 'IMM_POSES', 'SOURCES', 'KAGGLE_NAMES', 'KA
            'read_kaggle', 'read_pts', 'read_dlib_xml', 'to_original', 'describe', 'data_sets', 'DownloadError', 'fetch',
            'fetch_all', 'unpack', 'imm_manifest']
 
-# %% ../nbs/04_datasets.ipynb #f41e24b1
+# %% ../nbs/04_datasets.ipynb #7932b949
 import csv
 import hashlib
 import http.client
@@ -16,6 +16,7 @@ import importlib.resources
 import math
 import os
 import re
+import ssl
 import stat
 import struct
 import tarfile
@@ -32,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from xml.parsers import expat
 
+# %% ../nbs/04_datasets.ipynb #1b7c4c45
 import numpy as np
 import pandas as pd
 import torch
@@ -43,7 +45,7 @@ from .core import data_dir
 from .geometry import KeypointDataset, inside
 from .scenes import face_points
 
-# %% ../nbs/04_datasets.ipynb #4ad3297e
+# %% ../nbs/04_datasets.ipynb #e4b3e503
 class DataError(ValueError):
     "Files of a data set that are not as their format wants them; the message names file and line, what was found and what was expected."
 
@@ -52,18 +54,18 @@ class DataError(ValueError):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__(_listing(self.problems) + (f"\n{advice}" if advice else ""))
 
-
+# %% ../nbs/04_datasets.ipynb #dbc2f8c6
 def _listing(lines, most=12):
     "A few lines of a long list, and how many more there are."
     if len(lines) == 1: return lines[0]
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
     return f"{len(lines)} problems\n" + "\n".join(f"- {s}" for s in [*lines[:most], *more])
 
-# %% ../nbs/04_datasets.ipynb #3b846fb5
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "PPM")
+# %% ../nbs/04_datasets.ipynb #3dbec773
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
-
+# %% ../nbs/04_datasets.ipynb #9a624909
 def _open(path):
     "An image file, opened but not decoded, and its EXIF orientation (1 to 8)."
     try:
@@ -75,13 +77,13 @@ def _open(path):
         raise DataError(f"{path}: found {im.format} with more than 8 bits in a channel (mode {im.mode}); expected 8 bits")
     return im, orientation if orientation in range(1, 9) else 1
 
-
+# %% ../nbs/04_datasets.ipynb #77da864f
 def _why(error):
     "An exception in a few words, without the path that Pillow puts into its messages."
     if isinstance(error, Image.UnidentifiedImageError): return "this is no picture of a known format"
     return f"cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
 
-# %% ../nbs/04_datasets.ipynb #9c8740ea
+# %% ../nbs/04_datasets.ipynb #c6e8138a
 def _plain(im, gray):
     "Any 8-bit picture as RGB or grey; transparent parts become white."
     if im.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in im.info:
@@ -91,7 +93,7 @@ def _plain(im, gray):
     im = im.convert("RGB") if im.mode not in ("RGB", "L") else im
     return im.convert("L" if gray else "RGB")
 
-
+# %% ../nbs/04_datasets.ipynb #e143c3b9
 def _decode(path, gray=False, want=None):
     "(picture, reduction): upright pixels of a file. A JPEG much larger than `want` (W,H) is decoded at 1/2, 1/4 or 1/8 of its size."
     im, orientation = _open(path)
@@ -103,13 +105,13 @@ def _decode(path, gray=False, want=None):
     except _BROKEN as e: raise DataError(f"{path}: {_why(e)}") from None
     return _plain(im if orientation == 1 else ImageOps.exif_transpose(im), gray), reduction
 
-# %% ../nbs/04_datasets.ipynb #69f0442f
+# %% ../nbs/04_datasets.ipynb #8f34fad0
 def _tensor(im):
     "(C,H,W) uint8 tensor of a Pillow picture."
     a = np.array(im)
     return torch.from_numpy(a[None] if a.ndim == 2 else np.ascontiguousarray(a.transpose(2, 0, 1)))
 
-
+# %% ../nbs/04_datasets.ipynb #88163737
 def read_image(
     path: str | os.PathLike, # JPEG, PNG, GIF, BMP, WebP or PPM, whatever its name says
     gray: bool = False, # one channel
@@ -117,7 +119,7 @@ def read_image(
     "The pixels of an image file: 8-bit RGB or grey, upright by its EXIF note, transparent parts white."
     return _tensor(_decode(path, gray)[0])
 
-# %% ../nbs/04_datasets.ipynb #0af5de1e
+# %% ../nbs/04_datasets.ipynb #574cc024
 @dataclass
 class _Record:
     "One sample before its pixels are read."
@@ -130,7 +132,7 @@ class _Record:
     meta: dict = field(default_factory=dict)
     size: tuple = () # (H, W) of the original picture, upright
 
-
+# %% ../nbs/04_datasets.ipynb #1bee3d9b
 def _measure(r):
     "Fill in a record's `size`, from the header of its file, and turn fractions into pixels."
     if isinstance(r.image, np.ndarray): r.size = r.image.shape
@@ -140,7 +142,7 @@ def _measure(r):
         im.close()
     if r.relative: r.points, r.relative = r.points * np.array(r.size[::-1]), False
 
-# %% ../nbs/04_datasets.ipynb #dcb7380d
+# %% ../nbs/04_datasets.ipynb #58fa3c2c
 def _window(r, size, keep_aspect, crop):
     "The rectangle (left, top, right, bottom) of the original picture that fills the loaded one."
     h, w = r.size
@@ -154,7 +156,7 @@ def _window(r, size, keep_aspect, crop):
         raise DataError(f"{r.name}: the box {np.round(window, 1).tolist()} is far larger than the picture of {w}×{h} pixels")
     return window
 
-
+# %% ../nbs/04_datasets.ipynb #9f5a249a
 def _labelled_box(r):
     "The box that comes with the label, else the box around its points."
     if r.box is not None: return np.array(r.box, float)
@@ -162,7 +164,7 @@ def _labelled_box(r):
     if len(known) == 0 or not (np.ptp(known, 0) > 0).all(): raise DataError(f"{r.name}: crop needs a box or at least two known points")
     return np.concatenate([known.min(0), known.max(0)])
 
-# %% ../nbs/04_datasets.ipynb #c3a85532
+# %% ../nbs/04_datasets.ipynb #1417368e
 def _cut(im, window, size, resample, fill):
     "The part of a picture inside `window`, at another size; what lies outside the picture becomes `fill`."
     (w, h), (left, top, right, bottom) = im.size, window
@@ -173,7 +175,7 @@ def _cut(im, window, size, resample, fill):
         left, right, top, bottom = left + pad[0], right + pad[0], top + pad[1], bottom + pad[1]
     return im.resize((size[1], size[0]), resample, box=(left, top, right, bottom))
 
-
+# %% ../nbs/04_datasets.ipynb #bc1784f2
 def _pixels(r, source, size, gray, keep_aspect, crop):
     "Read one record: (C,H,W) pixels, (K,2) points, (H,W) mask or None, and the window."
     window = _window(r, size, keep_aspect, crop)
@@ -184,31 +186,33 @@ def _pixels(r, source, size, gray, keep_aspect, crop):
     mask = None if r.mask is None else _cut(_read_mask(r, source.labels), tuple(window), size, Image.Resampling.NEAREST, source.void)
     return pixels, (r.points - window[:2]) * scale, None if mask is None else _tensor(mask)[0], window
 
-# %% ../nbs/04_datasets.ipynb #461e9796
+# %% ../nbs/04_datasets.ipynb #397d382c
 def _each(f, records, workers):
-    "Apply `f` to every record in threads: results in order, and (index, message) of those that failed."
+    "Apply `f` to every record in threads: (result, None) or (None, problem), in order."
     def attempt(r):
         try: return f(r), None
         except DataError as e: return None, e.problems[0]
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool: out = list(pool.map(attempt, records))
-    return [o for o, _ in out], [(i, p) for i, (_, p) in enumerate(out) if p is not None]
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool: return list(pool.map(attempt, records))
 
-
+# %% ../nbs/04_datasets.ipynb #47db8f0f
 @dataclass
 class _Trouble:
     "What happens to samples that cannot be loaded: all of them in one error, or a warning and a list."
+    name: str
     policy: str
     problems: list = field(default_factory=list)
 
     def add(self, problems): self.problems += problems
 
-    def settle(self, name, left):
-        if not self.problems: return
-        if self.policy == "raise" or not left:
+    def settle(self, left):
+        if self.problems and (self.policy == "raise" or not left):
             raise DataError(self.problems, "" if self.policy == "skip" else 'Repair these files, or leave them out with on_error="skip".')
-        warnings.warn(f"{name}: {len(self.problems)} left out: {_listing(self.problems)}", stacklevel=3)
 
-# %% ../nbs/04_datasets.ipynb #ea50bf56
+    def warn(self, skipped):
+        if skipped is not None: skipped += self.problems
+        if self.problems: warnings.warn(f"{self.name}: {len(self.problems)} left out: {_listing(self.problems)}", stacklevel=3)
+
+# %% ../nbs/04_datasets.ipynb #0afd9d07
 def _common_size(records):
     "The one size that all pictures have, or an error that says which sizes there are."
     sizes = Counter(r.size for r in records)
@@ -218,7 +222,7 @@ def _common_size(records):
     raise ValueError(f"the {len(records)} pictures have {len(sizes)} sizes, heights {min(heights)} to {max(heights)} and widths {min(widths)} to "
                      f"{max(widths)}, most often {most}; pass size=(height, width) to bring them to one size")
 
-
+# %% ../nbs/04_datasets.ipynb #efd405be
 def _stack(records, read, source):
     "The samples that were read as one `KeypointDataset`."
     n, k = len(read), len(source.keypoint_names)
@@ -230,17 +234,17 @@ def _stack(records, read, source):
     return KeypointDataset(images, points, masks=masks, names=[r.name for r in records], keypoint_names=source.keypoint_names,
                            pairs=source.pairs, mask_names=source.mask_names, meta=meta)
 
-# %% ../nbs/04_datasets.ipynb #13e52b2b
+# %% ../nbs/04_datasets.ipynb #b87252c3
 _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".ppm")
 
-
+# %% ../nbs/04_datasets.ipynb #53950424
 def _lines(path):
     "The lines of a text file with their numbers, without line ends (LF, CRLF or CR) and surrounding blanks."
     try: text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as e: raise DataError(f"{path}: cannot be read ({e.strerror})") from None
     return [(i, s.strip()) for i, s in enumerate(re.split("\r\n|\n|\r", text), 1)]
 
-
+# %% ../nbs/04_datasets.ipynb #992f524a
 def _numbers(where, words):
     "Words as finite numbers."
     try: values = [float(w) for w in words]
@@ -248,21 +252,21 @@ def _numbers(where, words):
     if not all(map(math.isfinite, values)): raise DataError(f"{where}: found {' '.join(words)!r}; expected finite numbers")
     return values
 
-# %% ../nbs/04_datasets.ipynb #ecb6c167
+# %% ../nbs/04_datasets.ipynb #ecff46db
 def read_asf(
     path: str | os.PathLike, # an AAM shape file
     points: int = 58, # how many it must have
 ) -> np.ndarray: # (points, 2) fractions of the picture's width and height, from its top-left corner
     "The points of an `.asf` file. Columns: path, type, x, y, point, from, to, and in some files three more."
     rows = [(i, s.split()) for i, s in _lines(path) if s and not s.startswith("#")]
-    if not rows or len(rows[0][1]) != 1 or not rows[0][1][0].isdigit():
+    if not rows or len(rows[0][1]) != 1 or not rows[0][1][0].isdecimal():
         raise DataError(f"{path}, line {rows[0][0] if rows else 1}: found {' '.join(rows[0][1]) if rows else 'no line'!r}; expected the number of points")
     table = [(i, words) for i, words in rows[1:] if len(words) > 1]
     if int(rows[0][1][0]) != points or len(table) != points:
         raise DataError(f"{path}, line {rows[0][0]}: announces {rows[0][1][0]} points and has {len(table)}; expected {points}")
     return np.array([_asf_row(f"{path}, line {i}", words, k) for k, (i, words) in enumerate(table)])
 
-
+# %% ../nbs/04_datasets.ipynb #d9872490
 def _asf_row(where, words, k):
     "x and y of row `k`."
     if len(words) not in (7, 10): raise DataError(f"{where}: found {len(words)} columns; expected 7 or 10")
@@ -272,17 +276,17 @@ def _asf_row(where, words, k):
         raise DataError(f"{where}: found ({words[2]}, {words[3]}); expected fractions of the picture's size")
     return values[2:4]
 
-# %% ../nbs/04_datasets.ipynb #ce9e3927
+# %% ../nbs/04_datasets.ipynb #dd2252f5
 def _mirrored(*runs):
     "Left/right pairs from runs of indices: (first of the left, first of the right, count, step of the left, step of the right)."
     return [(a + i * da, b + i * db) for a, b, n, da, db in runs for i in range(n)]
 
-
+# %% ../nbs/04_datasets.ipynb #7357a931
 def _run(side, part, n, backwards=False):
     "Names such as left_brow_1, left_brow_2."
     return [f"{side}_{part}_{i}" for i in (range(n, 0, -1) if backwards else range(1, n + 1))]
 
-
+# %% ../nbs/04_datasets.ipynb #ac8228bb
 def _eye(side): return [f"{side}_eye_outer_corner", *_run(side, "upper_lid", 3), f"{side}_eye_inner_corner", *_run(side, "lower_lid", 3)]
 
 
@@ -291,7 +295,7 @@ IMM_NAMES = [*_run("right", "jaw", 6), "chin", *_run("left", "jaw", 6, True), *_
              *_run("right", "nose", 5), "nose", *_run("left", "nose", 5, True)]
 IMM_PAIRS = _mirrored((12, 0, 6, -1, 1), (13, 21, 8, 1, 1), (29, 34, 5, 1, 1), (43, 39, 2, -1, 1), (44, 46, 1, 1, 1), (57, 47, 5, -1, 1))
 
-# %% ../nbs/04_datasets.ipynb #8892a3bb
+# %% ../nbs/04_datasets.ipynb #950feb93
 def _beside(folder, suffix, recursive=False):
     "Pictures and the label files of the same name beside them: {path without suffix: ([pictures], label or None)}."
     found = {}
@@ -302,7 +306,7 @@ def _beside(folder, suffix, recursive=False):
         elif p.suffix.lower() in _PICTURES: found[p.with_suffix("")] = ([*pictures, p], label)
     return found
 
-
+# %% ../nbs/04_datasets.ipynb #3d3041e9
 def _together(folder, found, suffix, read, trouble):
     "Records of those that have exactly one picture and a label; `read` makes a record of (picture, label)."
     records = []
@@ -316,11 +320,11 @@ def _together(folder, found, suffix, read, trouble):
         except DataError as e: trouble.add(e.problems)
     return [r for r in records if r is not None]
 
-# %% ../nbs/04_datasets.ipynb #166c0306
+# %% ../nbs/04_datasets.ipynb #d471f519
 IMM_POSES = ("frontal, neutral", "frontal, happy", "turned about 30° to the person's right", "turned about 30° to the person's left",
              "frontal, spotlight from the person's left", "free expression")
 
-
+# %% ../nbs/04_datasets.ipynb #3fa95308
 def _imm(folder, split, trouble):
     "Records of the IMM faces: people 1 to 32 for training, 33 to 40 for validation."
     def read(picture, label):
@@ -332,7 +336,7 @@ def _imm(folder, split, trouble):
         return _Record(picture.name, picture, read_asf(label), True, meta={"person": person, "pose": pose, "gender": parts[3]})
     return _together(folder, _beside(folder, ".asf"), ".asf", read, trouble)
 
-# %% ../nbs/04_datasets.ipynb #0e10896f
+# %% ../nbs/04_datasets.ipynb #09a5052f
 @dataclass
 class Source:
     "A data set that `load` knows."
@@ -354,7 +358,7 @@ SOURCES = {"imm": Source(
     "Free for education and research; cite Stegmann, Ersbøll, Larsen: FAME, IEEE TMI 2003, and Nordstrøm et al. 2004. load('imm', download=True) gets the "
     "480 files. By hand: imm_face_db/01-1m.jpg beside imm_face_db/01-1m.asf, and so on, in the data folder.", IMM_NAMES, IMM_PAIRS)}
 
-# %% ../nbs/04_datasets.ipynb #f976a018
+# %% ../nbs/04_datasets.ipynb #42f9ea94
 def load(
     name: str, # one of `SOURCES`
     root: str | os.PathLike | None = None, # the folder that holds the data sets; default: `data_dir()`
@@ -373,39 +377,48 @@ def load(
     Points are in kpnb's pixels, whatever the file counts (`data_sets()` tells): fractions are multiplied (imm), pixels counted from 0 gain 0.5 (pet-noses,
     dlib's XML), pixel centres counted from 1 lose 0.5 (.pts), Kaggle's are kept. Points outside the picture load as not visible, missing ones as NaN. Pictures are
     resized with an anti-aliasing filter and points multiplied; masks take the nearest label. `meta` keeps each sample's `original_size` (H, W) and `window`, the
-    rectangle of the original picture that fills the loaded one; `to_original` maps points back. Errors: DataError names each file and line that is wrong,
-    FileNotFoundError says where the data belong and how to get them."""
+    rectangle of the original picture that fills the loaded one; `to_original` maps points back. DataError names each file and line that is wrong."""
     source, split, size = _arguments(name, split, size, on_error, crop)
     if download: _download(source, name, root)
-    folder, trouble = _folder(source, name, root), _Trouble(on_error)
-    records = _measured(source.read(folder, split, trouble), trouble, workers)
-    if on_error == "raise" or not records: trouble.settle(name, 0)
-    if not records: raise FileNotFoundError(f"{name}: found no samples{f' of split {split!r}' if split else ''} in {folder}. {source.obtain}")
-    size = _common_size(records) if size is None else size
-    read, failed = _each(lambda r: _pixels(r, source, size, gray, keep_aspect, crop), records, workers)
-    trouble.add([p for _, p in failed])
-    good = [i for i, x in enumerate(read) if x is not None]
-    trouble.settle(name, len(good))
-    if skipped is not None: skipped += trouble.problems
-    return _stack([records[i] for i in good], [read[i] for i in good], source)
+    trouble = _Trouble(name, on_error)
+    ds = _assemble(source, _folder(source, name, root), split, trouble, workers, size, gray, keep_aspect, crop)
+    trouble.warn(skipped)
+    return ds
 
-# %% ../nbs/04_datasets.ipynb #f54e3091
+# %% ../nbs/04_datasets.ipynb #bbf1e7ba
+def _assemble(source, folder, split, trouble, workers, size, *how):
+    "Labels first, then the sizes of all pictures, then their pixels: what is wrong shows early."
+    records = source.read(folder, split, trouble)
+    records = _good(records, _each(_measure, records, workers), trouble)[0]
+    if not records and not trouble.problems: raise FileNotFoundError(f"{trouble.name}: found no samples in {folder}. {source.obtain}")
+    trouble.settle(records)
+    size = _common_size(records) if size is None else size
+    records, read = _good(records, _each(lambda r: _pixels(r, source, size, *how), records, workers), trouble)
+    trouble.settle(records)
+    return _stack(records, read, source)
+
+# %% ../nbs/04_datasets.ipynb #5e818c53
+def _good(records, attempts, trouble):
+    "The records that were read, and what was read; the others are trouble."
+    trouble.add([problem for _, problem in attempts if problem])
+    good = [(r, x) for r, (x, problem) in zip(records, attempts) if problem is None]
+    return [r for r, _ in good], [x for _, x in good]
+
+# %% ../nbs/04_datasets.ipynb #35caaabc
 def _arguments(name, split, size, on_error, crop):
     "Check the arguments of `load`."
-    split = "valid" if split == "val" else split
     if name not in SOURCES: raise ValueError(f"no data set {name!r}; there are {', '.join(SOURCES)}")
-    source = SOURCES[name]
+    source, split = SOURCES[name], "valid" if split == "val" else split
     if split is not None and split not in source.splits: raise ValueError(f"{name} has no split {split!r}; there are {', '.join(source.splits)}")
     if on_error not in ("raise", "skip"): raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-    if size is not None:
-        hw = (size, size) if isinstance(size, int) else tuple(size)
-        if len(hw) != 2 or not all(isinstance(s, int) and s > 0 for s in hw): raise ValueError(f"size is {size!r}; expected (height, width) in whole pixels")
-        size = hw
+    size = (size, size) if isinstance(size, int) else size
+    if size is not None and (len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size)):
+        raise ValueError(f"size is {size!r}; expected (height, width) in whole pixels")
     if crop is not None and (size is None or not -0.5 < crop < 10):
         raise ValueError(f"crop is {crop!r} and size is {size!r}; expected a share such as 0.25, and a size to bring the crops to")
-    return source, split, size
+    return source, split, None if size is None else tuple(size)
 
-
+# %% ../nbs/04_datasets.ipynb #692a164f
 def _folder(source, name, root):
     "The folder in which a data set lies."
     tried = [data_dir(root) / f for f in source.folders]
@@ -413,18 +426,10 @@ def _folder(source, name, root):
         if f.is_dir(): return f
     raise FileNotFoundError(f"{name}: there is no folder {' or '.join(map(str, tried))}. {source.obtain}")
 
-
-def _measured(records, trouble, workers):
-    "The records whose pictures can be opened, with their sizes."
-    _, failed = _each(_measure, records, workers)
-    trouble.add([p for _, p in failed])
-    bad = {i for i, _ in failed}
-    return [r for i, r in enumerate(records) if i not in bad]
-
-# %% ../nbs/04_datasets.ipynb #91c621b6
+# %% ../nbs/04_datasets.ipynb #f916b5db
 _NOSE_LINE = re.compile(r'([^,"]+),\s*"?\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\)"?')
 
-
+# %% ../nbs/04_datasets.ipynb #5af88b67
 def read_noses(
     path: str | os.PathLike, # a text file with lines such as: cat_1.jpg,"(373, 133)"
 ) -> tuple[dict[str, tuple[float, float]], list[str]]: # {file name: (x, y) in pixels}, and the lines that are wrong
@@ -441,7 +446,7 @@ def read_noses(
         except DataError as e: wrong += e.problems
     return noses, wrong
 
-# %% ../nbs/04_datasets.ipynb #6f68d80b
+# %% ../nbs/04_datasets.ipynb #c61474d7
 def _inside_folder(folder, name, where):
     "The path of a file that a label file names; it must stay within the folder."
     parts = PurePosixPath(name.replace("\\", "/")).parts
@@ -449,7 +454,7 @@ def _inside_folder(folder, name, where):
         raise DataError(f"{where}: found the file name {name!r}; expected one inside {folder}")
     return folder.joinpath(*parts)
 
-
+# %% ../nbs/04_datasets.ipynb #3be9ab36
 def _pet(name):
     "What the file names of the Oxford pets tell: breeds of cats begin with a capital letter."
     return {"breed": re.sub(r"_\d+$", "", Path(name).stem), "species": "cat" if name[:1].isupper() else "dog"}
@@ -457,7 +462,7 @@ def _pet(name):
 
 _NOSE_FILES = {"train": "train_noses.3.txt", "test": "test_noses.txt"}
 
-
+# %% ../nbs/04_datasets.ipynb #7d0144c2
 def _noses(folder, split, trouble):
     "Records of the pets that have a nose label."
     records, files = [], [folder / f for s, f in _NOSE_FILES.items() if split in (None, s)]
@@ -473,7 +478,7 @@ def _noses(folder, split, trouble):
             else: trouble.add([f"{path}: a label for {name} without a picture; expected {picture}"])
     return records
 
-# %% ../nbs/04_datasets.ipynb #e27c229f
+# %% ../nbs/04_datasets.ipynb #d71dec7c
 _PETS_FROM = ("Pictures: CC BY-SA 4.0 by the page of the data set, https://www.robots.ox.ac.uk/~vgg/data/pets/; torchvision's OxfordIIITPet makes this layout: "
               "oxford-iiit-pet/images/*.jpg and oxford-iiit-pet/annotations/")
 SOURCES["pet-noses"] = Source(
@@ -481,40 +486,47 @@ SOURCES["pet-noses"] = Source(
     _PETS_FROM + ". Nose labels, whose terms their authors do not state: oxford-iiit-pet/train_noses.3.txt and test_noses.txt. "
     "load('pet-noses', download=True) gets all of it.", ["nose"])
 
-# %% ../nbs/04_datasets.ipynb #b6030f1b
+# %% ../nbs/04_datasets.ipynb #0aff4062
 def read_kaggle(
     path: str | os.PathLike, # training.csv
     names: Sequence[str], # keypoints: columns name_x and name_y
 ) -> tuple[list[tuple[int, np.ndarray, np.ndarray]], list[str]]: # (line, (K,2) points with NaN where missing, (96,96) uint8), and the lines that are wrong
     "Kaggle's table of faces; coordinates are taken as continuous, so nothing is added."
-    columns, rows, wrong = [f"{n}_{axis}" for n in names for axis in "xy"], [], []
-    with open(path, encoding="utf-8-sig", newline="") as f:
+    rows, wrong = [], []
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as f:
         reader = csv.reader(f)
-        header = next(reader, [])
-        absent = [c for c in [*columns, "Image"] if c not in header]
-        if absent: raise DataError(f"{path}, line 1: found {len(header)} columns without {', '.join(absent[:4])}; expected {len(columns)} coordinates and Image")
-        where = [header.index(c) for c in columns], header.index("Image")
-        for row in reader:
-            if not row: continue
-            try: rows.append((reader.line_num, *_kaggle_row(f"{path}, line {reader.line_num}", row, len(header), *where)))
-            except DataError as e: wrong += e.problems
+        try:
+            columns, width = _kaggle_header(path, next(reader, []), names)
+            for row in filter(None, reader):
+                try: rows.append((reader.line_num, *_kaggle_row(f"{path}, line {reader.line_num}", row, width, columns)))
+                except DataError as e: wrong += e.problems
+        except csv.Error as e: raise DataError(f"{path}, line {reader.line_num}: this is no table ({e})") from None
     return rows, wrong
 
+# %% ../nbs/04_datasets.ipynb #d7f49614
+def _kaggle_header(path, header, names):
+    "Where the columns are, `Image` last, and how many there are."
+    columns = [*(f"{n}_{axis}" for n in names for axis in "xy"), "Image"]
+    absent = [c for c in columns if c not in header]
+    if absent: raise DataError(f"{path}, line 1: found {len(header)} columns without {', '.join(absent[:4])}; expected {len(columns) - 1} coordinates and Image")
+    return [header.index(c) for c in columns], len(header)
 
-def _kaggle_row(where, row, width, columns, image):
+# %% ../nbs/04_datasets.ipynb #c4c9c253
+def _kaggle_row(where, row, width, columns):
     "Points and pixels of one row."
     if len(row) != width: raise DataError(f"{where}: found {len(row)} columns; expected {width}")
-    points = [_numbers(where, [row[c]])[0] if row[c].strip() else math.nan for c in columns]
-    if not re.fullmatch(r"[\d\s]+", row[image]): raise DataError(f"{where}: found {row[image][:20]!r} in the column Image; expected whole numbers")
-    grey = np.fromstring(row[image], dtype=np.int64, sep=" ")
+    *coordinates, image = [row[c] for c in columns]
+    points = [_numbers(where, [c])[0] if c.strip() else math.nan for c in coordinates]
+    if not re.fullmatch(r"\s*\d[\d\s]*", image, re.ASCII): raise DataError(f"{where}: found {image[:20]!r} in the column Image; expected whole numbers")
+    grey = np.fromstring(image, dtype=np.int64, sep=" ")
     if len(grey) != 9216 or grey.max() > 255:
         raise DataError(f"{where}: found {len(grey)} grey values up to {grey.max()}; expected 96×96 = 9216 from 0 to 255")
     return np.array(points).reshape(-1, 2), grey.astype(np.uint8).reshape(96, 96)
 
-# %% ../nbs/04_datasets.ipynb #c0d8a469
+# %% ../nbs/04_datasets.ipynb #d6a2bf84
 _, KAGGLE_NAMES, KAGGLE_PAIRS = face_points(15)
 
-
+# %% ../nbs/04_datasets.ipynb #1dc298ef
 def _kaggle(folder, split, trouble):
     "Records of the table's rows; of every five rows, the fifth is for validation."
     path = folder / "training.csv"
@@ -530,7 +542,7 @@ SOURCES["kaggle-faces"] = Source(
     "It needs an account at Kaggle and the acceptance of its rules: https://www.kaggle.com/c/facial-keypoints-detection/data. Unpack training.zip and put "
     "the table into the data folder as kaggle-faces/training.csv.", KAGGLE_NAMES, KAGGLE_PAIRS)
 
-# %% ../nbs/04_datasets.ipynb #bde9d77f
+# %% ../nbs/04_datasets.ipynb #21f1b4a9
 def read_pts(
     path: str | os.PathLike, # a file with `version`, `n_points` and the points between braces
     points: int = 68, # how many it must have
@@ -548,15 +560,14 @@ def read_pts(
         if len(words) != 2: raise DataError(f"{where}: found {len(words)} columns; expected x and y")
     return np.array([_numbers(where, words) for where, words in rows]) - 0.5
 
-# %% ../nbs/04_datasets.ipynb #82b26e40
+# %% ../nbs/04_datasets.ipynb #483709b6
 class _DlibXML:
     "Collects the boxes of a dlib XML file: (line, file, box, {part: (x, y)})."
 
     def __init__(self, path):
         self.path, self.boxes, self.wrong, self.file, self.box = path, [], [], None, None
         self.parser = expat.ParserCreate()
-        self.parser.StartElementHandler, self.parser.EndElementHandler = self.start, self.end
-        self.parser.StartDoctypeDeclHandler = self.doctype
+        self.parser.StartElementHandler, self.parser.EndElementHandler, self.parser.StartDoctypeDeclHandler = self.start, self.end, self.doctype
 
     def doctype(self, name, *rest): raise DataError(f"{self.where()}: found a document type declaration <!DOCTYPE {name}>; such XML is refused")
 
@@ -573,7 +584,7 @@ class _DlibXML:
         except DataError as e: self.wrong += e.problems
 
     def part(self, a):
-        k = int(a["name"]) if a["name"].isdigit() else -1
+        k = int(a["name"]) if a["name"].isdecimal() else -1
         if not 0 <= k < 68 or k in self.box[3]: raise DataError(f"{self.where()}: found part {a['name']!r}; expected 00 to 67, each once")
         x, y = _numbers(self.where(), [a["x"], a["y"]])
         self.box[3][k] = (x + 0.5, y + 0.5)
@@ -581,7 +592,7 @@ class _DlibXML:
     def end(self, tag):
         if tag == "box" and self.box is not None: self.boxes.append(self.box); self.box = None
 
-# %% ../nbs/04_datasets.ipynb #dd2b95f1
+# %% ../nbs/04_datasets.ipynb #c082b2aa
 def read_dlib_xml(
     path: str | os.PathLike, # written by dlib's imglab, or of the same form
 ) -> tuple[list[tuple], list[str]]: # (place, file name, (left, top, right, bottom), (68,2) pixels) for each face, and what is wrong
@@ -596,10 +607,10 @@ def read_dlib_xml(
         else: faces.append((where, file, box, np.array([parts.get(k, (math.nan, math.nan)) for k in range(68)])))
     return faces, wrong
 
-# %% ../nbs/04_datasets.ipynb #14ba86dd
+# %% ../nbs/04_datasets.ipynb #54d92eb7
 _PARTS = {"train": ("trainset", "afw"), "test": ("testset", "ibug", "01_indoor", "02_outdoor")}
 
-
+# %% ../nbs/04_datasets.ipynb #15db50b5
 def _wild(folder, split, trouble):
     "Records of faces with 68 points, from XML if there is any, else from `.pts` files."
     sheets = [p for p in sorted(folder.glob("*.xml")) if not p.name.startswith(".")]
@@ -613,7 +624,7 @@ def _wild(folder, split, trouble):
         return _Record(name.as_posix(), picture, read_pts(label), meta={"folder": name.parent.as_posix()})
     return _together(folder, _beside(folder, ".pts", True), ".pts", read, trouble)
 
-
+# %% ../nbs/04_datasets.ipynb #85f40f87
 def _from_xml(folder, path, trouble):
     "Records of one XML file."
     found, wrong = read_dlib_xml(path)
@@ -628,7 +639,7 @@ def _from_xml(folder, path, trouble):
         else: trouble.add([f"{where}: a label without a picture; expected {picture}"])
     return records
 
-# %% ../nbs/04_datasets.ipynb #fd5bf29d
+# %% ../nbs/04_datasets.ipynb #8ca1b130
 _, IBUG_NAMES, IBUG_PAIRS = face_points(68)
 _WILD = ("`.pts`: pixel centres counted from 1, 0.5 is subtracted; dlib's XML: pixels counted from 0, 0.5 is added",
          "For research; get it from https://ibug.doc.ic.ac.uk/resources/facial-point-annotations/ (its terms are shown there) and put it into the data folder as ")
@@ -639,7 +650,7 @@ SOURCES["300w"] = Source(
     "300w/lfpw/testset/, 300w/ibug/, ... with .pts beside the pictures; or unpack dlib's archive http://dlib.net/files/data/"
     "ibug_300W_large_face_landmark_dataset.tar.gz there (not for commercial use).", IBUG_NAMES, IBUG_PAIRS)
 
-# %% ../nbs/04_datasets.ipynb #267d6e15
+# %% ../nbs/04_datasets.ipynb #29decaae
 def to_original(
     ds: KeypointDataset, # from `load`; it may have been resized since
     points: Tensor | None = None, # (N,K,2) pixels of the pictures in `ds`; default: its keypoints
@@ -651,7 +662,7 @@ def to_original(
     scale = (window[:, 2:] - window[:, :2]) / window.new_tensor([ds.size[1], ds.size[0]])
     return points * scale[:, None] + window[:, None, :2]
 
-# %% ../nbs/04_datasets.ipynb #be6cbebe
+# %% ../nbs/04_datasets.ipynb #26e34dd7
 def _read_mask(r, labels):
     "The mask of a record as a grey picture of labels."
     im, _ = _open(r.mask)
@@ -659,13 +670,13 @@ def _read_mask(r, labels):
     if im.size != r.size[::-1]: raise DataError(f"{r.mask}: found {im.size[1]}×{im.size[0]} pixels; expected {r.size[0]}×{r.size[1]}, as in {r.image.name}")
     try: found = np.array(im).astype(np.uint8)
     except _BROKEN as e: raise DataError(f"{r.mask}: {_why(e)}") from None
-    odd = sorted(set(np.unique(found).tolist()) - set(labels))
-    if odd:
+    odd = np.setdiff1d(found, labels)
+    if len(odd):
         row, column = np.argwhere(found == odd[0])[0].tolist()
         raise DataError(f"{r.mask}: found label {odd[0]} in row {row}, column {column}; expected {labels[0]} to {labels[-1]}")
     return Image.fromarray(found)
 
-
+# %% ../nbs/04_datasets.ipynb #3add6b3d
 def _masked(pictures, masks, stems, trouble, meta=None):
     "Records of pictures and the masks of the same name; both must be there."
     records, by_stem = [], _by_stem(pictures)
@@ -676,7 +687,7 @@ def _masked(pictures, masks, stems, trouble, meta=None):
         else: records.append(_Record(found[0].name, found[0], np.zeros((0, 2)), mask=mask, meta=meta(stem) if meta else {}))
     return records
 
-
+# %% ../nbs/04_datasets.ipynb #539f970c
 def _by_stem(folder):
     "The pictures in a folder by their names without ending."
     found = {}
@@ -684,13 +695,13 @@ def _by_stem(folder):
         if p.suffix.lower() in _PICTURES and not p.name.startswith("."): found.setdefault(p.stem, []).append(p)
     return found
 
-# %% ../nbs/04_datasets.ipynb #bd3d371c
+# %% ../nbs/04_datasets.ipynb #4dc339f7
 def _listed(path):
     "The first word of each line of a list, with its line number."
     if not path.is_file(): raise FileNotFoundError(f"there is no list {path}")
     return [(i, s.split()[0]) for i, s in _lines(path) if s and not s.startswith("#")]
 
-
+# %% ../nbs/04_datasets.ipynb #a1d57543
 def _trimaps(folder, split, trouble):
     "Records of pets with trimaps: for a split those of the official list, else all that are there."
     images, masks = folder / "images", folder / "annotations/trimaps"
@@ -698,7 +709,7 @@ def _trimaps(folder, split, trouble):
     else: stems = sorted(set(_by_stem(images)) | set(_by_stem(masks)))
     return _masked(images, masks, stems, trouble, _pet)
 
-
+# %% ../nbs/04_datasets.ipynb #87c00089
 def _camvid(folder, split, trouble):
     "Records of street scenes: `train`, `val` and `test` beside `trainannot`, `valannot` and `testannot`."
     records = []
@@ -709,14 +720,14 @@ def _camvid(folder, split, trouble):
         records += _masked(pictures, masks, sorted(set(_by_stem(pictures)) | set(_by_stem(masks))), trouble, lambda stem, part=part: {"part": part})
     return records
 
-
+# %% ../nbs/04_datasets.ipynb #df9921ce
 def _voc(folder, split, trouble):
     "Records of Pascal VOC 2012: the pictures of its lists `train.txt` and `val.txt`."
     lists = [folder / f"ImageSets/Segmentation/{f}.txt" for s, f in (("train", "train"), ("valid", "val")) if split in (None, s)]
     stems = [s for path in lists for _, s in _listed(path)]
     return _masked(folder / "JPEGImages", folder / "SegmentationClass", stems, trouble)
 
-# %% ../nbs/04_datasets.ipynb #18a988e3
+# %% ../nbs/04_datasets.ipynb #d4ecfa96
 CAMVID_NAMES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "cyclist", "void")
 VOC_NAMES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog", "horse", "motorbike",
              "person", "potted plant", "sheep", "sofa", "train", "tv monitor")
@@ -733,7 +744,7 @@ SOURCES["voc"] = Source(
     "torchvision's VOCSegmentation: VOCdevkit/VOC2012/JPEGImages, SegmentationClass and ImageSets. load('voc', download=True) gets it (2 GB).",
     mask_names=VOC_NAMES, labels=(*range(21), 255), void=255)
 
-# %% ../nbs/04_datasets.ipynb #23b382d9
+# %% ../nbs/04_datasets.ipynb #96ed92a9
 def describe(
     data: KeypointDataset | dict[str, KeypointDataset], # one data set, or several by name
 ) -> pd.DataFrame: # a row for each data set
@@ -741,7 +752,7 @@ def describe(
     several = data if isinstance(data, dict) else {"data": data}
     return pd.DataFrame({name: _counts(ds) for name, ds in several.items()}).T
 
-
+# %% ../nbs/04_datasets.ipynb #3e22b5fd
 def _counts(ds):
     "The row of one data set."
     known, within = ds.keypoints.isfinite().all(-1), inside(ds.keypoints, ds.size)
@@ -751,22 +762,22 @@ def _counts(ds):
             "keypoints": ds.keypoints.shape[1], "points": known.numel(), "missing": int((~known).sum()), "outside": int((known & ~within).sum()),
             "hidden": int((within & ~ds.visible).sum()), "visible": int(ds.visible.sum()), "mask labels": labels}
 
-# %% ../nbs/04_datasets.ipynb #3e53fd9d
+# %% ../nbs/04_datasets.ipynb #762a46f7
 def data_sets() -> pd.DataFrame: # a row for each name that `load` knows
     "The data sets: points, masks, parts, how their numbers become pixels, and how to get them."
     rows = {name: {"points": len(s.keypoint_names), "mask labels": len(s.labels), "splits": ", ".join(s.splits), "pixels": s.pixels, "how to get it": s.obtain}
             for name, s in SOURCES.items()}
     return pd.DataFrame(rows).T
 
-# %% ../nbs/04_datasets.ipynb #d090f59d
+# %% ../nbs/04_datasets.ipynb #ee653949
 class DownloadError(OSError):
     "No address gave the file; the message tells what each of them did."
 
-
+# %% ../nbs/04_datasets.ipynb #335ac7d0
 class _Retry(Exception): "This attempt failed; another at the same address may help."
 class _Final(Exception): "This address will not give the file."
 
-
+# %% ../nbs/04_datasets.ipynb #fbf7b8ca
 def _fault(path, size, sha256):
     "What is wrong with a file, or None."
     if size is not None and path.stat().st_size != size: return f"found {path.stat().st_size} bytes; expected {size}"
@@ -776,7 +787,7 @@ def _fault(path, size, sha256):
         while block := f.read(1 << 20): digest.update(block)
     return None if digest.hexdigest() == sha256.lower() else f"found SHA-256 {digest.hexdigest()}; expected {sha256.lower()}"
 
-# %% ../nbs/04_datasets.ipynb #a16432c6
+# %% ../nbs/04_datasets.ipynb #85bd0299
 def _opener():
     "HTTP and HTTPS with redirects and proxies, and nothing else: no file: or ftp: addresses."
     opener = urllib.request.OpenerDirector()
@@ -784,7 +795,7 @@ def _opener():
                     urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor, urllib.request.UnknownHandler): opener.add_handler(handler())
     return opener
 
-
+# %% ../nbs/04_datasets.ipynb #0ac73148
 def _ask(url, have, timeout):
     "Send the request: (response, where its bytes begin, length of the whole file if known)."
     headers = {"User-Agent": "kpnb", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -794,12 +805,12 @@ def _ask(url, have, timeout):
         if e.code == 416 and have: return None, 0, None
         raise (_Retry if e.code >= 500 or e.code in (408, 425, 429) else _Final)(f"HTTP {e.code} {e.reason}".splitlines()[0]) from None
     length = response.headers.get("Content-Length")
-    if response.status != 206: return response, 0, int(length) if length and length.isdigit() else None
+    if response.status != 206: return response, 0, int(length) if length and length.isdecimal() else None
     told = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     if told is None or int(told[1]) != have: response.close(); return None, 0, None
     return response, have, int(told[2]) if told[2] != "*" else None
 
-# %% ../nbs/04_datasets.ipynb #e080571d
+# %% ../nbs/04_datasets.ipynb #db232efb
 def _copy(response, f, end, timeout, tick):
     "Write what comes to `f`, up to `end`; a stall or a byte too many ends it."
     mark, got = time.monotonic(), 0
@@ -810,14 +821,12 @@ def _copy(response, f, end, timeout, tick):
             if got < 1000: raise _Retry(f"stalled: {got} bytes in {timeout:g} s")
             mark, got = time.monotonic(), 0
 
-
+# %% ../nbs/04_datasets.ipynb #42db8c83
 def _transfer(url, part, size, resume, timeout, progress):
     "One attempt to fill `part`; returns whether it went on from an earlier one."
     have = part.stat().st_size if resume and part.exists() else 0
-    if size is not None and have >= size: have, whole = (have, True) if have == size else (0, False)
-    else: whole = False
-    if whole: return True
-    response, start, total = _ask(url, have, timeout)
+    if have == size: return True
+    response, start, total = _ask(url, have if size is None or have < size else 0, timeout)
     if response is None:
         part.unlink(missing_ok=True)
         raise _Retry("would not go on where the last attempt stopped")
@@ -825,14 +834,20 @@ def _transfer(url, part, size, resume, timeout, progress):
         if None not in (size, total) and size != total: raise _Final(f"has a file of {total} bytes; expected {size}")
         end = size if size is not None else total
         if end is None and not response.chunked and not resume: raise _Final("does not say how long the file is; give its size or its SHA-256")
-        with open(part, "r+b" if start else "wb") as f, tqdm(total=end, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=not progress) as bar:
-            f.seek(start); f.truncate()
-            _copy(response, f, end, timeout, bar.update)
-            f.flush(); os.fsync(f.fileno())
-            if end is not None and f.tell() < end: raise _Retry(f"broke off after {f.tell()} of {end} bytes")
+        _receive(response, part, start, end, timeout, progress)
     return start > 0
 
-# %% ../nbs/04_datasets.ipynb #f3963187
+# %% ../nbs/04_datasets.ipynb #ef0e16bd
+def _receive(response, part, start, end, timeout, progress):
+    "Write the answer into `part` from `start` on; all of it must come."
+    bar = tqdm(total=end, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=not progress)
+    with open(part, "r+b" if start else "wb") as f, bar:
+        f.seek(start); f.truncate()
+        _copy(response, f, end, timeout, bar.update)
+        f.flush(); os.fsync(f.fileno())
+        if end is not None and f.tell() < end: raise _Retry(f"broke off after {f.tell()} of {end} bytes")
+
+# %% ../nbs/04_datasets.ipynb #c0d7e302
 def fetch(
     urls: str | Sequence[str], # addresses of the same file, tried in turn
     path: str | os.PathLike, # where it goes
@@ -845,27 +860,26 @@ def fetch(
 ) -> Path: # the file, whole
     "Download a file; it appears under its name only when it is complete and its size and SHA-256 are right."
     urls, path = [urls] if isinstance(urls, str) else list(urls), Path(path)
-    for u in urls:
-        if not re.match(r"https?://", u): raise ValueError(f"fetch: found the address {u!r}; expected http:// or https://")
-    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256): raise ValueError(f"fetch: sha256 is {sha256!r}; expected 64 hexadecimal digits")
+    odd = [u for u in urls if not re.match("https?://", u)]
+    if odd: raise ValueError(f"fetch: found the address {odd[0]!r}; expected http:// or https://")
+    if not re.fullmatch("[0-9a-fA-F]{64}|None", str(sha256)): raise ValueError(f"fetch: sha256 is {sha256!r}; expected 64 hexadecimal digits")
     if path.is_file() and _fault(path, size, sha256) is None: return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part, reasons = path.with_name(path.name + ".part"), []
+    path.parent.mkdir(parents=True, exist_ok=True); reasons = []
     for url in urls:
         for attempt in range(attempts):
             if attempt: time.sleep(pause * 2 ** (attempt - 1))
-            outcome = _attempt(url, path, part, size, sha256, timeout, progress)
-            if outcome is None: return path
+            if (outcome := _attempt(url, path, size, sha256, timeout, progress)) is None: return path
             reasons.append(f"{url}: {outcome}")
             if isinstance(outcome, _Final): break
     raise DownloadError(f"{path.name} could not be downloaded. " + _listing(reasons or ["no address was given"]))
 
-# %% ../nbs/04_datasets.ipynb #8ec2f4d5
-_NETWORK = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError)
+# %% ../nbs/04_datasets.ipynb #95aff96c
+_NETWORK = (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError, ValueError)
 
-
-def _attempt(url, path, part, size, sha256, timeout, progress):
+# %% ../nbs/04_datasets.ipynb #8f5e4bf8
+def _attempt(url, path, size, sha256, timeout, progress):
     "One attempt: None when the file has its name, else the reason why not."
+    part = path.with_name(path.name + ".part")
     try:
         resumed = _transfer(url, part, size, sha256 is not None, timeout, progress)
         fault = _fault(part, size, sha256)
@@ -876,7 +890,7 @@ def _attempt(url, path, part, size, sha256, timeout, progress):
     except TimeoutError: return _Retry(f"stalled: no answer for {timeout:g} s")
     except _NETWORK as e: return _Retry(str(getattr(e, "reason", "") or e) or type(e).__name__)
 
-# %% ../nbs/04_datasets.ipynb #05b0eadd
+# %% ../nbs/04_datasets.ipynb #4c7beafe
 def fetch_all(
     files: Iterable[tuple], # (urls, path, size, sha256) for each
     progress: bool = True, # show one bar for all
@@ -894,21 +908,21 @@ def fetch_all(
     if failed: raise DownloadError(f"{paths.count(None)} of {len(files)} files are missing. Call again to go on.\n" + "\n".join(failed[:3]))
     return paths
 
-# %% ../nbs/04_datasets.ipynb #8b230d34
+# %% ../nbs/04_datasets.ipynb #51c849e5
 def _safe_name(archive, name):
     "A member's name as path parts; it must stay inside the folder."
     if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name) or "\0" in name:
         raise DataError(f"{archive}: found the name {name!r}, which leads out of the folder; nothing was unpacked")
     return [p for p in re.split(r"[/\\]", name) if p not in ("", ".")]
 
-
+# %% ../nbs/04_datasets.ipynb #3e557e5a
 def _zip_members(z, archive):
     "(name, open function, size) of the files in a zip archive."
     for m in z.infolist():
         if stat.S_ISLNK(m.external_attr >> 16): raise DataError(f"{archive}: found the link {m.filename!r}; expected only files and folders; nothing was unpacked")
         if not m.is_dir(): yield m.filename, (lambda m=m: z.open(m)), m.file_size
 
-
+# %% ../nbs/04_datasets.ipynb #a49d7689
 def _tar_members(t, archive):
     "(name, open function, size) of the files in a tar archive."
     for m in t:
@@ -917,7 +931,7 @@ def _tar_members(t, archive):
         _safe_name(archive, m.name)
         if m.isfile(): yield m.name, (lambda m=m: t.extractfile(m)), m.size
 
-# %% ../nbs/04_datasets.ipynb #1b385183
+# %% ../nbs/04_datasets.ipynb #4d358fd0
 def unpack(
     archive: str | os.PathLike, # .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz
     folder: str | os.PathLike, # where its files go
@@ -935,7 +949,7 @@ def unpack(
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as e:
         raise DataError(f"{archive}: cannot be unpacked ({e}); expected a zip or tar archive") from None
 
-
+# %% ../nbs/04_datasets.ipynb #c1a428c5
 def _write_member(read, size, folder, parts, archive):
     "Write one file under a temporary name, then give it its own."
     path = folder.joinpath(*parts)
@@ -949,40 +963,40 @@ def _write_member(read, size, folder, parts, archive):
     os.replace(part, path)
     return path
 
-# %% ../nbs/04_datasets.ipynb #e424efcb
+# %% ../nbs/04_datasets.ipynb #9e295fe0
 _RAW = "https://raw.githubusercontent.com"
 
-
+# %% ../nbs/04_datasets.ipynb #85dc0e18
 def imm_manifest() -> list[tuple[str, int, str]]: # (name, bytes, SHA-256)
     "The 480 files of the IMM face database as they were published."
     text = importlib.resources.files("kpnb").joinpath("manifests/imm_face_db.csv").read_text(encoding="utf-8")
     return [(r["name"], int(r["bytes"]), r["sha256"]) for r in csv.DictReader(text.splitlines())]
 
-
+# %% ../nbs/04_datasets.ipynb #1a2057a8
 def _fetch_imm(root):
     "The IMM faces, file by file."
     base, folder = f"{_RAW}/aprilsin/cs194-proj3/f19bb799689b0e470612ff789e8aa1ad2200c1a5/imm_face_db", root / "imm_face_db"
     fetch_all((f"{base}/{name}", folder / name, size, sha) for name, size, sha in imm_manifest() if not (folder / name).exists())
 
-
+# %% ../nbs/04_datasets.ipynb #696f4ec9
 def _fetch_pets(root):
     "The Oxford pets, by torchvision, which checks them."
     from torchvision.datasets import OxfordIIITPet
     if not (root / "oxford-iiit-pet/images").is_dir() or not (root / "oxford-iiit-pet/annotations").is_dir(): OxfordIIITPet(root, download=True)
 
-# %% ../nbs/04_datasets.ipynb #2112b3ed
+# %% ../nbs/04_datasets.ipynb #eb3e7df4
 _NOSES_AT = f"{_RAW}/tera-bytes/Computer-Vision-and-Deep-Learning-Projects/294271001ca0dbf3aad4704bd212d38c0d7d3536/Pet%20Nose%20Detection"
 _NOSE_HASHES = [("train_noses.3.txt", 186871, "73afd45c662bf75b1fabb9fa22f3a618df135ca5eddbb0e540ba2a7ff79e9376"),
                 ("test_noses.txt", 23476, "176a7d65648db51e1b1834c602abd78f072baeacfbb0f6ff719158fd0d0898b6")]
 
-
+# %% ../nbs/04_datasets.ipynb #548d2fcc
 def _fetch_noses(root):
     "The pets and the two files of nose labels."
     _fetch_pets(root)
     folder = root / "oxford-iiit-pet"
     fetch_all((f"{_NOSES_AT}/{name}", folder / name, size, sha) for name, size, sha in _NOSE_HASHES if not (folder / name).exists())
 
-
+# %% ../nbs/04_datasets.ipynb #be54bdf3
 def _fetch_voc(root):
     "Pascal VOC 2012, by torchvision, which checks it."
     from torchvision.datasets import VOCSegmentation
@@ -991,12 +1005,12 @@ def _fetch_voc(root):
 
 for _name, _get in {"imm": _fetch_imm, "pet-noses": _fetch_noses, "pets-trimap": _fetch_pets, "voc": _fetch_voc}.items(): SOURCES[_name].fetch = _get
 
-
+# %% ../nbs/04_datasets.ipynb #d0a61027
 def _download(source, name, root):
     "Get what is missing; data that may not be downloaded must be there already."
     root = data_dir(root)
     if source.fetch is None:
-        if not any((root / f).is_dir() for f in source.folders if f != "."): raise PermissionError(f"{name} is not downloaded by kpnb. {source.obtain} The data folder is {root}.")
-        return
+        if any((root / f).is_dir() for f in source.folders if f != "."): return
+        raise PermissionError(f"{name} is not downloaded by kpnb. {source.obtain} The data folder is {root}.")
     root.mkdir(parents=True, exist_ok=True)
     source.fetch(root)

@@ -7,7 +7,7 @@ __all__ = ['normalise', 'denormalise', 'inside', 'KeypointDataset', 'concat', 't
            'hflip_matrix', 'compose', 'transform_points', 'invert', 'warp', 'crop_matrix', 'crop_to_box',
            'random_affine', 'random_perspective', 'Augment']
 
-# %% ../nbs/02_geometry.ipynb #17f3a084
+# %% ../nbs/02_geometry.ipynb #e5a27870
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ from torch import Tensor
 from .core import device as pick_device
 from .core import make_generator, patch
 
-# %% ../nbs/02_geometry.ipynb #8b5c9676
+# %% ../nbs/02_geometry.ipynb #76a70b30
 def _size(size, where="size"):
     "`size` as (H, W): a whole number is a square."
     hw = (size, size) if isinstance(size, int) else tuple(int(s) for s in size)
@@ -44,7 +44,7 @@ def denormalise(
     h, w = _size(size)
     return (points + 1) * (points.new_tensor([w, h]) / 2)
 
-# %% ../nbs/02_geometry.ipynb #847539c7
+# %% ../nbs/02_geometry.ipynb #3a166ca7
 def inside(
     points: Tensor, # (..., 2) pixels
     size: int | tuple[int, int], # (H, W) of the picture
@@ -54,7 +54,7 @@ def inside(
     x, y = points.unbind(-1)
     return (x >= 0) & (x <= w) & (y >= 0) & (y <= h)
 
-# %% ../nbs/02_geometry.ipynb #5bbf029c
+# %% ../nbs/02_geometry.ipynb #631ca9a2
 @dataclass(repr=False)
 class KeypointDataset:
     "Pictures with keypoints, and masks where there are any: what every source returns and every lesson starts from."
@@ -82,7 +82,7 @@ class KeypointDataset:
     @property
     def size(self) -> tuple[int, int]: return tuple(self.images.shape[-2:]) # (H, W)
 
-# %% ../nbs/02_geometry.ipynb #b81fa8cd
+# %% ../nbs/02_geometry.ipynb #a8b31e64
 def _check_tensors(ds):
     "Check the tensors' types and shapes, and fill in `visible`."
     im, kp = ds.images, torch.as_tensor(ds.keypoints)
@@ -102,7 +102,7 @@ def _check_tensors(ds):
         raise ValueError(f"sample {i}, point {j} is marked visible, but its coordinates {ds.keypoints[i, j].tolist()} "
                          f"are outside the {size[1]}×{size[0]} picture; mark it visible=False")
 
-# %% ../nbs/02_geometry.ipynb #22f0526d
+# %% ../nbs/02_geometry.ipynb #d15683a5
 def _kind(x):
     "A tensor's type and shape in words, for error messages."
     return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
@@ -117,7 +117,7 @@ def _check_names(ds):
     if len(set(flat)) != len(flat) or not all(0 <= j < k for j in flat):
         raise ValueError(f"pairs: {ds.pairs} must name each of the {k} keypoints at most once, by its index")
 
-# %% ../nbs/02_geometry.ipynb #12a85f4a
+# %% ../nbs/02_geometry.ipynb #6227dfda
 @patch
 def __repr__(self: KeypointDataset):
     (n, c, h, w), k = self.images.shape, self.keypoints.shape[1]
@@ -127,7 +127,7 @@ def __repr__(self: KeypointDataset):
     if self.meta: extra.append("meta: " + ", ".join(self.meta))
     return f"KeypointDataset: {n} pictures {c}×{h}×{w}, {k} keypoint{'s' * (k != 1)}" + "".join(f"; {e}" for e in extra)
 
-# %% ../nbs/02_geometry.ipynb #e6a811b3
+# %% ../nbs/02_geometry.ipynb #9cbb3a16
 def _pick(values, index):
     "Entries of a tensor or a list by a tensor of indices."
     return values[index.to(values.device)] if isinstance(values, Tensor) else [values[i] for i in index.tolist()]
@@ -145,7 +145,7 @@ def __getitem__(self: KeypointDataset, i):
     masks = None if self.masks is None else _pick(self.masks, index)
     return replace(self, **picked, masks=masks, meta={k: _pick(v, index) for k, v in self.meta.items()})
 
-# %% ../nbs/02_geometry.ipynb #11a4285b
+# %% ../nbs/02_geometry.ipynb #b26446c4
 @patch
 def to(self: KeypointDataset, device: str | torch.device) -> KeypointDataset:
     "The same data on another device."
@@ -162,7 +162,7 @@ def gray(self: KeypointDataset) -> KeypointDataset:
     r, g, b = self.images.float().unbind(1)
     return replace(self, images=(0.299 * r + 0.587 * g + 0.114 * b).round().clamp(0, 255).byte()[:, None])
 
-# %% ../nbs/02_geometry.ipynb #59bf9155
+# %% ../nbs/02_geometry.ipynb #cbf0e3a4
 @patch
 def select(self: KeypointDataset,
            points: Sequence[int | str], # indices or names of keypoints, in the order wanted
@@ -175,7 +175,7 @@ def select(self: KeypointDataset,
     return replace(self, keypoints=self.keypoints[:, index], visible=self.visible[:, index], pairs=pairs,
                    keypoint_names=[self.keypoint_names[i] for i in index])
 
-# %% ../nbs/02_geometry.ipynb #3f7af48a
+# %% ../nbs/02_geometry.ipynb #c94d4bf1
 @patch
 def split(self: KeypointDataset,
           fraction: float = 0.2, # share of the samples (or of the groups) in the second part
@@ -193,7 +193,7 @@ def split(self: KeypointDataset,
     back = torch.tensor([g in held for g in groups])
     return self[~back], self[back]
 
-# %% ../nbs/02_geometry.ipynb #da0bfab6
+# %% ../nbs/02_geometry.ipynb #46fb28e4
 def concat(
     parts: Sequence[KeypointDataset], # data sets with the same picture size and keypoints
 ) -> KeypointDataset:
@@ -210,7 +210,7 @@ def concat(
     return replace(first, images=join([p.images for p in parts]), keypoints=join([p.keypoints for p in parts]), masks=masks,
                    visible=join([p.visible for p in parts]), names=[x for p in parts for x in p.names], meta={k: join([p.meta[k] for p in parts]) for k in keys})
 
-# %% ../nbs/02_geometry.ipynb #ad0f1dbd
+# %% ../nbs/02_geometry.ipynb #6041623b
 @patch
 def batches(self: KeypointDataset,
             batch_size: int, # samples in a batch; the last may hold fewer
@@ -231,7 +231,7 @@ def batches(self: KeypointDataset,
         if self.masks is not None: batch["mask"] = move(self.masks)
         yield batch if augment is None else augment(batch, generator)
 
-# %% ../nbs/02_geometry.ipynb #78d3a895
+# %% ../nbs/02_geometry.ipynb #a49b056f
 def _matrix(rows):
     "Build (N,3,3) from nested rows of numbers and (N,) tensors."
     flat = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float32) for row in rows for v in row))
@@ -256,7 +256,7 @@ def scaling(
     sx, sy = (torch.as_tensor(v, dtype=torch.float32) for v in (sx, sy))
     return _matrix([[sx, 0, centre[0] * (1 - sx)], [0, sy, centre[1] * (1 - sy)], [0, 0, 1]])
 
-# %% ../nbs/02_geometry.ipynb #541aaf60
+# %% ../nbs/02_geometry.ipynb #1ef8c170
 def rotation(
     degrees: float | Tensor, # a number or (N,); positive turns the picture counter-clockwise as you see it
     centre: tuple[float, float], # (x, y) that stays in place: (W/2, H/2) for the picture's middle
@@ -282,7 +282,7 @@ def compose(
     for m in matrices[1:]: total = m @ total
     return total
 
-# %% ../nbs/02_geometry.ipynb #a9efb21b
+# %% ../nbs/02_geometry.ipynb #2781567d
 def transform_points(
     points: Tensor, # (N,K,2) pixels
     matrix: Tensor, # (N,3,3) or (1,3,3)
@@ -302,7 +302,7 @@ def invert(
     "The matrices that lead back."
     return torch.linalg.inv(matrix.double()).to(matrix.dtype)
 
-# %% ../nbs/02_geometry.ipynb #6a6d9383
+# %% ../nbs/02_geometry.ipynb #db129bd9
 def _grid(matrix, size_in, size_out, device):
     "(N,H,W,2) normalised places in the input for every output pixel centre."
     (hi, wi), (ho, wo) = size_in, size_out
@@ -316,7 +316,7 @@ def _grid(matrix, size_in, size_out, device):
     if grid.shape[-1] == 2: return grid
     return torch.where(grid[..., 2:] > 0, grid[..., :2] / grid[..., 2:], 2.0 ** 20)
 
-# %% ../nbs/02_geometry.ipynb #919034e3
+# %% ../nbs/02_geometry.ipynb #f7264239
 def _swap_order(pairs, k, device):
     "The order of keypoints after a mirror: left and right exchanged."
     order = list(range(k))
@@ -334,7 +334,7 @@ def _move_points(points, visible, matrix, size, pairs):
         visible = torch.where(mirrored, visible[:, order], visible)
     return points, visible & inside(points, size)
 
-# %% ../nbs/02_geometry.ipynb #0837730c
+# %% ../nbs/02_geometry.ipynb #991ee656
 def warp(
     batch: dict, # with image (N,C,H,W) float, and where present keypoints (N,K,2), visible (N,K), mask (N,H,W)
     matrix: Tensor, # (N,3,3) or (1,3,3), input pixels to output pixels
@@ -359,13 +359,13 @@ def warp(
         out["keypoints"], out["visible"] = _move_points(batch["keypoints"], seen, matrix, size, pairs)
     return out
 
-# %% ../nbs/02_geometry.ipynb #042b031d
+# %% ../nbs/02_geometry.ipynb #b85824c7
 def _move_mask(mask, grid, fill):
     "Nearest neighbour for labels: no label that was not there, but `fill` outside."
     moved = F.grid_sample(mask[:, None].float() - fill, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return (moved[:, 0] + fill).to(mask.dtype)
 
-# %% ../nbs/02_geometry.ipynb #483765f5
+# %% ../nbs/02_geometry.ipynb #c44513ab
 def crop_matrix(
     boxes: Tensor, # (N,4) pixels: left, top, right, bottom
     size: int | tuple[int, int], # (H, W) of the output
@@ -383,7 +383,7 @@ def crop_matrix(
     if keep_aspect: scale = scale.amin(1, keepdim=True).expand(-1, 2)
     return _matrix([[scale[:, 0], 0, w / 2 - scale[:, 0] * centre[:, 0]], [0, scale[:, 1], h / 2 - scale[:, 1] * centre[:, 1]], [0, 0, 1]])
 
-
+# %% ../nbs/02_geometry.ipynb #c5eca9d0
 def crop_to_box(
     batch: dict, # as for `warp`
     boxes: Tensor, # (N,4) pixels: left, top, right, bottom
@@ -396,7 +396,7 @@ def crop_to_box(
     m = crop_matrix(boxes, size, margin, keep_aspect)
     return warp(batch, m, size, **kw), invert(m)
 
-# %% ../nbs/02_geometry.ipynb #bd2cc661
+# %% ../nbs/02_geometry.ipynb #3d503040
 @patch
 def resize(self: KeypointDataset,
            size: int | tuple[int, int], # (H, W)
@@ -408,7 +408,7 @@ def resize(self: KeypointDataset,
     masks = None if self.masks is None else F.interpolate(self.masks[:, None].float(), (h, w), mode="nearest-exact")[:, 0].byte()
     return replace(self, images=images, masks=masks, keypoints=self.keypoints * self.keypoints.new_tensor([w / wo, h / ho]))
 
-# %% ../nbs/02_geometry.ipynb #38055dd7
+# %% ../nbs/02_geometry.ipynb #c4c087fa
 def _between(generator, n, low, high):
     "(n,) numbers drawn evenly between two limits."
     return torch.rand(n, generator=generator, device=generator.device) * (high - low) + low
@@ -431,7 +431,7 @@ def random_affine(
     return compose(scaling(sign, torch.ones_like(sign), centre), rotation(_between(g, n, -degrees, degrees), centre),
                    scaling(factor, centre=centre), translation(_between(g, n, -shift, shift) * w, _between(g, n, -shift, shift) * h))
 
-# %% ../nbs/02_geometry.ipynb #ded08159
+# %% ../nbs/02_geometry.ipynb #ed604c8b
 def random_perspective(
     n: int, # number of matrices
     size: int | tuple[int, int], # (H, W) of the pictures
@@ -444,7 +444,7 @@ def random_perspective(
     across, along = (_between(g, n, -strength, strength) / s for s in (w, h))
     return compose(translation(-w / 2, -h / 2), _matrix([[1, 0, 0], [0, 1, 0], [across, along, 1]]), translation(w / 2, h / 2))
 
-# %% ../nbs/02_geometry.ipynb #bb3fc1e3
+# %% ../nbs/02_geometry.ipynb #f533a069
 @dataclass
 class Augment:
     "Random geometry and colour for a batch: call it with `(batch, generator)`."
@@ -468,7 +468,7 @@ class Augment:
         if self.colour is not None: out["image"] = _recolour(out["image"], self.colour, self.groups, g)
         return out
 
-# %% ../nbs/02_geometry.ipynb #7f393ba9
+# %% ../nbs/02_geometry.ipynb #f04b5f58
 def _recolour(image, colour, groups, generator):
     "Apply a torchvision transform to parts of a batch, seeded from `generator`."
     seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))

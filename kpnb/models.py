@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['OUTPUTS', 'conv_block', 'SoftArgmax2d', 'NoseNet']
 
-# %% ../nbs/20_models.ipynb #7a13ce89
+# %% ../nbs/20_models.ipynb #51f9fe5b
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/20_models.ipynb #a2c29817
+# %% ../nbs/20_models.ipynb #d7a9b8f0
 def conv_block(
     in_channels: int, # channels of the input
     out_channels: int, # channels of the output
@@ -25,7 +25,7 @@ def conv_block(
     if batchnorm: layers.append(nn.BatchNorm2d(out_channels))
     return nn.Sequential(*layers, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
 
-# %% ../nbs/20_models.ipynb #029a54a1
+# %% ../nbs/20_models.ipynb #d07ba5d2
 class SoftArgmax2d(nn.Module):
     "Maps of logits to their average places: a softmax over all places, then the mean x and y (Nibali et al. 2018, arXiv:1801.07372)."
 
@@ -38,8 +38,13 @@ class SoftArgmax2d(nn.Module):
         places = [(torch.arange(s, device=logits.device) + 0.5) * (2 / s) - 1 for s in (w, h)]
         return torch.stack([probs.sum(-2) @ places[0], probs.sum(-1) @ places[1]], -1)
 
-# %% ../nbs/20_models.ipynb #6f0eb452
+# %% ../nbs/20_models.ipynb #74a6d3b6
 OUTPUTS = {None: nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU}
+
+
+def _choice(what, value, choices):
+    "An error that lists the choices."
+    if value not in choices: raise ValueError(f"NoseNet: {what} is {value!r}; choose one of {', '.join(map(str, choices))}")
 
 
 def _linear_head(channels, size, blocks, hidden, outputs):
@@ -48,7 +53,7 @@ def _linear_head(channels, size, blocks, hidden, outputs):
     if min(h, w) < 1: raise ValueError(f"NoseNet: {blocks} poolings leave nothing of a picture of {size[0]}×{size[1]} pixels")
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * h * w, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
-# %% ../nbs/20_models.ipynb #474793a6
+# %% ../nbs/20_models.ipynb #33e5ff06
 class NoseNet(nn.Module):
     "A small convolutional network that answers with points: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates."
 
@@ -64,10 +69,9 @@ class NoseNet(nn.Module):
                  output: str | None = None, # activation behind the linear head: None, "tanh", "sigmoid" or "relu"
                  ):
         super().__init__()
-        if head not in ("linear", "soft-argmax"): raise ValueError(f"NoseNet: head is {head!r}; choose linear or soft-argmax")
-        if output not in OUTPUTS: raise ValueError(f"NoseNet: output is {output!r}; choose one of {', '.join(map(str, OUTPUTS))}")
+        _choice("head", head, ("linear", "soft-argmax")); _choice("output", output, OUTPUTS)
         self.keypoints, self.size, self.in_channels, soft = keypoints, tuple(size), in_channels, head == "soft-argmax"
-        pools = 2 if soft else len(channels) # a soft-argmax wants a map with some detail left: one cell is 4 × 4 pixels
+        pools = 2 if soft else len(channels) # a soft-argmax wants a map with detail left: cells of 4 × 4 pixels
         widths = [in_channels, *channels]
         self.body = nn.Sequential(*(conv_block(a, b, kernel, batchnorm, i < pools) for i, (a, b) in enumerate(zip(widths, channels))))
         self.head = (nn.Sequential(nn.Conv2d(widths[-1], keypoints, 1), SoftArgmax2d()) if soft else

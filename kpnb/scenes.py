@@ -6,9 +6,10 @@
 __all__ = ['CACHE', 'FACE_LABELS', 'PET_LABELS', 'PET_POINTS', 'ray_hit', 'Part', 'Figure', 'on_part', 'Scene', 'sample_faces',
            'face_points', 'gaussian_blur', 'render', 'faces', 'sample_pets', 'pet_points', 'pets']
 
-# %% ../nbs/03_scenes.ipynb #62422421
+# %% ../nbs/03_scenes.ipynb #6bd3cac4
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from .core import make_generator, patch
 from .geometry import KeypointDataset, inside
 
-# %% ../nbs/03_scenes.ipynb #a33b93d9
+# %% ../nbs/03_scenes.ipynb #54090701
 def ray_hit(
     xy: Tensor, # (...,2) where the rays pass through the image plane; they run along −z, away from the viewer
     centre: Tensor, # (...,3) centres of the ellipsoids
@@ -34,7 +35,7 @@ def ray_hit(
     normal = torch.nn.functional.normalize((to_unit.mT @ u[..., None])[..., 0], dim=-1)
     return torch.where(disc > 0, centre[..., 2] + t, -torch.inf), normal, u
 
-# %% ../nbs/03_scenes.ipynb #d7e03052
+# %% ../nbs/03_scenes.ipynb #6db7ddaa
 @dataclass
 class Part:
     "One ellipsoid in each of n scenes, in world coordinates."
@@ -51,10 +52,10 @@ class Part:
     needs: int = 2 # how many of u, v, w `paint` looks at
     ink: dict = field(default_factory=dict) # what `paint` needs: tensors (n,) or (n,3)
 
-# %% ../nbs/03_scenes.ipynb #4c5e0042
+# %% ../nbs/03_scenes.ipynb #46935224
 def _dot(a, b): return (a * b).sum(-1)
 
-# %% ../nbs/03_scenes.ipynb #fa7ba416
+# %% ../nbs/03_scenes.ipynb #bc0ef40f
 class Figure:
     "Parts and points that share one rigid frame: model coordinates in, world coordinates out."
     def __init__(self, rotation, scale, shift, parts): self.rotation, self.scale, self.shift, self.parts = rotation, scale, shift, parts
@@ -78,7 +79,7 @@ class Figure:
         self.parts.append(Part(self.place(centre), self.scale[:, None, None] * (axes @ self.rotation.mT), self.vec(colour), **kwargs))
         return centre, axes
 
-# %% ../nbs/03_scenes.ipynb #1dd55f6f
+# %% ../nbs/03_scenes.ipynb #a580a486
 def on_part(
     part: tuple[Tensor, Tensor], # what `Figure.add` returned: centre (n,3) and axes (n,3,3)
     uv: Tensor, # (K,2) or (n,K,2) in the part's own coordinates: the unit disc
@@ -89,7 +90,7 @@ def on_part(
     w = (1 - uv.square().sum(-1, keepdim=True)).clamp(min=0).sqrt()
     return centre[:, None] + torch.cat([uv, w], -1) @ axes
 
-# %% ../nbs/03_scenes.ipynb #d8d44c45
+# %% ../nbs/03_scenes.ipynb #3dbcf68c
 def _poly(const=0., x=0., y=0., xx=0., xy=0., yy=0., like=None):
     "A polynomial in dx, dy as a 3×3 matrix: entry [k, j] belongs to dx^k · dy^j."
     zero = torch.zeros_like(like)
@@ -100,8 +101,8 @@ def _poly(const=0., x=0., y=0., xx=0., xy=0., yy=0., like=None):
 def _quadric(s, **kwargs): # (...,2,2) symmetric
     return dict(xx=s[..., 0, 0], xy=2 * s[..., 0, 1], yy=s[..., 1, 1], like=s[..., 0, 0], **kwargs)
 
-# %% ../nbs/03_scenes.ipynb #b445f528
-def _forms(centre, axes, light): # (n,P,3), (n,P,3,3), (n,3), all in pixels
+# %% ../nbs/03_scenes.ipynb #994d8a95
+def _forms(centre, axes, light): # (n,P,3), (n,P,3,3) in pixels; (n,3) the way to the lamp, as long as the lamp is strong
     "Everything that a pixel needs to know of an ellipsoid, as polynomials in (dx, dy) and multiples of s = sqrt(D)."
     m = axes / axes.square().sum(-1, keepdim=True)
     q = m[..., 2]
@@ -117,7 +118,7 @@ def _forms(centre, axes, light): # (n,P,3), (n,P,3,3), (n,3), all in pixels
     return dict(poly=torch.stack(rows, 2), rise=rise, e_s=e_s, lit_s=_dot(n_s, light[:, None]), nn_s=_dot(n_s, n_s), centre=centre,
                 half=axes[..., :2].square().sum(-2).sqrt())
 
-# %% ../nbs/03_scenes.ipynb #8b1d70f4
+# %% ../nbs/03_scenes.ipynb #b1fae76c
 def _fields(poly, dx, dy): # (n,R,3,3), (n,bw), (n,bh)
     "Values of R polynomials on the pixels of a box: two small matrix products."
     one = torch.ones_like
@@ -125,29 +126,29 @@ def _fields(poly, dx, dy): # (n,R,3,3), (n,bw), (n,bh)
     left = left.transpose(2, 3).flatten(1, 2)
     return torch.bmm(left, torch.stack([one(dx), dx, dx * dx], 1)).unflatten(1, (poly.shape[1], dy.shape[1]))
 
-# %% ../nbs/03_scenes.ipynb #655f5738
+# %% ../nbs/03_scenes.ipynb #5fd67ad3
 def _c(v): return v[..., None, None] # (n,) against (n,h,w), and (n,3) against (n,3,h,w)
 
 
-def _shade(f, g, key, ambient, fill): # fields (n,R,h,w) and the per-part numbers
+def _shade(f, g, ambient, fill): # fields (n,R,h,w) and the per-part numbers
     "Coverage, depth, place on the unit sphere and light of a part at each pixel."
     d, grad, nn0, nn1, lit, z0 = f[:, :6].unbind(1)
     s = d.clamp(min=0).sqrt_()
     cover = (d * grad.rsqrt()).add_(0.5).clamp_(0, 1)
-    bright = torch.addcmul(nn0, torch.addcmul(nn1, s, _c(g["nn_s"])), s).clamp_(min=1e-20).rsqrt_()
-    lit = torch.addcmul(lit, s, _c(g["lit_s"])).clamp_(min=0).mul_(_c(key)).addcmul_(s, _c(fill / g["rise"]))
+    bright = torch.addcmul(nn0, torch.addcmul(nn1, s, _c(g["nn_s"])), s).rsqrt_()
+    lit = torch.addcmul(lit, s, _c(g["lit_s"])).clamp_(min=0).addcmul_(s, _c(fill / g["rise"]))
     bright = bright.mul_(lit).add_(_c(ambient))
     u = [torch.addcmul(f[:, 6 + i], s, _c(g["e_s"][:, i])) for i in range(f.shape[1] - 6)]
     return cover, torch.addcmul(z0, s, _c(g["rise"])), u, bright
 
-# %% ../nbs/03_scenes.ipynb #71f1a997
+# %% ../nbs/03_scenes.ipynb #da322a8b
 def _box(centre, half, size): # (n,), (n,), length of the side in pixels
     "First pixel (n,) and the common length of the boxes that hold what is inside the picture of the parts, along one side."
     lo, hi = (centre - half - 1).floor().clamp(0, size), (centre + half + 1).ceil().clamp(0, size)
     length = min(size, max(1, int((hi - lo).max().item())))
     return lo.clamp(max=size - length).long(), length
 
-# %% ../nbs/03_scenes.ipynb #defa2b92
+# %% ../nbs/03_scenes.ipynb #77d9eff2
 def _draw(canvas, labels, part, unit, g, keep, light): # (n,4,H,W) red, green, blue, depth; (n,1,H,W); one part; pixels to a unit; its forms; rows; light
     "Draw one part into all pictures at once: nearest hit wins, edges and contacts blend."
     whole = len(keep) == len(canvas)
@@ -163,14 +164,14 @@ def _draw(canvas, labels, part, unit, g, keep, light): # (n,4,H,W) red, green, b
     if alpha is not None: cover = cover * alpha
     win = canvas.unfold(2, bh, 1).unfold(3, bw, 1)
     box = win[keep, :, y0, x0]
-    near = ((z - box[:, 3]) / _c(take(part.soft) * unit)).add_(0.5).clamp_(0, 1).mul_(cover)
+    near = (z - box[:, 3]).mul_(_c(1 / (take(part.soft) * unit))).add_(0.5).clamp_(0, 1).mul_(cover)
     box[:, :3].lerp_(colour * bright[:, None], near[:, None])
     front = near > 0.5
     box[:, 3] = torch.where(front, z, box[:, 3])
     win[keep, :, y0, x0] = box
     if labels is not None: _label(labels, part, front, inside, keep, y0, x0)
 
-# %% ../nbs/03_scenes.ipynb #9ca9f2c0
+# %% ../nbs/03_scenes.ipynb #13f9e8cd
 def _label(labels, part, front, inside, keep, y0, x0):
     "Write the part's label where it is what the viewer sees."
     win = labels.unfold(2, front.shape[1], 1).unfold(3, front.shape[2], 1)
@@ -178,15 +179,15 @@ def _label(labels, part, front, inside, keep, y0, x0):
     box = win[keep, :, y0, x0]
     win[keep, :, y0, x0] = torch.where(front[:, None], new, box)
 
-# %% ../nbs/03_scenes.ipynb #6c0e955d
+# %% ../nbs/03_scenes.ipynb #6f4d465d
 def _to_pixels(parts, size): # list of Part, (H,W)
     "Centres (n,P,3) and half-axes (n,P,3,3) of all parts in pixels: half the picture's short side is one unit of the world."
     k = min(size) / 2
     middle = torch.tensor([size[1] / 2, size[0] / 2, 0.], device=parts[0].centre.device)
     return torch.stack([p.centre for p in parts], 1) * k + middle, torch.stack([p.axes for p in parts], 1) * k
 
-# %% ../nbs/03_scenes.ipynb #e75eaf49
-CACHE = 150_000 # pixels of boxes that a processor handles at a time; a matter of speed only
+# %% ../nbs/03_scenes.ipynb #e3f4af1e
+CACHE = 100_000 # pixels of boxes that a processor handles at a time; a matter of speed only
 
 
 def _measure(parts, light, size):
@@ -201,7 +202,7 @@ def _measure(parts, light, size):
         if part.on is not None: g["on"][:, p] &= part.on
     return g
 
-# %% ../nbs/03_scenes.ipynb #3877688b
+# %% ../nbs/03_scenes.ipynb #db4907a4
 def _cast(parts, g, light, canvas, labels): # light: key (n,), ambient (n,), fill (n,)
     "Draw all parts, in the order of the list, into a chunk of pictures."
     g, size = dict(g), canvas.shape[2:]
@@ -211,13 +212,13 @@ def _cast(parts, g, light, canvas, labels): # light: key (n,), ambient (n,), fil
         pieces = max(1, math.ceil(len(keep) * area[p] / CACHE)) if canvas.device.type == "cpu" else 1
         for rows in keep.tensor_split(pieces) if len(keep) else (): _draw(canvas, labels, parts[p], min(size) / 2, {k: v[:, p] for k, v in g.items()}, rows, light)
 
-# %% ../nbs/03_scenes.ipynb #bc00019b
+# %% ../nbs/03_scenes.ipynb #3f1368d3
 def _edge(d): return (d + 0.5).clamp(0, 1) # share of a pixel inside, from the signed distance in pixels
 
 
 def _over(below, above, alpha): return torch.lerp(*torch.broadcast_tensors(below, above), alpha[:, None])
 
-# %% ../nbs/03_scenes.ipynb #c8896d39
+# %% ../nbs/03_scenes.ipynb #1520dcd5
 def _paint_eye(uvw, ink):
     "Lids, white, iris, pupil, highlight and lashes, in the eye's own coordinates: the corners are at u = ±0.8."
     u, v = uvw[:2]
@@ -235,7 +236,7 @@ def _paint_eye(uvw, ink):
     skin = ink["lid"] * (1 - 0.22 * crease)[:, None]
     return _over(_over(skin, ball, inside), ink["lash"], lash * ink["lashes"]), None, inside
 
-# %% ../nbs/03_scenes.ipynb #5bcb8e3a
+# %% ../nbs/03_scenes.ipynb #584f0733
 def _brow_line(un, ink): return ink["tilt"] * un - ink["arch"] * (1 - un * un)
 
 
@@ -248,7 +249,7 @@ def _paint_brow(uvw, ink):
     fade = _edge((0.97 - (u * u + v * v).sqrt()) * ink["rv"])
     return _over(ink["skin"], ink["hair"], hair * ink["dense"]), fade, hair
 
-# %% ../nbs/03_scenes.ipynb #1cf929ee
+# %% ../nbs/03_scenes.ipynb #e653cf0a
 def _lips(un, ink):
     "Heights v of the outer top, inner top, inner bottom and outer bottom edges of the lips, at un = −1..1 from corner to corner."
     taper, gap = (1 - un * un).clamp(min=0), (1 - (un / 0.85) ** 2).clamp(min=0)
@@ -257,7 +258,7 @@ def _lips(un, ink):
     seam = lift + 0.04 * taper
     return lift - ink["top"] * taper * bow, seam - 0.30 * ink["open"] * gap, seam + 0.70 * ink["open"] * gap, lift + (ink["bottom"] + 0.70 * ink["open"]) * taper
 
-# %% ../nbs/03_scenes.ipynb #7e0e547d
+# %% ../nbs/03_scenes.ipynb #fae4193e
 def _paint_mouth(uvw, ink):
     "Lips, teeth and the dark between them; the corners are at u = ±0.8."
     u, v = uvw[:2]
@@ -274,7 +275,7 @@ def _paint_mouth(uvw, ink):
     fade = _edge((0.97 - (u * u + v * v).sqrt()) * px)
     return colour, fade, torch.maximum(lips, hole)
 
-# %% ../nbs/03_scenes.ipynb #18ba77fe
+# %% ../nbs/03_scenes.ipynb #4f68468a
 def _paint_hair(uvw, ink):
     "Hair that ends at a hairline: a plane in model coordinates, bent across the forehead, with strands as light and dark."
     u, v, w = uvw
@@ -284,14 +285,14 @@ def _paint_hair(uvw, ink):
     alpha = _edge((h + ink["jag"] * strands) * ink["rv"])
     return ink["hair"] * (1 + ink["streak"] * strands)[:, None], alpha, None
 
-# %% ../nbs/03_scenes.ipynb #6e9be4e8
+# %% ../nbs/03_scenes.ipynb #b0a5265b
 def _paint_stripes(uvw, ink):
     "Two colours in bands, for scarves, balls and clothes."
     wave = torch.sin(ink["au"] * uvw[0] + ink["av"] * uvw[1] + ink["phase"])
     slope = (ink["au"] / ink["ru"]).square() + (ink["av"] / ink["rv"]).square()
     return _over(ink["one"], ink["two"], _edge((wave - ink["level"]) / slope.sqrt().clamp(min=1e-6))), None, None
 
-# %% ../nbs/03_scenes.ipynb #7739cc58
+# %% ../nbs/03_scenes.ipynb #7d695ed9
 def _paint_ring(uvw, ink):
     "The frame of glasses: opaque at the rim, clear (or dark) within."
     u, v = uvw[:2]
@@ -312,7 +313,7 @@ def _paint_soft(uvw, ink):
     "Fades out towards the outline."
     return None, (1.5 - 1.5 * (uvw[0] ** 2 + uvw[1] ** 2)).clamp(0, 1), None
 
-# %% ../nbs/03_scenes.ipynb #20fd54d9
+# %% ../nbs/03_scenes.ipynb #d2f96aa0
 class Scene:
     "What is in each of n pictures, before any pixel exists: named tensors with n rows, such as `yaw`, `light` or `skin`."
     def __init__(self, kind:str, fields:dict): # "face" or "pet"; name -> (n,...) tensor
@@ -333,7 +334,7 @@ class Scene:
 
     def to(self, device): return Scene(self.kind, {k: v.to(device) for k, v in self.fields.items()})
 
-# %% ../nbs/03_scenes.ipynb #974dbf84
+# %% ../nbs/03_scenes.ipynb #6daa2240
 @patch
 def replace(self: Scene, **fields) -> Scene: # values of any shape that expands to the field's
     "The same scene with some fields changed, such as `scene.replace(yaw=30.)`."
@@ -346,7 +347,7 @@ def replace(self: Scene, **fields) -> Scene: # values of any shape that expands 
             raise ValueError(f"{name}: found a value of shape {tuple(value.shape)}; expected one that expands to {tuple(old.shape)}") from None
     return Scene(self.kind, new)
 
-# %% ../nbs/03_scenes.ipynb #d47ef84c
+# %% ../nbs/03_scenes.ipynb #a3ddd845
 _ODD = ("yaw", "roll", "x", "side")       # what a mirror turns into its negative
 _ODD_FIRST = ("light", "gaze", "spot")    # vectors of which it turns the first component
 
@@ -361,7 +362,7 @@ def mirrored(self: Scene) -> Scene:
     new["waves"][..., 2::2] *= -1
     return Scene(self.kind, new)
 
-# %% ../nbs/03_scenes.ipynb #8726443e
+# %% ../nbs/03_scenes.ipynb #3951126f
 class _Draws:
     "Uniform numbers, a row for each scene: the same row comes out however many rows there are."
     def __init__(self, n, seed):
@@ -379,7 +380,7 @@ class _Draws:
     def pick(self, palette, spread=0.04): # (m,3)
         return (palette[(self() * len(palette)).long().clamp(max=len(palette) - 1)] + self(-spread, spread, 3)).clamp(0.02, 1)
 
-# %% ../nbs/03_scenes.ipynb #2f1fdd60
+# %% ../nbs/03_scenes.ipynb #b2d7a96e
 def _rgb(*hexes): return torch.tensor([[int(h[i:i + 2], 16) / 255 for i in (0, 2, 4)] for h in hexes])
 
 
@@ -389,7 +390,7 @@ _IRIS = _rgb("56341c", "3a2416", "7c5e30", "54764a", "5486b4", "748694")
 _CLOTH = _rgb("c8443c", "2c4a7c", "2e7a5c", "e0a63c", "6a4a86", "e6e2d8", "3a3c42", "5aa0b8", "d87a9c", "8a9a5a")
 _ROOM = _rgb("8fb3c9", "d9c9a8", "a9c29a", "c9a29a", "7f8aa3", "e3dfd6", "b7a3c4", "5d7f78", "99876c", "4c5a78")
 
-# %% ../nbs/03_scenes.ipynb #7fe56413
+# %% ../nbs/03_scenes.ipynb #171b7a37
 def _background(d):
     "Coefficients of a texture made of waves, (n,9,9), its two colours, and how hard its edges are."
     f = torch.tensor([0, 1, 1, 2, 2, 3, 3, 6, 6.])
@@ -403,7 +404,7 @@ def _background(d):
     two = (one * d(0.55, 1.2)[:, None] + d(-0.08, 0.08, 3)).clamp(0, 1)
     return dict(waves=waves, sharp=sharp, room=torch.stack([one, torch.where(d.flag(0.3)[:, None], d.pick(_ROOM, 0.1), two)], 1))
 
-# %% ../nbs/03_scenes.ipynb #c565d229
+# %% ../nbs/03_scenes.ipynb #4220042a
 def _background_pixels(scene, size):
     "The texture on the picture's pixels: a product of three small matrices."
     half = min(size) / 2
@@ -413,7 +414,7 @@ def _background_pixels(scene, size):
     t = (basis(size[0]).T @ scene.waves @ basis(size[1])).mul_(_c(scene.sharp)).add_(0.5).clamp_(0, 1)
     return torch.lerp(_c(scene.room[:, 0]), _c(scene.room[:, 1]), t[:, None])
 
-# %% ../nbs/03_scenes.ipynb #842ce2d5
+# %% ../nbs/03_scenes.ipynb #41568935
 def _check(most, **values):
     for name, value in values.items():
         if not 0 <= value <= most: raise ValueError(f"{name}: found {value!r}; expected a number from 0 to {most}")
@@ -438,7 +439,7 @@ def _camera(d, blur, noise):
     for i in (0, 1): _check(math.inf, blur=pair(blur)[i], noise=pair(noise)[i])
     return dict(blur=d(*pair(blur)), noise=d(*pair(noise)), grain=d(), jitter=d())
 
-# %% ../nbs/03_scenes.ipynb #086e9c3b
+# %% ../nbs/03_scenes.ipynb #3bafb682
 def sample_faces(
     n: int, # how many
     seed: int | torch.Generator = 0, # the same seed gives the same people; row i does not depend on n
@@ -464,7 +465,7 @@ def sample_faces(
     scene.fields |= _person(d) | _dress(d, glasses, sunglasses, hats, beards) | _background(d) | _occlusion(d, occluders)
     return scene
 
-# %% ../nbs/03_scenes.ipynb #5f3a0b82
+# %% ../nbs/03_scenes.ipynb #b9b5b596
 def _person(d):
     "Skin, eyes, bones and mood of a person."
     skin = d.pick(_SKIN, 0.02)
@@ -474,7 +475,7 @@ def _person(d):
     return dict(skin=skin, lip=lip, iris=d.pick(_IRIS, 0.03), bones=d(-1, 1, 12), gaze=torch.stack([d(-1, 1), d(-1, 1)], -1), smile=d(-0.25, 1),
                 open=(d(-0.6, 1)).clamp(min=0), lids=d(0.75, 1.15), brow=d(-1, 1, 3), blush=d(0, 1), lashes=d(0.35, 0.9))
 
-# %% ../nbs/03_scenes.ipynb #b54fbd9b
+# %% ../nbs/03_scenes.ipynb #c5a3a21a
 def _dress(d, glasses, sunglasses, hats, beards):
     "Hair, beard, glasses, hat and clothes."
     hair = d.pick(_HAIR[:9], 0.02)
@@ -486,13 +487,13 @@ def _dress(d, glasses, sunglasses, hats, beards):
                 felt=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1), cloth=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1),
                 striped=d.flag(0.4).float())
 
-# %% ../nbs/03_scenes.ipynb #6d611362
+# %% ../nbs/03_scenes.ipynb #3d1407c2
 def _occlusion(d, p):
     "What is held or worn in front of the face."
     return dict(occluder=torch.where(d() < p, 1 + d.choose([3, 2, 2, 1.5, 1.5]), 0), spot=d(-1, 1, 2), side=torch.where(d.flag(0.5), 1., -1.),
                 toy=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1))
 
-# %% ../nbs/03_scenes.ipynb #626ac86c
+# %% ../nbs/03_scenes.ipynb #1015bee2
 def _turn(yaw, pitch, roll): # (n,) degrees
     "Rotation matrices (n,3,3): nod first, then turn, then tilt."
     (cy, sy), (cp, sp), (cr, sr) = ((torch.deg2rad(a).cos(), torch.deg2rad(a).sin()) for a in (yaw, pitch, roll))
@@ -507,7 +508,7 @@ def _figure(scene, parts, yaw=1., rest=1.):
     rotation = _turn(scene.yaw * yaw, scene.pitch * rest, scene.roll * rest)
     return Figure(rotation, scene.size, torch.stack([scene.x, scene.y, torch.zeros_like(scene.x)], -1), parts)
 
-# %% ../nbs/03_scenes.ipynb #f7c49a1c
+# %% ../nbs/03_scenes.ipynb #a4826771
 def _seat(part, x, y, side): # part: (centre, axes) that lie along the model's axes; x, y (n,)
     "The point of a part's front above (x, y), and directions there: outwards, down, and away from the surface."
     centre, axes = part
@@ -519,7 +520,7 @@ def _seat(part, x, y, side): # part: (centre, axes) that lie along the model's a
     u = torch.nn.functional.normalize(out - _dot(out, w)[:, None] * w, dim=-1)
     return torch.stack([x, y, centre[:, 2] + c * r[:, 2]], -1), torch.stack([u, side * torch.cross(w, u, dim=-1), w], 1)
 
-# %% ../nbs/03_scenes.ipynb #e5ae2b2c
+# %% ../nbs/03_scenes.ipynb #2907f9ed
 FACE_LABELS = ("background", "body", "head", "ears", "hair", "brows", "eyes", "nose", "mouth", "glasses", "hat", "occluder")
 _F = {name: i for i, name in enumerate(FACE_LABELS)}
 
@@ -536,14 +537,14 @@ def _skull(f, s):
     parts["chin"] = add((0, 0.78 + 0.03 * b[3], 0.36), (0.22 + 0.04 * b[2], 0.18, 0.215), skin, soft=0.16)
     return parts
 
-# %% ../nbs/03_scenes.ipynb #e5fae16c
+# %% ../nbs/03_scenes.ipynb #3adceb0a
 def _ears(f, s):
     for k in (-1, 1):
         lean = _turn(torch.full_like(s.yaw, -25. * k), 0 * s.yaw, torch.full_like(s.yaw, 8. * k)).mT
         f.add((k * 0.665, 0.06, -0.06), (0.075, 0.19 + 0.02 * s.bones[:, 6], 0.13), s.skin * 0.97, lean, label=_F["ears"])
         f.add((k * 0.705, 0.05, 0.0), (0.04, 0.12, 0.075), s.skin * torch.tensor([0.80, 0.70, 0.66], device=s.skin.device), lean, label=_F["ears"], soft=0.05)
 
-# %% ../nbs/03_scenes.ipynb #7048b263
+# %% ../nbs/03_scenes.ipynb #b81e01f0
 def _nose(f, s):
     "Bridge, tip, wings and nostrils."
     b, add = s.bones.T, lambda *a, **k: f.add(*a, label=_F["nose"], **k)
@@ -555,7 +556,7 @@ def _nose(f, s):
     for k in (-1, 1): add((k * 0.058 * width, 0.345 + length, 0.865), (0.036, 0.020, 0.04), s.skin * 0.32, soft=0.02)
     return parts
 
-# %% ../nbs/03_scenes.ipynb #dd6cd595
+# %% ../nbs/03_scenes.ipynb #849fccc9
 def _eyes(f, s, face):
     "Two eyes and two brows, each an ellipsoid that looks out of the face."
     b, dim, parts = s.bones.T, lambda k: s.skin * k, {}
@@ -574,7 +575,7 @@ def _eyes(f, s, face):
         parts["ink", k] = ink
     return parts
 
-# %% ../nbs/03_scenes.ipynb #9a3cf4c0
+# %% ../nbs/03_scenes.ipynb #fa439d2a
 def _mouth(f, s, face):
     "Lips on a bulge of the lower face."
     at, axes = _seat(face, 0 * s.yaw, 0.535 + 0 * s.yaw, 1)
@@ -588,7 +589,7 @@ def _mouth(f, s, face):
                  paint=_paint_mouth, ink=ink)
     return part, ink
 
-# %% ../nbs/03_scenes.ipynb #9934ffd7
+# %% ../nbs/03_scenes.ipynb #e944f7f0
 def _hair_ink(s, centre, radii, y0, z0, part=0., bend=0.25, jag=0.014, slope=0.85):
     "The hairline: the plane through (·, y0, z0) that rises towards the front by `slope`, in the coordinates of the part that carries it."
     one = torch.ones_like(s.yaw)
@@ -607,7 +608,7 @@ def _hair_back(f, s):
     add((0, -0.36, -0.22), (0.98 + 0.10 * v, 0.92 + 0.10 * v, 0.85), dark, on=curls & (s.hat == 0))
     add((0.0, -1.08, -0.25), (0.28 + 0.05 * v, 0.26 + 0.04 * v, 0.28), s.hair, on=bun & (s.hat == 0))
 
-# %% ../nbs/03_scenes.ipynb #a46b30a9
+# %% ../nbs/03_scenes.ipynb #2252bab5
 def _hair_front(f, s):
     "The cap of hair, its fringe and its side locks."
     style, v, up = s.style, s.volume, 0.06 * s.hairline
@@ -624,7 +625,7 @@ def _hair_front(f, s):
         add((k * 0.70, 0.10 + 0.4 * (style == 3), -0.06), (0.15, 0.62 + 0.30 * (style == 3), 0.28), s.hair * 0.95, on=(style == 3) | (style == 6),
             ink=_hair_ink(s, (k * 0.7, 0, 0), (0.15, 1, 0.28), 9, 0, 0))
 
-# %% ../nbs/03_scenes.ipynb #ecc84064
+# %% ../nbs/03_scenes.ipynb #4aa3a0a0
 def _beard(f, s, parts):
     "A beard on the jaw and a moustache under the nose. Points on the skin below count as seen, as people who label pictures do."
     dark = s.hair * 0.85
@@ -636,7 +637,7 @@ def _beard(f, s, parts):
         f.add((k * 0.10, 0.425, 0.725), (0.15, 0.05, 0.07), dark, droop, on=(s.beard == 1) | (s.beard == 2), label=_F["hair"], soft=0.03, solid=False)
     f.add((0, 0.84, 0.46), (0.15, 0.15, 0.17), dark, on=s.beard == 3, label=_F["hair"], soft=0.03, solid=False)
 
-# %% ../nbs/03_scenes.ipynb #87d733ae
+# %% ../nbs/03_scenes.ipynb #0ee50f61
 def _body(f, s):
     "Neck, shoulders and a collar."
     cloth = dict(one=s.cloth[:, 0], two=s.cloth[:, 1], au=0 * s.yaw, av=26 + 0 * s.yaw, phase=0 * s.yaw, level=2 - 2 * s.striped)
@@ -644,7 +645,7 @@ def _body(f, s):
     f.add((0, 1.02, -0.16), (0.39 + 0.03 * s.bones[:, 2], 0.62, 0.34), s.skin * 0.84, label=_F["body"])
     f.add((0, 1.27, -0.14), (0.54, 0.13, 0.48), s.cloth[:, 1], label=_F["body"], soft=0.04)
 
-# %% ../nbs/03_scenes.ipynb #ce568170
+# %% ../nbs/03_scenes.ipynb #3d02e3bf
 def _glasses(f, s):
     "Two lenses, a bridge and two arms; sunglasses have dark lenses, which hide the eyes."
     on = s.glasses > 0
@@ -657,7 +658,7 @@ def _glasses(f, s):
         add((k * 0.29, -0.045, 0.80), (0.245, 0.185 + 0.02 * s.bones[:, 4], 0.05), s.frame, lean, cuts=True, paint=_paint_ring, ink=ink)
     add((0, -0.08, 0.86), (0.07, 0.022, 0.03), s.frame)
 
-# %% ../nbs/03_scenes.ipynb #ac1d65d1
+# %% ../nbs/03_scenes.ipynb #c18fbc17
 def _hat(f, s):
     "A woolly hat with a bobble, or a cap with a peak."
     wool, cap = s.hat == 1, s.hat == 2
@@ -669,7 +670,7 @@ def _hat(f, s):
     add((0, -1.28, -0.13), (0.17, 0.16, 0.17), s.felt[:, 1], on=wool)
     add((0, -0.60, 0.70), (0.52, 0.055, 0.52), s.felt[:, 1], _turn(0 * one, 12 * one, 0 * one).mT, on=cap)
 
-# %% ../nbs/03_scenes.ipynb #6db3bca1
+# %% ../nbs/03_scenes.ipynb #f0c265bc
 def _hand(f, s):
     "A raised hand with its sleeve, upright in front of the face wherever that looks."
     k, on, zero = s.side, s.occluder == 1, torch.zeros_like(s.yaw)
@@ -682,7 +683,7 @@ def _hand(f, s):
         add((x + k * (0.15 - 0.095 * i), y - 0.10 - 0.035 * (i in (1, 2)), 1.04), (0.052, long, 0.07), s.skin * (0.98 - 0.02 * i), lean, soft=0.03)
     add((x - k * 0.22, y + 0.14, 1.06), (0.06, 0.17, 0.07), s.skin, _turn(zero, zero, -38 * k).mT, soft=0.03)
 
-# %% ../nbs/03_scenes.ipynb #136c0bf5
+# %% ../nbs/03_scenes.ipynb #e1f60422
 def _mug(f, s):
     "A striped mug: handle, body cut off at the top, rim and drink."
     k, on, one = s.side, s.occluder == 2, torch.ones_like(s.yaw)
@@ -694,13 +695,13 @@ def _mug(f, s):
     add((x, y - 0.20, 1.22), (0.268, 0.062, 0.20), s.toy[:, 0] * 1.1 + 0.05)
     add((x, y - 0.193, 1.30), (0.225, 0.042, 0.16), s.toy[:, 0] * 0.25)
 
-# %% ../nbs/03_scenes.ipynb #b5899ff1
+# %% ../nbs/03_scenes.ipynb #7457d310
 def _ball(f, s, at, on, label):
     "A striped ball in front of the figure."
     swirl = dict(one=s.toy[:, 0], two=s.toy[:, 1], au=5 * s.side * s.spot[:, 1], av=6 + 0 * s.yaw, phase=3 * s.spot[:, 1], level=0 * s.yaw)
     f.add(at, (0.33, 0.33, 0.33), s.toy[:, 0], on=on, label=label, paint=_paint_stripes, ink=swirl)
 
-# %% ../nbs/03_scenes.ipynb #c4419cec
+# %% ../nbs/03_scenes.ipynb #b7fbdbbc
 def _worn(f, s):
     "A scarf or a mask: worn, so it turns with the head."
     one = torch.ones_like(s.yaw)
@@ -710,7 +711,7 @@ def _worn(f, s):
     pale = s.toy[:, 0] * 0.35 + 0.6
     add((0, 0.55, 0.30), (0.52, 0.42, 0.60), pale, on=s.occluder == 5, ink=bands | dict(one=pale, two=pale * 0.93, av=16 * one))
 
-# %% ../nbs/03_scenes.ipynb #ed3badff
+# %% ../nbs/03_scenes.ipynb #1878ec29
 def _contour(parts): # -> (n,17,3) in the head's frame
     "Seventeen points along the jaw, from the right ear over the chin to the left ear."
     bones = [parts[k] for k in ("face", "jaw", "chin")]
@@ -726,7 +727,7 @@ def _contour(parts): # -> (n,17,3) in the head's frame
     depth = ray_hit(xy[:, None], centre[:, :, None], axes[:, :, None])[0].amax(1)
     return torch.cat([xy, depth[..., None]], -1)
 
-# %% ../nbs/03_scenes.ipynb #cc1abc2a
+# %% ../nbs/03_scenes.ipynb #0abbd06d
 def _eye_points(part, ink): # -> (n,7,3): outer, two on the upper lid, inner, two on the lower lid (outer to inner), pupil
     n = len(part[0])
     u = torch.tensor([1., 0.4, -0.4, -1., 0.4, -0.4], device=part[0].device).expand(n, 6)
@@ -740,7 +741,7 @@ def _brow_points(part, ink): # -> (n,5,3) from the inner to the outer end
     un = torch.linspace(-1, 1, 5, device=part[0].device).expand(len(part[0]), 5)
     return on_part(part, torch.stack([0.8 * un, _brow_line(un, {k: ink[k][:, None] for k in ("tilt", "arch")})], -1))
 
-# %% ../nbs/03_scenes.ipynb #a41e9391
+# %% ../nbs/03_scenes.ipynb #30821e42
 def _mouth_points(part, ink): # -> (n,20,3) in iBUG order
     at = lambda us: torch.tensor(us, device=part[0].device).expand(len(part[0]), len(us))
     line = lambda us, i: torch.stack([0.8 * at(us), _lips(at(us), {k: ink[k][:, None] for k in ("smile", "rest", "open", "top", "bottom")})[i]], -1)
@@ -753,7 +754,7 @@ def _nose_points(parts): # -> (n,9,3): bridge from top to tip, then the base fro
     return torch.cat([spot("bridge", [[0., -0.75], [0., -0.35], [0., 0.10]]), spot("tip", [[0., 0.]]), spot(("wing", -1), [[-0.55, 0.55]]),
                       spot("tip", [[-0.5, 0.72]]), spot("tip", [[0., 0.85]]), spot("tip", [[0.5, 0.72]]), spot(("wing", 1), [[0.55, 0.55]])], 1)
 
-# %% ../nbs/03_scenes.ipynb #07a22c0f
+# %% ../nbs/03_scenes.ipynb #48a2a6fb
 def _face_points(parts, mouth_ink): # -> (n,70,3): the 68 points in iBUG order, then the right and the left pupil
     eye = {k: _eye_points(parts["eye", k], parts["eyeink", k]) for k in (-1, 1)}
     brow = {k: _brow_points(parts["brow", k], parts["ink", k]) for k in (-1, 1)}
@@ -768,7 +769,7 @@ _KAGGLE = {"left_eye_center": 69, "right_eye_center": 68, "left_eye_inner_corner
 _IBUG_PAIRS = [*((i, 16 - i) for i in range(8)), *((17 + i, 26 - i) for i in range(5)), (31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47),
                (41, 46), (48, 54), (49, 53), (50, 52), (59, 55), (58, 56), (60, 64), (61, 63), (67, 65)]
 
-# %% ../nbs/03_scenes.ipynb #78ba1622
+# %% ../nbs/03_scenes.ipynb #99a9f11e
 def face_points(points: int = 15) -> tuple[list[int], list[str], list[tuple[int, int]]]: # columns of the 70 points, names, pairs (left, right)
     "The point sets of faces: 1 (nose tip), 15 (Kaggle's) or 68 (iBUG's); left is the person's left, at larger x when facing you."
     if points == 1: return [30], ["nose_tip"], []
@@ -777,7 +778,7 @@ def face_points(points: int = 15) -> tuple[list[int], list[str], list[tuple[int,
     names = list(_KAGGLE)
     return list(_KAGGLE.values()), names, [(i, names.index(k.replace("left", "right"))) for i, k in enumerate(names) if "left" in k]
 
-# %% ../nbs/03_scenes.ipynb #d55c2f6e
+# %% ../nbs/03_scenes.ipynb #ee99fa43
 def _build_face(s):
     "All parts of a face, roughly from far to near, and its 70 points in world coordinates."
     parts = []
@@ -791,24 +792,24 @@ def _build_face(s):
     _ball(still, s, (0.65 * s.spot[:, 0], 0.25 + 0.55 * s.spot[:, 1], 1.4), s.occluder == 3, _F["occluder"])
     return parts, head.place(_face_points(made, mouth_ink))
 
-# %% ../nbs/03_scenes.ipynb #eb69e871
+# %% ../nbs/03_scenes.ipynb #b63ad400
 def _hidden(parts, g, points, tol): # forms of the parts; (n,K,3) points in pixels; (n,) depth that does not count
     "Which points lie behind some part: the depth test, done for the points themselves instead of on pixels."
-    d = points[:, None, :, :2] - g["centre"][:, :, None, :2]
-    dx, dy = d.unbind(-1)
-    one = torch.ones_like(dx)
-    terms = torch.stack([one, dy, dy * dy, dx, dx * dy, one, dx * dx], 2)                    # (n,P,7,K)
-    disc, base = (g["poly"][:, :, [0, 5]].flatten(3)[..., :7] @ terms).unbind(2)
+    dx, dy = (points[:, None, :, i] - g["centre"][:, :, i, None] for i in (0, 1))                # (n,P,K)
+    def value(poly, x=dx, y=dy): # (...,3,3) polynomials at x, y (...,K)
+        c = poly.flatten(-2)[..., None].unbind(-2)
+        return c[0] + (c[1] + c[2] * y) * y + (c[3] + c[4] * y + c[6] * x) * x
+    disc = value(g["poly"][:, :, 0])
     s = disc.clamp(min=0).sqrt()
-    front = (disc > 0) & (base + g["rise"][..., None] * s > points[:, None, :, 2] + tol[:, None, None]) & g["on"][..., None]
+    front = (disc > 0) & (value(g["poly"][:, :, 5]) + g["rise"][..., None] * s > points[:, None, :, 2] + tol[:, None, None]) & g["on"][..., None]
     for p, part in enumerate(parts):
         if not part.solid: front[:, p] = False
         elif part.paint and part.cuts:
-            u = (g["poly"][:, p, 6:].flatten(2)[..., :7] @ terms[:, p]) + g["e_s"][:, p, :, None] * s[:, p, None]
-            front[:, p] &= part.paint(u[..., None].unbind(1), {k: _c(v) for k, v in part.ink.items()})[1][..., 0] > 0.5
+            u = [value(g["poly"][:, p, 6 + i], dx[:, p], dy[:, p]) + g["e_s"][:, p, i, None] * s[:, p] for i in range(3)]
+            front[:, p] &= part.paint([v[..., None] for v in u], {k: _c(v) for k, v in part.ink.items()})[1][..., 0] > 0.5
     return front.any(1)
 
-# %% ../nbs/03_scenes.ipynb #a40c8ad3
+# %% ../nbs/03_scenes.ipynb #a4d6f859
 def gaussian_blur(
     images: Tensor, # (n,C,H,W)
     std: Tensor, # (n,) pixels; 0 leaves a picture as it is
@@ -826,10 +827,10 @@ def gaussian_blur(
         for k in range(1, radius + 1): images.addcmul_(wide.narrow(dim, radius - k, size) + wide.narrow(dim, radius + k, size), w[:, k, None, None, None])
     return images
 
-# %% ../nbs/03_scenes.ipynb #e2ac15bb
+# %% ../nbs/03_scenes.ipynb #e3049686
 @lru_cache(maxsize=4)
 def _gauss_table(total, device):
-    table = torch.randn(total, generator=make_generator(20))
+    table = torch.randn(total, generator=make_generator(20), device="cpu")
     return ((table - table.mean()) / table.std()).to(device)
 
 
@@ -839,18 +840,17 @@ def _gauss(n, start, total=1 << 20): # how many numbers; (N,) in 0..1
     table = _gauss_table(total, start.device)
     return table.unfold(0, n, 1).index_select(0, (start * (total - n)).long())
 
-# %% ../nbs/03_scenes.ipynb #18f02261
+# %% ../nbs/03_scenes.ipynb #d8064bec
 def _lens_and_sensor(images, scene): # (n,C,H,W) in 0..1
-    "Blur and sensor noise of the strengths that the scene says, then whole grey levels; 16 pictures at a time stay in the cache."
+    "Blur and sensor noise of the strengths that the scene says, then whole grey levels; a few pictures at a time stay in the cache."
     out = torch.empty_like(images, dtype=torch.uint8)
-    for i in range(0, len(images), 16):
-        rows = slice(i, i + 16)
+    for rows in scene.blur.argsort().split(16 if images.device.type == "cpu" else len(images)): # like blurs together: few taps for most
         image = gaussian_blur(images[rows].clamp(0, 1), scene.blur[rows]).mul_(255)
         grain = _gauss(image[0].numel(), scene.grain[rows]).view_as(image)
-        out[rows] = image.addcmul_(grain, _c(scene.noise[rows])[:, None]).round_().clamp_(0, 255)
+        out[rows] = image.addcmul_(grain, _c(scene.noise[rows])[:, None]).round_().clamp_(0, 255).to(torch.uint8)
     return out
 
-# %% ../nbs/03_scenes.ipynb #7e7ca821
+# %% ../nbs/03_scenes.ipynb #aca19df4
 _KINDS = {"face": (_build_face, face_points, FACE_LABELS)} # how a kind of scene is built, its point sets, its mask's labels
 
 
@@ -860,7 +860,20 @@ def _picture_size(size):
         raise ValueError(f"size: found {size!r}; expected one or two whole numbers (height, width) from 8")
     return h, w
 
-# %% ../nbs/03_scenes.ipynb #1f76b866
+# %% ../nbs/03_scenes.ipynb #ec05f782
+def _side_by_side(work, pieces, device):
+    "Do the pieces of work in as many Python threads as torch may use, each thread on one core. (Many small operations gain little when each is split.)"
+    cores, strict = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    if cores == 1 or len(pieces) == 1 or device.type != "cpu":
+        for piece in pieces: work(piece)
+        return
+    def alone(piece):
+        with torch.inference_mode(strict): work(piece)
+    with ThreadPoolExecutor(min(cores, len(pieces)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try: list(pool.map(alone, pieces))
+        finally: torch.set_num_threads(cores)
+
+# %% ../nbs/03_scenes.ipynb #3f4a2b1f
 def render(
     scene: Scene, # from `sample_faces` or `sample_pets`
     size: int | tuple[int, int] = 96, # (H,W), or one number for both
@@ -878,13 +891,14 @@ def render(
     n, new = len(scene), lambda *shape, dtype=torch.uint8: torch.empty(*shape, dtype=dtype, device=scene.yaw.device)
     images, mask = new(n, 1 if gray else 3, h, w), new(n, h, w) if masks else None
     xy, seen = new(n, len(columns), 2, dtype=torch.float32), new(n, len(columns), dtype=torch.bool)
-    for rows in scene.size.argsort().split(chunk or max(1, 1_200_000 // (h * w))): _render_chunk(scene[rows], rows, columns, images, mask, xy, seen)
+    pieces = scene.size.argsort().split(chunk or max(1, 1_200_000 // (h * w)))
+    _side_by_side(lambda rows: _render_chunk(scene[rows], rows, columns, images, mask, xy, seen), pieces, images.device)
     if label_noise: xy = xy + label_noise * _gauss(2 * len(columns), scene.jitter).view_as(xy)
     meta = {k: scene.fields[k] for k in ("yaw", "pitch", "roll", "blur", "noise")} | {"label_noise": torch.full_like(scene.yaw, label_noise)}
     return KeypointDataset(images, xy, visible=seen & inside(xy, (h, w)), masks=mask, names=[f"{scene.kind} {i}" for i in range(n)],
                            keypoint_names=names, pairs=pairs, mask_names=_KINDS[scene.kind][2] if masks else (), meta=meta)
 
-# %% ../nbs/03_scenes.ipynb #56de33c0
+# %% ../nbs/03_scenes.ipynb #1d8ace73
 def _render_chunk(scene, rows, columns, images, mask, xy, seen):
     "Render some rows of a scene into their places in the results."
     size = images.shape[2:]
@@ -892,18 +906,18 @@ def _render_chunk(scene, rows, columns, images, mask, xy, seen):
     points = points[:, columns]
     unit, middle = min(size) / 2, torch.tensor([size[1] / 2, size[0] / 2, 0.], device=points.device)
     points = points * unit + middle
-    g = _measure(parts, scene.light, size)
+    g = _measure(parts, scene.light * scene.key[:, None], size)
     seen[rows], xy[rows] = ~_hidden(parts, g, points, 0.05 * unit * scene.size), points[..., :2]
     canvas = torch.empty(len(scene), 4, *size, device=points.device)
     canvas[:, :3], canvas[:, 3] = _background_pixels(scene, size), -1e9
     labels = None if mask is None else torch.zeros(len(scene), 1, *size, dtype=torch.uint8, device=points.device)
-    _cast(parts, g, (scene.key, scene.ambient, scene.fill), canvas, labels)
+    _cast(parts, g, (scene.ambient, scene.fill), canvas, labels)
     picture = canvas[:, :3]
     if images.shape[1] == 1: picture = (picture * torch.tensor([0.299, 0.587, 0.114], device=picture.device)[:, None, None]).sum(1, keepdim=True)
     images[rows] = _lens_and_sensor(picture, scene)
     if mask is not None: mask[rows] = labels[:, 0]
 
-# %% ../nbs/03_scenes.ipynb #45ccd054
+# %% ../nbs/03_scenes.ipynb #6b42c815
 def faces(
     n: int, # how many
     size: int | tuple[int, int] = 96, # (H,W), or one number for both
@@ -920,7 +934,7 @@ def faces(
     scene = sample_faces(n, seed, **options).to(device)
     return render(scene, size, points, gray=gray, masks=masks, label_noise=label_noise)
 
-# %% ../nbs/03_scenes.ipynb #53120fd4
+# %% ../nbs/03_scenes.ipynb #c930252c
 def sample_pets(
     n: int, # how many
     seed: int | torch.Generator = 0, # the same seed gives the same animals; row i does not depend on n
@@ -945,7 +959,7 @@ def sample_pets(
     scene.fields |= dict(occluder=torch.where(d.flag(occluders), 1, 0), spot=d(-1, 1, 2), toy=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1))
     return scene
 
-# %% ../nbs/03_scenes.ipynb #364d8420
+# %% ../nbs/03_scenes.ipynb #251d2a20
 PET_LABELS = ("background", "body", "head", "ears", "eyes", "nose", "mouth", "collar", "occluder")
 _P = {name: i for i, name in enumerate(PET_LABELS)}
 PET_POINTS = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "mouth_left_corner", "mouth_right_corner", "chin")
@@ -960,7 +974,7 @@ def _animal(d, dogs):
                 gaze=d(-1, 1, 2), pupil=d(0.35, 1.0), tongue=((d() < 0.45) & (dog == 1)).long(), side=torch.where(d.flag(0.5), 1., -1.),
                 collar=d.flag(0.6).long(), strap=d.pick(_CLOTH, 0.05), pink=d.flag(0.5).float())
 
-# %% ../nbs/03_scenes.ipynb #321073b6
+# %% ../nbs/03_scenes.ipynb #f1d844cc
 def _fur(d):
     "Two colours, and waves that decide where each is: plain, patches, stripes or spots."
     base, other = d.pick(_FUR, 0.03), d.pick(_FUR, 0.03)
@@ -973,7 +987,7 @@ def _fur(d):
     return dict(fur=torch.stack([base, other], 1), coat=torch.where((style == 2)[:, None, None], band, way) * freq, phases=d(-3.14, 3.14, 3), share=share,
                 level=torch.where(style == 0, 9., torch.where(style == 3, 0.35, d(-0.1, 0.4))), pale=torch.where(d.flag(0.5)[:, None], base * 0.25 + 0.7, base))
 
-# %% ../nbs/03_scenes.ipynb #bfca4a40
+# %% ../nbs/03_scenes.ipynb #32a4e162
 def _paint_fur(uvw, ink):
     "Two colours of fur: waves in the animal's own coordinates, above a level or below it."
     a, b, c = (torch.sin(ink[f"p{i}"] + sum(ink[f"k{i}{j}"] * uvw[j] for j in range(3))) for i in range(3))
@@ -988,7 +1002,7 @@ def _paint_ear(uvw, ink):
     within = _edge(side - 0.24 * ink["ru"])
     return _over(ink["one"], ink["two"], within), _edge(side), None
 
-# %% ../nbs/03_scenes.ipynb #00ba7127
+# %% ../nbs/03_scenes.ipynb #3a8e80af
 def _paint_pet_eye(uvw, ink):
     "Dark rim, iris, a round or upright pupil, and a glint."
     u, v = uvw[:2]
@@ -1000,7 +1014,7 @@ def _paint_pet_eye(uvw, ink):
     glint = ((gu - 0.24 * ink["side"] * ink["ru"]) ** 2 + (gv + 0.28 * ink["ru"]) ** 2).sqrt()
     return _over(eye, ink["glint"], _edge(0.17 * ink["ru"] - glint)), None, None
 
-# %% ../nbs/03_scenes.ipynb #2dc8ffc2
+# %% ../nbs/03_scenes.ipynb #a4086689
 def _coat(f, s, centre, radii, turn=None, pale=False, **kwargs):
     "Add a furry part: the waves of the coat, written in the part's own coordinates."
     made = f.add(centre, radii, s.fur[:, 0], turn, needs=3, paint=_paint_fur, **kwargs)
@@ -1010,7 +1024,7 @@ def _coat(f, s, centre, radii, turn=None, pale=False, **kwargs):
     f.parts[-1].ink = ink | dict(one=s.fur[:, 0], two=s.fur[:, 1], level=s.level)
     return made
 
-# %% ../nbs/03_scenes.ipynb #6054c386
+# %% ../nbs/03_scenes.ipynb #973ff807
 def _pet_body(f, s):
     "Chest, haunches, legs, paws, tail and neck of a sitting animal."
     b = s.bones.T
@@ -1031,7 +1045,7 @@ def _pet_body(f, s):
     collar((0, 0.66, -0.12), (0.46, 0.095, 0.45), s.strap)
     collar((0, 0.80, 0.33), (0.09, 0.09, 0.04), torch.tensor([0.95, 0.78, 0.30], device=one.device).expand_as(s.strap))
 
-# %% ../nbs/03_scenes.ipynb #a8eb5a3f
+# %% ../nbs/03_scenes.ipynb #1fceaeb1
 def _pet_ears(f, s):
     "Pointed or floppy ears; the keypoint is the tip."
     b, dog, tips = s.bones.T, s.dog.float(), {}
@@ -1048,7 +1062,7 @@ def _pet_ears(f, s):
         tips[k] = torch.where(flop[:, None, None], spots[1], spots[0])
     return tips
 
-# %% ../nbs/03_scenes.ipynb #22f5cd74
+# %% ../nbs/03_scenes.ipynb #6da51d9c
 def _pet_skull(f, s, mix, reach):
     "Head, cheeks, muzzle, tongue, chin and mouth; returns the parts that carry keypoints."
     b, pink = s.bones.T, torch.tensor([0.90, 0.45, 0.50], device=s.yaw.device).expand_as(s.pale)
@@ -1062,7 +1076,7 @@ def _pet_skull(f, s, mix, reach):
     for k in (-1, 1): add((k * 0.125, 0.235, 0.44 + reach), (0.165, 0.115, 0.175), s.pale, soft=0.03)
     return chin, mouth
 
-# %% ../nbs/03_scenes.ipynb #947f3726
+# %% ../nbs/03_scenes.ipynb #54f1d12d
 def _pet_nose(f, s, mix, reach):
     "A nose with a glint: black, or pink for some cats."
     dark, pink = (torch.tensor(v, device=s.yaw.device) for v in ([0.10, 0.08, 0.08], [0.86, 0.52, 0.50]))
@@ -1071,7 +1085,7 @@ def _pet_nose(f, s, mix, reach):
     f.add((0, 0.10, 0.625 + reach), (mix(0.03, 0.04), 0.016, 0.02), skin * 0.4 + 0.55, label=_P["nose"])
     return nose
 
-# %% ../nbs/03_scenes.ipynb #9b5a5a57
+# %% ../nbs/03_scenes.ipynb #d562fc03
 def _pet_eyes(f, s, mix): # -> (n,1,3) for each side: the pupils
     "Eyes that fill their sockets: green or amber with upright pupils for cats, brown and round for dogs."
     b, one, pupils = s.bones.T, torch.ones_like(s.yaw), {}
@@ -1085,7 +1099,7 @@ def _pet_eyes(f, s, mix): # -> (n,1,3) for each side: the pupils
         pupils[k] = on_part(part, torch.stack([ink["gu"], ink["gv"]], -1)[:, None])
     return pupils
 
-# %% ../nbs/03_scenes.ipynb #b5b7505b
+# %% ../nbs/03_scenes.ipynb #6cbb6929
 def _pet_head(f, s): # -> (n,8,3) keypoints in the head's frame, in the order of PET_POINTS
     mix = lambda cat, hound: cat + (hound - cat) * s.dog
     spot = lambda part, u, v: on_part(part, torch.tensor([[u, v]], device=s.yaw.device))
@@ -1095,7 +1109,7 @@ def _pet_head(f, s): # -> (n,8,3) keypoints in the head's frame, in the order of
     nose, eyes = _pet_nose(f, s, mix, reach), _pet_eyes(f, s, mix)
     return torch.cat([spot(nose, 0., 0.), eyes[1], eyes[-1], tips[1], tips[-1], spot(mouth, 0.92, 0.), spot(mouth, -0.92, 0.), spot(chin, 0., 0.45)], 1)
 
-# %% ../nbs/03_scenes.ipynb #bd7e96c3
+# %% ../nbs/03_scenes.ipynb #b57451c4
 def _build_pet(s):
     "All parts of a pet and its 8 points in world coordinates."
     parts = []
@@ -1105,7 +1119,7 @@ def _build_pet(s):
     _ball(_figure(s, parts, 0., 0.), s, (0.7 * s.spot[:, 0], 0.2 + 0.6 * s.spot[:, 1], 1.6), s.occluder == 1, _P["occluder"])
     return parts, points
 
-# %% ../nbs/03_scenes.ipynb #21baa422
+# %% ../nbs/03_scenes.ipynb #0d18b991
 def pet_points(points: int = 8) -> tuple[list[int], list[str], list[tuple[int, int]]]: # columns, names, pairs (left, right)
     "The point sets of pets: 1 (nose) or 8; left is the animal's left, at larger x when it faces you."
     if points == 1: return [0], ["nose"], []
@@ -1115,7 +1129,7 @@ def pet_points(points: int = 8) -> tuple[list[int], list[str], list[tuple[int, i
 
 _KINDS["pet"] = (_build_pet, pet_points, PET_LABELS)
 
-# %% ../nbs/03_scenes.ipynb #19aeca38
+# %% ../nbs/03_scenes.ipynb #58697089
 def pets(
     n: int, # how many
     size: int | tuple[int, int] = 128, # (H,W), or one number for both
