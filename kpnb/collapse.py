@@ -7,7 +7,7 @@ __all__ = ['ADVICE', 'RANGES', 'check_normalise', 'check_r_and_skill', 'check_de
            'Outcome', 'snapshot', 'try_switches', 'layer_evidence', 'Diagnosis', 'diagnose', 'imm_nose_data',
            'imm_nose']
 
-# %% ../nbs/21_nose_tip.ipynb #20bf7649
+# %% ../nbs/21_nose_tip.ipynb #9df08d10
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from .geometry import Augment, KeypointDataset, normalise
 from .models import NoseNet
 from .training import History, evaluate, fit
 
-# %% ../nbs/21_nose_tip.ipynb #0772c893
+# %% ../nbs/21_nose_tip.ipynb #d9be8b3d
 @dataclass
 class Switches:
     "The settings that lesson 21 plays with; each of them alone can make a network answer with the average face."
@@ -45,7 +45,7 @@ class Switches:
         w_h = output.new_tensor(list(batch["image"].shape[:-3:-1]))
         return {"-1..1": (output + 1) / 2 * w_h, "0..1": output * w_h, "pixels": output}[self.targets]
 
-# %% ../nbs/21_nose_tip.ipynb #86957f87
+# %% ../nbs/21_nose_tip.ipynb #41f1a1b3
 class Multiply(nn.Module):
     "Multiply the input by a number, such as 255 to undo the scaling of pixels."
 
@@ -71,7 +71,7 @@ def build(
             if m.bias is not None: nn.init.zeros_(m.bias)
     return nn.Sequential(Multiply(255.0), net) if switches.inputs == "0..255" else net
 
-# %% ../nbs/21_nose_tip.ipynb #1ca28b12
+# %% ../nbs/21_nose_tip.ipynb #295cda3e
 @dataclass
 class Outcome:
     "A trained network with what is needed to judge it."
@@ -94,12 +94,12 @@ def snapshot(
     "A copy of the weights; take one before training, so that `diagnose` can see how far they moved."
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
 
-# %% ../nbs/21_nose_tip.ipynb #fe0fcc5e
+# %% ../nbs/21_nose_tip.ipynb #e1fef133
 def try_switches(
     switches: Switches, # the settings
     train: KeypointDataset, # pictures to learn from
     valid: KeypointDataset, # pictures to judge on
-    epochs: int = 6, # rounds of training
+    epochs: int = 5, # rounds of training
     **kw, # further arguments of `fit`
 ) -> Outcome:
     "Build and train one network as the switches say."
@@ -114,7 +114,7 @@ def try_switches(
     history = fit(model, train, valid, loss=loss, decode=switches.pixels, epochs=epochs, lr=switches.lr, optimizer=switches.optimizer, **settings)
     return Outcome(switches, model, before, history, valid)
 
-# %% ../nbs/21_nose_tip.ipynb #ee6a23a1
+# %% ../nbs/21_nose_tip.ipynb #90f145e5
 @torch.no_grad()
 def _pass(model, images):
     "The network's answers, and input and output of each of its innermost layers, in eval mode."
@@ -137,7 +137,7 @@ def _he(weight):
     "Standard deviation of weights relative to He et al. (2015), sqrt(2 / fan-in); torch's own start gives about 0.41."
     return float(weight.float().std() * math.sqrt(weight[0].numel() / 2))
 
-# %% ../nbs/21_nose_tip.ipynb #5fecad1e
+# %% ../nbs/21_nose_tip.ipynb #94fb483e
 def layer_evidence(
     model: nn.Module, # any network of convolutions and linear layers
     images: Tensor, # (N,C,H,W) pictures as the network gets them
@@ -157,7 +157,7 @@ def layer_evidence(
         rows.append(row)
     return rows
 
-# %% ../nbs/21_nose_tip.ipynb #6bb62368
+# %% ../nbs/21_nose_tip.ipynb #13b4ee88
 ADVICE = {
     "healthy": "The answers follow the pictures.",
     "diverged": "Numbers have overflowed: lower the learning rate, and look for NaN in the data.",
@@ -188,7 +188,7 @@ class Diagnosis:
     def __str__(self):
         return f"{self.cause.upper()}  (R {self.R:.3f}, skill {self.skill:.3f})\n" + "\n".join(f"  · {e}" for e in self.evidence) + f"\n  → {ADVICE[self.cause]}"
 
-# %% ../nbs/21_nose_tip.ipynb #34c4bf8c
+# %% ../nbs/21_nose_tip.ipynb #9556b210
 def _last_activation(seen, targets):
     "The output's activation: share of answers pinned at its limits, and share of targets that it cannot reach."
     m, _, y = list(seen.values())[-1]
@@ -198,7 +198,7 @@ def _last_activation(seen, targets):
     pinned = ((y <= low + edge) | (y >= high - edge)).float().mean()
     return type(m).__name__, float(pinned), float(((targets < low) | (targets > high)).float().mean())
 
-# %% ../nbs/21_nose_tip.ipynb #96c00d5e
+# %% ../nbs/21_nose_tip.ipynb #12dfd490
 def _rules(rows, targets, activation, pinned, unreachable):
     "Candidate causes with their evidence, the most direct first."
     col = lambda key: [r[key] for r in rows if key in r]
@@ -219,7 +219,7 @@ def _rules(rows, targets, activation, pinned, unreachable):
     if moved and max(moved) < 0.1: yield "step too small", [f"no layer's weights moved by more than {max(moved):.2%} of their size", signal]
     yield "unknown", [signal]
 
-# %% ../nbs/21_nose_tip.ipynb #5b3cabd7
+# %% ../nbs/21_nose_tip.ipynb #03b4eeeb
 def diagnose(
     model: nn.Module, # a trained network whose output has the shape of the keypoints, (N,K,2)
     data: KeypointDataset, # pictures with known points; 256 are enough
@@ -242,7 +242,7 @@ def diagnose(
     cause, evidence = next(_rules(rows, t, *_last_activation(seen, t)))
     return Diagnosis(cause, R, skill, evidence, rows)
 
-# %% ../nbs/21_nose_tip.ipynb #d0dce2f4
+# %% ../nbs/21_nose_tip.ipynb #30b90fb1
 def imm_nose_data(
     root=None, # data folder; default: that of `kpnb.core.data_dir`
     download: bool = False, # fetch the pictures if they are not there
@@ -268,7 +268,7 @@ def imm_nose(
     history = fit(model, train, valid, epochs=epochs, batch_size=32, lr=2e-3, weight_decay=1e-2, augment=augment, seed=seed, restore_best=False, **kw)
     return evaluate(model, valid) | {"model": model, "history": history}
 
-# %% ../nbs/21_nose_tip.ipynb #58991dbf
+# %% ../nbs/21_nose_tip.ipynb #68138c43
 check_normalise = Exercise(
     "to_unit", normalise, lambda g: (torch.rand(whole(g, 2, 5), whole(g, 1, 4), 2, generator=g) * 100, (whole(g, 20, 60), whole(g, 70, 120))),
     {"with x and y swapped": lambda points, size: normalise(points.flip(-1), size).flip(-1),
@@ -276,7 +276,7 @@ check_normalise = Exercise(
      "if the pixels ran from 0 to W - 1": lambda points, size: 2 * points / (points.new_tensor([size[1], size[0]]) - 1) - 1,
      "if both coordinates are divided by the width": lambda points, size: 2 * points / size[1] - 1})
 
-# %% ../nbs/21_nose_tip.ipynb #e6f6acaf
+# %% ../nbs/21_nose_tip.ipynb #5db50a93
 def _r_skill(pred, target, mean):
     return pred.var(0).sum() / target.var(0).sum(), 1 - (pred - target).pow(2).mean() / (target - mean).pow(2).mean()
 
@@ -294,7 +294,7 @@ check_r_and_skill = Exercise("r_and_skill", _r_skill, _r_case, {
     "if the mean predictor says (0, 0)": lambda p, t, m: (_r_skill(p, t, m)[0], 1 - (p - t).pow(2).mean() / t.pow(2).mean()),
     "if skill is the ratio, not one minus it": lambda p, t, m: (_r_skill(p, t, m)[0], 1 - _r_skill(p, t, m)[1])})
 
-# %% ../nbs/21_nose_tip.ipynb #3f868492
+# %% ../nbs/21_nose_tip.ipynb #d109c9e7
 def _dead(x): return (x == 0).all(3).all(2).all(0).float().mean()
 
 
@@ -312,7 +312,7 @@ check_dead = Exercise("dead_channels", _dead, _dead_case, {
     "if you count dead places instead of dead channels": lambda x: (x == 0).all(1).all(0).float().mean(),
     "if you look at the first picture only": lambda x: (x[0] == 0).flatten(1).all(1).float().mean()})
 
-# %% ../nbs/21_nose_tip.ipynb #cada7f6d
+# %% ../nbs/21_nose_tip.ipynb #c2ed3d2a
 def _he_std(shape): return math.sqrt(2 / math.prod(shape[1:]))
 
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['OUTPUTS', 'conv_block', 'SoftArgmax2d', 'NoseNet']
 
-# %% ../nbs/20_models.ipynb #51f9fe5b
+# %% ../nbs/20_models.ipynb #d37e821d
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/20_models.ipynb #d7a9b8f0
+# %% ../nbs/20_models.ipynb #a2fce4c9
 def conv_block(
     in_channels: int, # channels of the input
     out_channels: int, # channels of the output
@@ -25,7 +25,7 @@ def conv_block(
     if batchnorm: layers.append(nn.BatchNorm2d(out_channels))
     return nn.Sequential(*layers, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
 
-# %% ../nbs/20_models.ipynb #d07ba5d2
+# %% ../nbs/20_models.ipynb #92fd1df6
 class SoftArgmax2d(nn.Module):
     "Maps of logits to their average places: a softmax over all places, then the mean x and y (Nibali et al. 2018, arXiv:1801.07372)."
 
@@ -38,7 +38,7 @@ class SoftArgmax2d(nn.Module):
         places = [(torch.arange(s, device=logits.device) + 0.5) * (2 / s) - 1 for s in (w, h)]
         return torch.stack([probs.sum(-2) @ places[0], probs.sum(-1) @ places[1]], -1)
 
-# %% ../nbs/20_models.ipynb #74a6d3b6
+# %% ../nbs/20_models.ipynb #792e28f1
 OUTPUTS = {None: nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 
 
@@ -53,7 +53,7 @@ def _linear_head(channels, size, blocks, hidden, outputs):
     if min(h, w) < 1: raise ValueError(f"NoseNet: {blocks} poolings leave nothing of a picture of {size[0]}×{size[1]} pixels")
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * h * w, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
-# %% ../nbs/20_models.ipynb #33e5ff06
+# %% ../nbs/20_models.ipynb #47e1d79e
 class NoseNet(nn.Module):
     "A small convolutional network that answers with points: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates."
 
@@ -68,17 +68,16 @@ class NoseNet(nn.Module):
                  hidden: int = 64, # units of the linear head's hidden layer
                  output: str | None = None, # activation behind the linear head: None, "tanh", "sigmoid" or "relu"
                  ):
-        super().__init__()
-        _choice("head", head, ("linear", "soft-argmax")); _choice("output", output, OUTPUTS)
+        super().__init__(); _choice("head", head, ("linear", "soft-argmax")); _choice("output", output, OUTPUTS)
         self.keypoints, self.size, self.in_channels, soft = keypoints, tuple(size), in_channels, head == "soft-argmax"
         pools = 2 if soft else len(channels) # a soft-argmax wants a map with detail left: cells of 4 × 4 pixels
         widths = [in_channels, *channels]
         self.body = nn.Sequential(*(conv_block(a, b, kernel, batchnorm, i < pools) for i, (a, b) in enumerate(zip(widths, channels))))
-        self.head = (nn.Sequential(nn.Conv2d(widths[-1], keypoints, 1), SoftArgmax2d()) if soft else
-                     _linear_head(widths[-1], self.size, len(channels), hidden, keypoints * 2))
+        self.head = (nn.Sequential(nn.Conv2d(widths[-1], keypoints, 1), SoftArgmax2d()) if soft
+                     else _linear_head(widths[-1], self.size, len(channels), hidden, keypoints * 2))
         self.output = OUTPUTS[output]()
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1:] != (self.in_channels, *self.size):
-            raise ValueError(f"NoseNet: found pictures of shape {tuple(x.shape)}; expected (N, {', '.join(map(str, (self.in_channels, *self.size)))})")
+        wanted = (self.in_channels, *self.size)
+        if x.shape[1:] != wanted: raise ValueError(f"NoseNet: found pictures of shape {tuple(x.shape)}; expected (N, {', '.join(map(str, wanted))})")
         return self.output(self.head(self.body(x))).reshape(-1, self.keypoints, 2)

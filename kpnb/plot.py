@@ -6,10 +6,11 @@
 __all__ = ['COLOURS', 'STYLE', 'WIDTH', 'VOID', 'style', 'use_style', 'figure', 'show_keypoints', 'show_batch', 'show_heatmap',
            'label_colours', 'show_mask', 'plot_history', 'Comparison', 'compare_table']
 
-# %% ../nbs/05_plot.ipynb #e37a5d50
+# %% ../nbs/05_plot.ipynb #51baf8cb
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -26,7 +27,7 @@ from torch import Tensor
 from .core import patch
 from .geometry import KeypointDataset
 
-# %% ../nbs/05_plot.ipynb #b5763ff0
+# %% ../nbs/05_plot.ipynb #eea94eb8
 COLOURS = {
     "blue": "#0072B2", "vermilion": "#D55E00", "green": "#009E73", "purple": "#CC79A7",
     "orange": "#E69F00", "sky": "#56B4E9", "yellow": "#F0E442", "black": "#000000",
@@ -40,20 +41,25 @@ STYLE = {
     "grid.color": "#dddddd", "grid.linewidth": 0.8, "image.cmap": "gray", "image.interpolation": "nearest",
 } # settings of matplotlib that make up the style
 
-# %% ../nbs/05_plot.ipynb #bfeb0ca4
-def style():
+# %% ../nbs/05_plot.ipynb #569a0a76
+@contextmanager
+def style() -> Iterator[None]:
     "Context manager: the course's style inside a `with` block."
-    return mpl.rc_context(STYLE)
+    # Not `mpl.rc_context`, which would also undo what a notebook's backend sets when its first figure is made.
+    old = {key: mpl.rcParams[key] for key in STYLE}
+    mpl.rcParams.update(STYLE)
+    try: yield
+    finally: mpl.rcParams.update(old)
 
-# %% ../nbs/05_plot.ipynb #117479de
+# %% ../nbs/05_plot.ipynb #054f797d
 def use_style() -> None:
     "Use the course's style from here on."
     mpl.rcParams.update(STYLE)
 
-# %% ../nbs/05_plot.ipynb #15d4b343
+# %% ../nbs/05_plot.ipynb #7fa121cd
 WIDTH = 9.0 # inches: the widest figure, about the width of a notebook's column
 
-# %% ../nbs/05_plot.ipynb #299d16a6
+# %% ../nbs/05_plot.ipynb #04b832bc
 def figure(
     ncols: int = 1, # panels side by side
     nrows: int = 1, # panels above each other
@@ -67,13 +73,13 @@ def figure(
     width = min(WIDTH, 5.0 * ncols) if width is None else width
     with style(): return plt.subplots(nrows, ncols, figsize=(width, height * nrows), **kw)
 
-# %% ../nbs/05_plot.ipynb #d6c2b323
+# %% ../nbs/05_plot.ipynb #555c926a
 def _array(x):
     "A tensor on any device, or anything array-like, as a NumPy array."
     if isinstance(x, Tensor): x = x.detach().cpu()
     return x.float().numpy() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else np.asarray(x)
 
-# %% ../nbs/05_plot.ipynb #095d1aab
+# %% ../nbs/05_plot.ipynb #b02466f3
 def _picture(image, what="image"):
     "An image as (H,W) or (H,W,3), uint8 or floats in [0, 1]."
     a = _array(image)
@@ -90,7 +96,7 @@ def _picture(image, what="image"):
         raise ValueError(f"{what} has values from {low:.4g} to {high:.4g}; floats must lie in 0 to 1 (undo a normalisation before you show it)")
     return a.astype(np.float32).clip(0, 1)
 
-# %% ../nbs/05_plot.ipynb #e3bf0131
+# %% ../nbs/05_plot.ipynb #7538ac61
 def _frame(image, ax, title=None, width=None):
     "Draw an image without axes; make a figure that fits it if `ax` is None. No image: the one that `ax` shows already."
     if image is None:
@@ -107,7 +113,7 @@ def _frame(image, ax, title=None, width=None):
     if title is not None: ax.set_title(title, fontsize=11)
     return ax, h, w
 
-# %% ../nbs/05_plot.ipynb #0c212f44
+# %% ../nbs/05_plot.ipynb #9fca94a8
 def _points(points, what, n=None):
     "Points as an (N,2) float array."
     a = _array(points)
@@ -115,7 +121,7 @@ def _points(points, what, n=None):
         raise ValueError(f"{what} has the shape {a.shape}; expected ({'N' if n is None else n},2), pixels (x, y)")
     return a.astype(float)
 
-# %% ../nbs/05_plot.ipynb #68b7a570
+# %% ../nbs/05_plot.ipynb #e2acab57
 def _mark(ax, xy, marker, colour, size, label=None, filled=True):
     "Draw markers with a white edge; hollow ones have a coloured ring instead."
     if not len(xy): return
@@ -123,7 +129,7 @@ def _mark(ax, xy, marker, colour, size, label=None, filled=True):
         path_effects=[withStroke(linewidth=max(2.2, size / 2.4), foreground="white")])
     ax.plot(xy[:, 0], xy[:, 1], marker, ms=size, ls="none", label=label, zorder=4, **edge)
 
-# %% ../nbs/05_plot.ipynb #a9c9237e
+# %% ../nbs/05_plot.ipynb #40afa31b
 def _mark_outside(ax, start, xy, hw, colour, size):
     "Triangles where the lines from `start` to points outside the picture cross its edge."
     size_xy = np.array([hw[1], hw[0]], float)
@@ -133,13 +139,13 @@ def _mark_outside(ax, start, xy, hw, colour, size):
     for p, step, axis in zip(edge, way, share.argmin(1)):
         ax.plot(*p, ("<>", "^v")[axis][int(step[axis] > 0)], ms=size * 1.3, ls="none", mfc=colour, mec="white", zorder=5, clip_on=False)
 
-# %% ../nbs/05_plot.ipynb #15fe04a7
+# %% ../nbs/05_plot.ipynb #a1043734
 def _sides(pairs, n):
     "For each of n points the name and colour of its side: left, right, or neither."
     left, right = {a for a, _ in pairs or ()}, {b for _, b in pairs or ()}
     return [("left", COLOURS["sky"]) if j in left else ("right", COLOURS["yellow"]) if j in right else ("truth", COLOURS["green"]) for j in range(n)]
 
-# %% ../nbs/05_plot.ipynb #1b10d499
+# %% ../nbs/05_plot.ipynb #9495c7e0
 def show_keypoints(
     image, # (C,H,W) or (H,W), uint8 or floats in [0, 1]; None draws on what `ax` shows already
     points=None, # (K,2) pixels: the truth
@@ -163,7 +169,7 @@ def show_keypoints(
     if legend: ax.legend(*_legend(ax), loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
-# %% ../nbs/05_plot.ipynb #434ec0d6
+# %% ../nbs/05_plot.ipynb #e31e3e38
 def _draw_truth(ax, xy, visible, pairs, size):
     "Discs for the truth, in one colour or one for each side; rings where invisible."
     seen = np.ones(len(xy), bool) if visible is None else _array(visible).astype(bool)
@@ -174,7 +180,7 @@ def _draw_truth(ax, xy, visible, pairs, size):
         _mark(ax, xy[of_side & seen], "o", colour, size, side)
         _mark(ax, xy[of_side & ~seen], "o", colour, size, f"{side}, not visible", filled=False)
 
-# %% ../nbs/05_plot.ipynb #779dce7c
+# %% ../nbs/05_plot.ipynb #9410516a
 def _draw_guess(ax, truth, xy, hw, size):
     "Crosses for the prediction and lines to the truth."
     h, w = hw
@@ -188,7 +194,7 @@ def _draw_guess(ax, truth, xy, hw, size):
     start = np.where(np.isfinite(truth), truth, xy) if truth is not None else xy
     _mark_outside(ax, start[known & ~inside], xy[known & ~inside], hw, colour, size)
 
-# %% ../nbs/05_plot.ipynb #2f0eb41d
+# %% ../nbs/05_plot.ipynb #2d9446ff
 def _draw_names(ax, xy, names):
     "Write the names beside the points."
     if xy is None or len(names) != len(xy): raise ValueError(f"names: found {len(names)}; expected {0 if xy is None else len(xy)}, one for each point")
@@ -199,13 +205,13 @@ def _draw_names(ax, xy, names):
             ax.annotate(name, p, (7 * side, 0), textcoords="offset points", fontsize=8, va="center", ha="left" if side > 0 else "right", zorder=6,
                         bbox=dict(fc="white", ec="none", alpha=0.75, pad=1))
 
-# %% ../nbs/05_plot.ipynb #a4d0112d
+# %% ../nbs/05_plot.ipynb #5011fbe5
 def _legend(ax):
     "Handles and labels of the markers, each once."
     found = dict(zip(*reversed(ax.get_legend_handles_labels())))
     return list(found.values()), list(found)
 
-# %% ../nbs/05_plot.ipynb #6d60a798
+# %% ../nbs/05_plot.ipynb #a6af4085
 def _fields(data):
     "Images, points, visibility, masks, left/right pairs and names of a data set, a batch, or a stack of images; None where absent."
     if isinstance(data, KeypointDataset): return data.images, data.keypoints, data.visible, data.masks, data.pairs, data.mask_names
@@ -216,7 +222,7 @@ def _fields(data):
     if getattr(images, "ndim", 0) != 4: raise ValueError(f"show_batch: found {getattr(images, 'shape', type(images).__name__)}; expected images (N,C,H,W)")
     return images, points, visible, masks, None, ()
 
-# %% ../nbs/05_plot.ipynb #250d9c33
+# %% ../nbs/05_plot.ipynb #508b5da3
 def show_batch(
     data: KeypointDataset | Mapping | Tensor, # a data set, a batch with the key "image", or images (N,C,H,W)
     n: int = 12, # at most so many, from the start
@@ -243,7 +249,7 @@ def show_batch(
                        title=at(titles, i), pairs=pairs if pairs is not None or pred is not None else own)
     return axes
 
-# %% ../nbs/05_plot.ipynb #ea68442d
+# %% ../nbs/05_plot.ipynb #b6186ac4
 def _sheet(n, cols, aspect, titled):
     "Axes for n pictures of an aspect ratio; those that are left over are switched off."
     cols = min(n, cols or 6)
@@ -253,7 +259,7 @@ def _sheet(n, cols, aspect, titled):
     for ax in axes.flat: ax.axis("off")
     return axes
 
-# %% ../nbs/05_plot.ipynb #d142edc2
+# %% ../nbs/05_plot.ipynb #6a4b3b2b
 def _map2d(x, what, hint=""):
     "A two-dimensional array of finite numbers."
     a = _array(x)
@@ -261,7 +267,7 @@ def _map2d(x, what, hint=""):
     if a.dtype.kind == "f" and not np.isfinite(a).all(): raise ValueError(f"{what} holds {(~np.isfinite(a)).sum()} values that are NaN or infinite")
     return a
 
-# %% ../nbs/05_plot.ipynb #d4357109
+# %% ../nbs/05_plot.ipynb #aa151dab
 def show_heatmap(
     image, # (C,H,W) or (H,W), uint8 or floats in [0, 1]
     heatmap, # (h,w) values, of any size
@@ -288,24 +294,24 @@ def show_heatmap(
     if colorbar: _colorbar(ax, vmin, vmax, cmap, colorbar)
     return ax
 
-# %% ../nbs/05_plot.ipynb #f0c3fcef
+# %% ../nbs/05_plot.ipynb #71514a69
 def _grey(image):
     "An image in grey, so that the only colours are those of what lies over it."
     a = _picture(image)
     a = a / 255 if a.dtype == np.uint8 else a
     return a if a.ndim == 2 else a @ np.array([0.299, 0.587, 0.114])
 
-# %% ../nbs/05_plot.ipynb #ea22947e
+# %% ../nbs/05_plot.ipynb #c33da16c
 def _colorbar(ax, vmin, vmax, cmap, label):
     "A scale of the colours as they are without the picture."
     colours = mpl.colors.ListedColormap(mpl.colormaps[cmap](np.linspace(0.25, 1, 256)))
     bar = ax.figure.colorbar(mpl.cm.ScalarMappable(mpl.colors.Normalize(vmin, vmax), colours), ax=ax, shrink=0.85)
     if isinstance(label, str): bar.set_label(label)
 
-# %% ../nbs/05_plot.ipynb #19895e55
+# %% ../nbs/05_plot.ipynb #41981e53
 VOID = 255 # the label of a pixel whose label is unknown
 
-# %% ../nbs/05_plot.ipynb #f1de9542
+# %% ../nbs/05_plot.ipynb #4e5bcfcb
 def label_colours(
     n: int, # number of labels, at most 25
 ) -> np.ndarray: # (n,3) in [0, 1]
@@ -316,7 +322,7 @@ def label_colours(
     if not 0 <= n <= len(every): raise ValueError(f"label_colours: {n} labels; expected 0 to {len(every)}")
     return every[:n]
 
-# %% ../nbs/05_plot.ipynb #37065391
+# %% ../nbs/05_plot.ipynb #21e18698
 def show_mask(
     image, # (C,H,W) or (H,W), uint8 or floats in [0, 1]
     mask, # (H,W) whole numbers: a label for each pixel, 255 where unknown
@@ -341,13 +347,13 @@ def show_mask(
     if legend: _mask_legend(ax, np.unique(labels), table, names)
     return ax
 
-# %% ../nbs/05_plot.ipynb #de1e5e62
+# %% ../nbs/05_plot.ipynb #55448587
 def _mask_legend(ax, present, table, names):
     "Colour and name of each label that occurs."
     name = lambda v: "unknown" if v == VOID else names[v] if names else f"label {v}"
     ax.legend(handles=[Patch(fc=table[v], ec="black", lw=0.5, label=name(v)) for v in present], loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
-# %% ../nbs/05_plot.ipynb #d1e30904
+# %% ../nbs/05_plot.ipynb #105e8da6
 def _labels(mask, names):
     "A mask as an array of whole numbers that have a colour, and a name if there are names."
     a = _map2d(mask, "mask", ", one label for each pixel; take the argmax of scores")
@@ -357,14 +363,14 @@ def _labels(mask, names):
     if wrong.size: raise ValueError(f"mask holds the label {wrong.flat[0]}; expected 0 to {most - 1}, or {VOID} for unknown")
     return a.astype(int)
 
-# %% ../nbs/05_plot.ipynb #3957fee6
+# %% ../nbs/05_plot.ipynb #77ff74e9
 def _table(history):
     "A history as a DataFrame indexed by the epoch."
     history = getattr(history, "df", history)
     df = history.copy() if isinstance(history, pd.DataFrame) else pd.DataFrame(history)
     return df.set_index("epoch") if "epoch" in df else df.set_axis(range(1, len(df) + 1))
 
-# %% ../nbs/05_plot.ipynb #139301fc
+# %% ../nbs/05_plot.ipynb #00aa6d91
 def plot_history(
     history, # has a DataFrame `df`, or is one; or a list of dicts, or a dict of lists
     ax: Axes | None = None, # where to draw; default: a new figure
@@ -389,23 +395,23 @@ def plot_history(
     if title is not None: ax.set_title(title, fontsize=11)
     return ax
 
-# %% ../nbs/05_plot.ipynb #4facc2c9
+# %% ../nbs/05_plot.ipynb #ce5a34f4
 def _curve(ax, values, label, last):
     "One curve; the last of several is solid, the others dashed. A single epoch is a dot."
     values = values.dropna()
     ax.plot(values.index, values, "-" if last else "--", marker="o" if len(values) == 1 else None, label=label)
 
-# %% ../nbs/05_plot.ipynb #80e8d65c
+# %% ../nbs/05_plot.ipynb #01c79c02
 def _mark_best(ax, values, how, history):
     "A ring on the best epoch, named in the legend."
     if how == "auto" and hasattr(history, "best_epoch"): at = history.best_epoch
     else: at = values.idxmax() if how == "max" else values.idxmin()
     ax.plot([at], [values[at]], "o", ms=10, mfc="none", mec=COLOURS["black"], mew=1.6, label=f"best: {values[at]:.3g} in epoch {at}", zorder=5)
 
-# %% ../nbs/05_plot.ipynb #70c80711
+# %% ../nbs/05_plot.ipynb #4562449e
 _FIELDS = ("what", "unit", "data", "baseline", "reported", "source", "measured", "value")
 
-# %% ../nbs/05_plot.ipynb #b89105f2
+# %% ../nbs/05_plot.ipynb #ca35bd95
 def _number(x):
     "A number for reading: four significant digits, mean ± spread for a pair, a dash for None."
     if x is None: return "–"
@@ -415,7 +421,7 @@ def _number(x):
     if isinstance(x, bool) or not isinstance(x, (int, float)): raise TypeError(f"compare_table: {x!r} is not a number; expected a number, a (mean, spread) pair, a string or None")
     return f"{x:,}" if isinstance(x, int) else f"{x:.4g}"
 
-# %% ../nbs/05_plot.ipynb #558186c2
+# %% ../nbs/05_plot.ipynb #ba5c1cc8
 def _row(i, row):
     "One row of the honest table as text cells."
     row = dict(row)
@@ -428,7 +434,7 @@ def _row(i, row):
     what = f"{row['what']} ({row['unit']})" if row.get("unit") else str(row["what"])
     return [what, row.get("data") or "–", *(_number(row.get(k)) for k in ("baseline", "reported", "measured")), row.get("source") or "–"]
 
-# %% ../nbs/05_plot.ipynb #2003b74d
+# %% ../nbs/05_plot.ipynb #9ad142ff
 class Comparison:
     "The honest table: shows as HTML in a notebook and prints as text. `df` has its cells."
     columns = ("what", "data", "always the mean", "reported", "measured here", "source")
@@ -445,7 +451,7 @@ class Comparison:
         lines = ["  ".join(c.rjust(w) if n in self.columns[2:5] else c.ljust(w) for c, w, n in zip(r, widths, self.shown)).rstrip() for r in cells]
         return "\n".join([self.caption] * bool(self.caption) + [lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
-# %% ../nbs/05_plot.ipynb #0f8cfb17
+# %% ../nbs/05_plot.ipynb #8bf8b2d9
 def _cell(text):
     "Escaped text; a web address becomes a link, as in `Name (https://...)`."
     name, sep, url = str(text).rpartition("https://")
@@ -454,7 +460,7 @@ def _cell(text):
     name = name.rstrip(" (") or url
     return f'<a href="https://{html.escape(url)}">{html.escape(name)}</a>{tail}'
 
-# %% ../nbs/05_plot.ipynb #27d05ddd
+# %% ../nbs/05_plot.ipynb #67c97abd
 @patch
 def _repr_html_(self: Comparison):
     side = lambda c: "right" if c in self.columns[2:5] else "left"
@@ -464,7 +470,7 @@ def _repr_html_(self: Comparison):
     caption = f'<caption style="text-align:left">{html.escape(self.caption)}</caption>' if self.caption else ""
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
-# %% ../nbs/05_plot.ipynb #700c81da
+# %% ../nbs/05_plot.ipynb #eed16e62
 def compare_table(
     rows: Sequence[Mapping], # keys: what, unit, data, baseline, reported and its source, measured; `value` is reported if there is a source, else measured
     caption: str = "", # above the table

@@ -6,7 +6,7 @@
 __all__ = ['CACHE', 'FACE_LABELS', 'PET_LABELS', 'PET_POINTS', 'ray_hit', 'Part', 'Figure', 'on_part', 'Scene', 'sample_faces',
            'face_points', 'gaussian_blur', 'render', 'faces', 'sample_pets', 'pet_points', 'pets']
 
-# %% ../nbs/03_scenes.ipynb #6bd3cac4
+# %% ../nbs/03_scenes.ipynb #05693280
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from torch import Tensor
 from .core import make_generator, patch
 from .geometry import KeypointDataset, inside
 
-# %% ../nbs/03_scenes.ipynb #54090701
+# %% ../nbs/03_scenes.ipynb #96b17884
 def ray_hit(
     xy: Tensor, # (...,2) where the rays pass through the image plane; they run along −z, away from the viewer
     centre: Tensor, # (...,3) centres of the ellipsoids
@@ -35,7 +35,7 @@ def ray_hit(
     normal = torch.nn.functional.normalize((to_unit.mT @ u[..., None])[..., 0], dim=-1)
     return torch.where(disc > 0, centre[..., 2] + t, -torch.inf), normal, u
 
-# %% ../nbs/03_scenes.ipynb #6db7ddaa
+# %% ../nbs/03_scenes.ipynb #b35c24df
 @dataclass
 class Part:
     "One ellipsoid in each of n scenes, in world coordinates."
@@ -52,10 +52,10 @@ class Part:
     needs: int = 2 # how many of u, v, w `paint` looks at
     ink: dict = field(default_factory=dict) # what `paint` needs: tensors (n,) or (n,3)
 
-# %% ../nbs/03_scenes.ipynb #46935224
+# %% ../nbs/03_scenes.ipynb #58c5a535
 def _dot(a, b): return (a * b).sum(-1)
 
-# %% ../nbs/03_scenes.ipynb #bc0ef40f
+# %% ../nbs/03_scenes.ipynb #74cdfada
 class Figure:
     "Parts and points that share one rigid frame: model coordinates in, world coordinates out."
     def __init__(self, rotation, scale, shift, parts): self.rotation, self.scale, self.shift, self.parts = rotation, scale, shift, parts
@@ -79,7 +79,7 @@ class Figure:
         self.parts.append(Part(self.place(centre), self.scale[:, None, None] * (axes @ self.rotation.mT), self.vec(colour), **kwargs))
         return centre, axes
 
-# %% ../nbs/03_scenes.ipynb #a580a486
+# %% ../nbs/03_scenes.ipynb #98bc342e
 def on_part(
     part: tuple[Tensor, Tensor], # what `Figure.add` returned: centre (n,3) and axes (n,3,3)
     uv: Tensor, # (K,2) or (n,K,2) in the part's own coordinates: the unit disc
@@ -90,7 +90,7 @@ def on_part(
     w = (1 - uv.square().sum(-1, keepdim=True)).clamp(min=0).sqrt()
     return centre[:, None] + torch.cat([uv, w], -1) @ axes
 
-# %% ../nbs/03_scenes.ipynb #3dbcf68c
+# %% ../nbs/03_scenes.ipynb #9fc8e6da
 def _poly(const=0., x=0., y=0., xx=0., xy=0., yy=0., like=None):
     "A polynomial in dx, dy as a 3×3 matrix: entry [k, j] belongs to dx^k · dy^j."
     zero = torch.zeros_like(like)
@@ -101,7 +101,7 @@ def _poly(const=0., x=0., y=0., xx=0., xy=0., yy=0., like=None):
 def _quadric(s, **kwargs): # (...,2,2) symmetric
     return dict(xx=s[..., 0, 0], xy=2 * s[..., 0, 1], yy=s[..., 1, 1], like=s[..., 0, 0], **kwargs)
 
-# %% ../nbs/03_scenes.ipynb #994d8a95
+# %% ../nbs/03_scenes.ipynb #55f0c8dc
 def _forms(centre, axes, light): # (n,P,3), (n,P,3,3) in pixels; (n,3) the way to the lamp, as long as the lamp is strong
     "Everything that a pixel needs to know of an ellipsoid, as polynomials in (dx, dy) and multiples of s = sqrt(D)."
     m = axes / axes.square().sum(-1, keepdim=True)
@@ -118,7 +118,7 @@ def _forms(centre, axes, light): # (n,P,3), (n,P,3,3) in pixels; (n,3) the way t
     return dict(poly=torch.stack(rows, 2), rise=rise, e_s=e_s, lit_s=_dot(n_s, light[:, None]), nn_s=_dot(n_s, n_s), centre=centre,
                 half=axes[..., :2].square().sum(-2).sqrt())
 
-# %% ../nbs/03_scenes.ipynb #b1fae76c
+# %% ../nbs/03_scenes.ipynb #58feb659
 def _fields(poly, dx, dy): # (n,R,3,3), (n,bw), (n,bh)
     "Values of R polynomials on the pixels of a box: two small matrix products."
     one = torch.ones_like
@@ -126,7 +126,7 @@ def _fields(poly, dx, dy): # (n,R,3,3), (n,bw), (n,bh)
     left = left.transpose(2, 3).flatten(1, 2)
     return torch.bmm(left, torch.stack([one(dx), dx, dx * dx], 1)).unflatten(1, (poly.shape[1], dy.shape[1]))
 
-# %% ../nbs/03_scenes.ipynb #5fd67ad3
+# %% ../nbs/03_scenes.ipynb #f41c1365
 def _c(v): return v[..., None, None] # (n,) against (n,h,w), and (n,3) against (n,3,h,w)
 
 
@@ -141,14 +141,14 @@ def _shade(f, g, ambient, fill): # fields (n,R,h,w) and the per-part numbers
     u = [torch.addcmul(f[:, 6 + i], s, _c(g["e_s"][:, i])) for i in range(f.shape[1] - 6)]
     return cover, torch.addcmul(z0, s, _c(g["rise"])), u, bright
 
-# %% ../nbs/03_scenes.ipynb #da322a8b
+# %% ../nbs/03_scenes.ipynb #88ecb6cb
 def _box(centre, half, size): # (n,), (n,), length of the side in pixels
     "First pixel (n,) and the common length of the boxes that hold what is inside the picture of the parts, along one side."
     lo, hi = (centre - half - 1).floor().clamp(0, size), (centre + half + 1).ceil().clamp(0, size)
     length = min(size, max(1, int((hi - lo).max().item())))
     return lo.clamp(max=size - length).long(), length
 
-# %% ../nbs/03_scenes.ipynb #77d9eff2
+# %% ../nbs/03_scenes.ipynb #fc4abd86
 def _draw(canvas, labels, part, unit, g, keep, light): # (n,4,H,W) red, green, blue, depth; (n,1,H,W); one part; pixels to a unit; its forms; rows; light
     "Draw one part into all pictures at once: nearest hit wins, edges and contacts blend."
     whole = len(keep) == len(canvas)
@@ -171,7 +171,7 @@ def _draw(canvas, labels, part, unit, g, keep, light): # (n,4,H,W) red, green, b
     win[keep, :, y0, x0] = box
     if labels is not None: _label(labels, part, front, inside, keep, y0, x0)
 
-# %% ../nbs/03_scenes.ipynb #13f9e8cd
+# %% ../nbs/03_scenes.ipynb #8a1e66f6
 def _label(labels, part, front, inside, keep, y0, x0):
     "Write the part's label where it is what the viewer sees."
     win = labels.unfold(2, front.shape[1], 1).unfold(3, front.shape[2], 1)
@@ -179,14 +179,14 @@ def _label(labels, part, front, inside, keep, y0, x0):
     box = win[keep, :, y0, x0]
     win[keep, :, y0, x0] = torch.where(front[:, None], new, box)
 
-# %% ../nbs/03_scenes.ipynb #6f4d465d
+# %% ../nbs/03_scenes.ipynb #cb486994
 def _to_pixels(parts, size): # list of Part, (H,W)
     "Centres (n,P,3) and half-axes (n,P,3,3) of all parts in pixels: half the picture's short side is one unit of the world."
     k = min(size) / 2
     middle = torch.tensor([size[1] / 2, size[0] / 2, 0.], device=parts[0].centre.device)
     return torch.stack([p.centre for p in parts], 1) * k + middle, torch.stack([p.axes for p in parts], 1) * k
 
-# %% ../nbs/03_scenes.ipynb #e3f4af1e
+# %% ../nbs/03_scenes.ipynb #a7874ed9
 CACHE = 100_000 # pixels of boxes that a processor handles at a time; a matter of speed only
 
 
@@ -202,23 +202,23 @@ def _measure(parts, light, size):
         if part.on is not None: g["on"][:, p] &= part.on
     return g
 
-# %% ../nbs/03_scenes.ipynb #db4907a4
+# %% ../nbs/03_scenes.ipynb #daa8800e
 def _cast(parts, g, light, canvas, labels): # light: key (n,), ambient (n,), fill (n,)
     "Draw all parts, in the order of the list, into a chunk of pictures."
     g, size = dict(g), canvas.shape[2:]
     area = (2 * g["half"].amax(0) + 3).clamp(max=max(size)).prod(-1).tolist()
     for p, on in enumerate(g.pop("on").unbind(1)):
         keep = on.nonzero()[:, 0]
-        pieces = max(1, math.ceil(len(keep) * area[p] / CACHE)) if canvas.device.type == "cpu" else 1
+        pieces = min(max(1, len(keep)), max(1, math.ceil(len(keep) * area[p] / CACHE))) if canvas.device.type == "cpu" else 1
         for rows in keep.tensor_split(pieces) if len(keep) else (): _draw(canvas, labels, parts[p], min(size) / 2, {k: v[:, p] for k, v in g.items()}, rows, light)
 
-# %% ../nbs/03_scenes.ipynb #3f1368d3
+# %% ../nbs/03_scenes.ipynb #4197128c
 def _edge(d): return (d + 0.5).clamp(0, 1) # share of a pixel inside, from the signed distance in pixels
 
 
 def _over(below, above, alpha): return torch.lerp(*torch.broadcast_tensors(below, above), alpha[:, None])
 
-# %% ../nbs/03_scenes.ipynb #1520dcd5
+# %% ../nbs/03_scenes.ipynb #fbb2835f
 def _paint_eye(uvw, ink):
     "Lids, white, iris, pupil, highlight and lashes, in the eye's own coordinates: the corners are at u = ±0.8."
     u, v = uvw[:2]
@@ -236,7 +236,7 @@ def _paint_eye(uvw, ink):
     skin = ink["lid"] * (1 - 0.22 * crease)[:, None]
     return _over(_over(skin, ball, inside), ink["lash"], lash * ink["lashes"]), None, inside
 
-# %% ../nbs/03_scenes.ipynb #584f0733
+# %% ../nbs/03_scenes.ipynb #79c59744
 def _brow_line(un, ink): return ink["tilt"] * un - ink["arch"] * (1 - un * un)
 
 
@@ -249,7 +249,7 @@ def _paint_brow(uvw, ink):
     fade = _edge((0.97 - (u * u + v * v).sqrt()) * ink["rv"])
     return _over(ink["skin"], ink["hair"], hair * ink["dense"]), fade, hair
 
-# %% ../nbs/03_scenes.ipynb #e653cf0a
+# %% ../nbs/03_scenes.ipynb #28f7d163
 def _lips(un, ink):
     "Heights v of the outer top, inner top, inner bottom and outer bottom edges of the lips, at un = −1..1 from corner to corner."
     taper, gap = (1 - un * un).clamp(min=0), (1 - (un / 0.85) ** 2).clamp(min=0)
@@ -258,7 +258,7 @@ def _lips(un, ink):
     seam = lift + 0.04 * taper
     return lift - ink["top"] * taper * bow, seam - 0.30 * ink["open"] * gap, seam + 0.70 * ink["open"] * gap, lift + (ink["bottom"] + 0.70 * ink["open"]) * taper
 
-# %% ../nbs/03_scenes.ipynb #fae4193e
+# %% ../nbs/03_scenes.ipynb #977d05fd
 def _paint_mouth(uvw, ink):
     "Lips, teeth and the dark between them; the corners are at u = ±0.8."
     u, v = uvw[:2]
@@ -275,7 +275,7 @@ def _paint_mouth(uvw, ink):
     fade = _edge((0.97 - (u * u + v * v).sqrt()) * px)
     return colour, fade, torch.maximum(lips, hole)
 
-# %% ../nbs/03_scenes.ipynb #4f68468a
+# %% ../nbs/03_scenes.ipynb #061d9489
 def _paint_hair(uvw, ink):
     "Hair that ends at a hairline: a plane in model coordinates, bent across the forehead, with strands as light and dark."
     u, v, w = uvw
@@ -285,14 +285,14 @@ def _paint_hair(uvw, ink):
     alpha = _edge((h + ink["jag"] * strands) * ink["rv"])
     return ink["hair"] * (1 + ink["streak"] * strands)[:, None], alpha, None
 
-# %% ../nbs/03_scenes.ipynb #b0a5265b
+# %% ../nbs/03_scenes.ipynb #5ee518ff
 def _paint_stripes(uvw, ink):
     "Two colours in bands, for scarves, balls and clothes."
     wave = torch.sin(ink["au"] * uvw[0] + ink["av"] * uvw[1] + ink["phase"])
     slope = (ink["au"] / ink["ru"]).square() + (ink["av"] / ink["rv"]).square()
     return _over(ink["one"], ink["two"], _edge((wave - ink["level"]) / slope.sqrt().clamp(min=1e-6))), None, None
 
-# %% ../nbs/03_scenes.ipynb #7d695ed9
+# %% ../nbs/03_scenes.ipynb #26eec949
 def _paint_ring(uvw, ink):
     "The frame of glasses: opaque at the rim, clear (or dark) within."
     u, v = uvw[:2]
@@ -313,7 +313,7 @@ def _paint_soft(uvw, ink):
     "Fades out towards the outline."
     return None, (1.5 - 1.5 * (uvw[0] ** 2 + uvw[1] ** 2)).clamp(0, 1), None
 
-# %% ../nbs/03_scenes.ipynb #d2f96aa0
+# %% ../nbs/03_scenes.ipynb #afa134fd
 class Scene:
     "What is in each of n pictures, before any pixel exists: named tensors with n rows, such as `yaw`, `light` or `skin`."
     def __init__(self, kind:str, fields:dict): # "face" or "pet"; name -> (n,...) tensor
@@ -334,7 +334,7 @@ class Scene:
 
     def to(self, device): return Scene(self.kind, {k: v.to(device) for k, v in self.fields.items()})
 
-# %% ../nbs/03_scenes.ipynb #6daa2240
+# %% ../nbs/03_scenes.ipynb #6dac23d0
 @patch
 def replace(self: Scene, **fields) -> Scene: # values of any shape that expands to the field's
     "The same scene with some fields changed, such as `scene.replace(yaw=30.)`."
@@ -347,7 +347,7 @@ def replace(self: Scene, **fields) -> Scene: # values of any shape that expands 
             raise ValueError(f"{name}: found a value of shape {tuple(value.shape)}; expected one that expands to {tuple(old.shape)}") from None
     return Scene(self.kind, new)
 
-# %% ../nbs/03_scenes.ipynb #a3ddd845
+# %% ../nbs/03_scenes.ipynb #ff2584f1
 _ODD = ("yaw", "roll", "x", "side")       # what a mirror turns into its negative
 _ODD_FIRST = ("light", "gaze", "spot")    # vectors of which it turns the first component
 
@@ -362,7 +362,7 @@ def mirrored(self: Scene) -> Scene:
     new["waves"][..., 2::2] *= -1
     return Scene(self.kind, new)
 
-# %% ../nbs/03_scenes.ipynb #3951126f
+# %% ../nbs/03_scenes.ipynb #468d2e0c
 class _Draws:
     "Uniform numbers, a row for each scene: the same row comes out however many rows there are."
     def __init__(self, n, seed):
@@ -380,7 +380,7 @@ class _Draws:
     def pick(self, palette, spread=0.04): # (m,3)
         return (palette[(self() * len(palette)).long().clamp(max=len(palette) - 1)] + self(-spread, spread, 3)).clamp(0.02, 1)
 
-# %% ../nbs/03_scenes.ipynb #b2d7a96e
+# %% ../nbs/03_scenes.ipynb #1347c5d9
 def _rgb(*hexes): return torch.tensor([[int(h[i:i + 2], 16) / 255 for i in (0, 2, 4)] for h in hexes])
 
 
@@ -390,7 +390,7 @@ _IRIS = _rgb("56341c", "3a2416", "7c5e30", "54764a", "5486b4", "748694")
 _CLOTH = _rgb("c8443c", "2c4a7c", "2e7a5c", "e0a63c", "6a4a86", "e6e2d8", "3a3c42", "5aa0b8", "d87a9c", "8a9a5a")
 _ROOM = _rgb("8fb3c9", "d9c9a8", "a9c29a", "c9a29a", "7f8aa3", "e3dfd6", "b7a3c4", "5d7f78", "99876c", "4c5a78")
 
-# %% ../nbs/03_scenes.ipynb #171b7a37
+# %% ../nbs/03_scenes.ipynb #e928fa55
 def _background(d):
     "Coefficients of a texture made of waves, (n,9,9), its two colours, and how hard its edges are."
     f = torch.tensor([0, 1, 1, 2, 2, 3, 3, 6, 6.])
@@ -404,7 +404,7 @@ def _background(d):
     two = (one * d(0.55, 1.2)[:, None] + d(-0.08, 0.08, 3)).clamp(0, 1)
     return dict(waves=waves, sharp=sharp, room=torch.stack([one, torch.where(d.flag(0.3)[:, None], d.pick(_ROOM, 0.1), two)], 1))
 
-# %% ../nbs/03_scenes.ipynb #4220042a
+# %% ../nbs/03_scenes.ipynb #293b2359
 def _background_pixels(scene, size):
     "The texture on the picture's pixels: a product of three small matrices."
     half = min(size) / 2
@@ -414,7 +414,7 @@ def _background_pixels(scene, size):
     t = (basis(size[0]).T @ scene.waves @ basis(size[1])).mul_(_c(scene.sharp)).add_(0.5).clamp_(0, 1)
     return torch.lerp(_c(scene.room[:, 0]), _c(scene.room[:, 1]), t[:, None])
 
-# %% ../nbs/03_scenes.ipynb #41568935
+# %% ../nbs/03_scenes.ipynb #f261a652
 def _check(most, **values):
     for name, value in values.items():
         if not 0 <= value <= most: raise ValueError(f"{name}: found {value!r}; expected a number from 0 to {most}")
@@ -439,7 +439,7 @@ def _camera(d, blur, noise):
     for i in (0, 1): _check(math.inf, blur=pair(blur)[i], noise=pair(noise)[i])
     return dict(blur=d(*pair(blur)), noise=d(*pair(noise)), grain=d(), jitter=d())
 
-# %% ../nbs/03_scenes.ipynb #3bafb682
+# %% ../nbs/03_scenes.ipynb #de6557d3
 def sample_faces(
     n: int, # how many
     seed: int | torch.Generator = 0, # the same seed gives the same people; row i does not depend on n
@@ -465,7 +465,7 @@ def sample_faces(
     scene.fields |= _person(d) | _dress(d, glasses, sunglasses, hats, beards) | _background(d) | _occlusion(d, occluders)
     return scene
 
-# %% ../nbs/03_scenes.ipynb #b9b5b596
+# %% ../nbs/03_scenes.ipynb #27b3b8c7
 def _person(d):
     "Skin, eyes, bones and mood of a person."
     skin = d.pick(_SKIN, 0.02)
@@ -475,7 +475,7 @@ def _person(d):
     return dict(skin=skin, lip=lip, iris=d.pick(_IRIS, 0.03), bones=d(-1, 1, 12), gaze=torch.stack([d(-1, 1), d(-1, 1)], -1), smile=d(-0.25, 1),
                 open=(d(-0.6, 1)).clamp(min=0), lids=d(0.75, 1.15), brow=d(-1, 1, 3), blush=d(0, 1), lashes=d(0.35, 0.9))
 
-# %% ../nbs/03_scenes.ipynb #c5a3a21a
+# %% ../nbs/03_scenes.ipynb #68c6cfa2
 def _dress(d, glasses, sunglasses, hats, beards):
     "Hair, beard, glasses, hat and clothes."
     hair = d.pick(_HAIR[:9], 0.02)
@@ -487,13 +487,13 @@ def _dress(d, glasses, sunglasses, hats, beards):
                 felt=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1), cloth=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1),
                 striped=d.flag(0.4).float())
 
-# %% ../nbs/03_scenes.ipynb #3d1407c2
+# %% ../nbs/03_scenes.ipynb #e0091ef0
 def _occlusion(d, p):
     "What is held or worn in front of the face."
     return dict(occluder=torch.where(d() < p, 1 + d.choose([3, 2, 2, 1.5, 1.5]), 0), spot=d(-1, 1, 2), side=torch.where(d.flag(0.5), 1., -1.),
                 toy=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1))
 
-# %% ../nbs/03_scenes.ipynb #1015bee2
+# %% ../nbs/03_scenes.ipynb #564ad34f
 def _turn(yaw, pitch, roll): # (n,) degrees
     "Rotation matrices (n,3,3): nod first, then turn, then tilt."
     (cy, sy), (cp, sp), (cr, sr) = ((torch.deg2rad(a).cos(), torch.deg2rad(a).sin()) for a in (yaw, pitch, roll))
@@ -508,7 +508,7 @@ def _figure(scene, parts, yaw=1., rest=1.):
     rotation = _turn(scene.yaw * yaw, scene.pitch * rest, scene.roll * rest)
     return Figure(rotation, scene.size, torch.stack([scene.x, scene.y, torch.zeros_like(scene.x)], -1), parts)
 
-# %% ../nbs/03_scenes.ipynb #a4826771
+# %% ../nbs/03_scenes.ipynb #2a36b1bd
 def _seat(part, x, y, side): # part: (centre, axes) that lie along the model's axes; x, y (n,)
     "The point of a part's front above (x, y), and directions there: outwards, down, and away from the surface."
     centre, axes = part
@@ -520,7 +520,7 @@ def _seat(part, x, y, side): # part: (centre, axes) that lie along the model's a
     u = torch.nn.functional.normalize(out - _dot(out, w)[:, None] * w, dim=-1)
     return torch.stack([x, y, centre[:, 2] + c * r[:, 2]], -1), torch.stack([u, side * torch.cross(w, u, dim=-1), w], 1)
 
-# %% ../nbs/03_scenes.ipynb #2907f9ed
+# %% ../nbs/03_scenes.ipynb #6c78c712
 FACE_LABELS = ("background", "body", "head", "ears", "hair", "brows", "eyes", "nose", "mouth", "glasses", "hat", "occluder")
 _F = {name: i for i, name in enumerate(FACE_LABELS)}
 
@@ -537,14 +537,14 @@ def _skull(f, s):
     parts["chin"] = add((0, 0.78 + 0.03 * b[3], 0.36), (0.22 + 0.04 * b[2], 0.18, 0.215), skin, soft=0.16)
     return parts
 
-# %% ../nbs/03_scenes.ipynb #3adceb0a
+# %% ../nbs/03_scenes.ipynb #c6885738
 def _ears(f, s):
     for k in (-1, 1):
         lean = _turn(torch.full_like(s.yaw, -25. * k), 0 * s.yaw, torch.full_like(s.yaw, 8. * k)).mT
         f.add((k * 0.665, 0.06, -0.06), (0.075, 0.19 + 0.02 * s.bones[:, 6], 0.13), s.skin * 0.97, lean, label=_F["ears"])
         f.add((k * 0.705, 0.05, 0.0), (0.04, 0.12, 0.075), s.skin * torch.tensor([0.80, 0.70, 0.66], device=s.skin.device), lean, label=_F["ears"], soft=0.05)
 
-# %% ../nbs/03_scenes.ipynb #b81e01f0
+# %% ../nbs/03_scenes.ipynb #cdb60f61
 def _nose(f, s):
     "Bridge, tip, wings and nostrils."
     b, add = s.bones.T, lambda *a, **k: f.add(*a, label=_F["nose"], **k)
@@ -556,7 +556,7 @@ def _nose(f, s):
     for k in (-1, 1): add((k * 0.058 * width, 0.345 + length, 0.865), (0.036, 0.020, 0.04), s.skin * 0.32, soft=0.02)
     return parts
 
-# %% ../nbs/03_scenes.ipynb #849fccc9
+# %% ../nbs/03_scenes.ipynb #35371c7e
 def _eyes(f, s, face):
     "Two eyes and two brows, each an ellipsoid that looks out of the face."
     b, dim, parts = s.bones.T, lambda k: s.skin * k, {}
@@ -575,7 +575,7 @@ def _eyes(f, s, face):
         parts["ink", k] = ink
     return parts
 
-# %% ../nbs/03_scenes.ipynb #fa439d2a
+# %% ../nbs/03_scenes.ipynb #f48f4dd7
 def _mouth(f, s, face):
     "Lips on a bulge of the lower face."
     at, axes = _seat(face, 0 * s.yaw, 0.535 + 0 * s.yaw, 1)
@@ -589,7 +589,7 @@ def _mouth(f, s, face):
                  paint=_paint_mouth, ink=ink)
     return part, ink
 
-# %% ../nbs/03_scenes.ipynb #e944f7f0
+# %% ../nbs/03_scenes.ipynb #2f35f5ad
 def _hair_ink(s, centre, radii, y0, z0, part=0., bend=0.25, jag=0.014, slope=0.85):
     "The hairline: the plane through (·, y0, z0) that rises towards the front by `slope`, in the coordinates of the part that carries it."
     one = torch.ones_like(s.yaw)
@@ -608,7 +608,7 @@ def _hair_back(f, s):
     add((0, -0.36, -0.22), (0.98 + 0.10 * v, 0.92 + 0.10 * v, 0.85), dark, on=curls & (s.hat == 0))
     add((0.0, -1.08, -0.25), (0.28 + 0.05 * v, 0.26 + 0.04 * v, 0.28), s.hair, on=bun & (s.hat == 0))
 
-# %% ../nbs/03_scenes.ipynb #2252bab5
+# %% ../nbs/03_scenes.ipynb #ace1af50
 def _hair_front(f, s):
     "The cap of hair, its fringe and its side locks."
     style, v, up = s.style, s.volume, 0.06 * s.hairline
@@ -625,7 +625,7 @@ def _hair_front(f, s):
         add((k * 0.70, 0.10 + 0.4 * (style == 3), -0.06), (0.15, 0.62 + 0.30 * (style == 3), 0.28), s.hair * 0.95, on=(style == 3) | (style == 6),
             ink=_hair_ink(s, (k * 0.7, 0, 0), (0.15, 1, 0.28), 9, 0, 0))
 
-# %% ../nbs/03_scenes.ipynb #4aa3a0a0
+# %% ../nbs/03_scenes.ipynb #0541efd3
 def _beard(f, s, parts):
     "A beard on the jaw and a moustache under the nose. Points on the skin below count as seen, as people who label pictures do."
     dark = s.hair * 0.85
@@ -637,7 +637,7 @@ def _beard(f, s, parts):
         f.add((k * 0.10, 0.425, 0.725), (0.15, 0.05, 0.07), dark, droop, on=(s.beard == 1) | (s.beard == 2), label=_F["hair"], soft=0.03, solid=False)
     f.add((0, 0.84, 0.46), (0.15, 0.15, 0.17), dark, on=s.beard == 3, label=_F["hair"], soft=0.03, solid=False)
 
-# %% ../nbs/03_scenes.ipynb #0ee50f61
+# %% ../nbs/03_scenes.ipynb #adc143dc
 def _body(f, s):
     "Neck, shoulders and a collar."
     cloth = dict(one=s.cloth[:, 0], two=s.cloth[:, 1], au=0 * s.yaw, av=26 + 0 * s.yaw, phase=0 * s.yaw, level=2 - 2 * s.striped)
@@ -645,7 +645,7 @@ def _body(f, s):
     f.add((0, 1.02, -0.16), (0.39 + 0.03 * s.bones[:, 2], 0.62, 0.34), s.skin * 0.84, label=_F["body"])
     f.add((0, 1.27, -0.14), (0.54, 0.13, 0.48), s.cloth[:, 1], label=_F["body"], soft=0.04)
 
-# %% ../nbs/03_scenes.ipynb #3d02e3bf
+# %% ../nbs/03_scenes.ipynb #0323d56f
 def _glasses(f, s):
     "Two lenses, a bridge and two arms; sunglasses have dark lenses, which hide the eyes."
     on = s.glasses > 0
@@ -658,7 +658,7 @@ def _glasses(f, s):
         add((k * 0.29, -0.045, 0.80), (0.245, 0.185 + 0.02 * s.bones[:, 4], 0.05), s.frame, lean, cuts=True, paint=_paint_ring, ink=ink)
     add((0, -0.08, 0.86), (0.07, 0.022, 0.03), s.frame)
 
-# %% ../nbs/03_scenes.ipynb #c18fbc17
+# %% ../nbs/03_scenes.ipynb #a1e96f20
 def _hat(f, s):
     "A woolly hat with a bobble, or a cap with a peak."
     wool, cap = s.hat == 1, s.hat == 2
@@ -668,9 +668,9 @@ def _hat(f, s):
     add((0, -0.62, -0.13), (0.83, 0.62, 0.90), s.felt[:, 0], on=s.hat > 0, paint=_paint_stripes, ink=ink)
     add((0, -0.56, -0.12), (0.86, 0.13, 0.93), s.felt[:, 1], on=wool)
     add((0, -1.28, -0.13), (0.17, 0.16, 0.17), s.felt[:, 1], on=wool)
-    add((0, -0.60, 0.70), (0.52, 0.055, 0.52), s.felt[:, 1], _turn(0 * one, 12 * one, 0 * one).mT, on=cap)
+    add((0, -0.43, 0.78), (0.56, 0.06, 0.42), s.felt[:, 1], _turn(0 * one, 16 * one, 0 * one).mT, on=cap)
 
-# %% ../nbs/03_scenes.ipynb #f0c265bc
+# %% ../nbs/03_scenes.ipynb #e2fe27cb
 def _hand(f, s):
     "A raised hand with its sleeve, upright in front of the face wherever that looks."
     k, on, zero = s.side, s.occluder == 1, torch.zeros_like(s.yaw)
@@ -683,7 +683,7 @@ def _hand(f, s):
         add((x + k * (0.15 - 0.095 * i), y - 0.10 - 0.035 * (i in (1, 2)), 1.04), (0.052, long, 0.07), s.skin * (0.98 - 0.02 * i), lean, soft=0.03)
     add((x - k * 0.22, y + 0.14, 1.06), (0.06, 0.17, 0.07), s.skin, _turn(zero, zero, -38 * k).mT, soft=0.03)
 
-# %% ../nbs/03_scenes.ipynb #e1f60422
+# %% ../nbs/03_scenes.ipynb #67d7e3d8
 def _mug(f, s):
     "A striped mug: handle, body cut off at the top, rim and drink."
     k, on, one = s.side, s.occluder == 2, torch.ones_like(s.yaw)
@@ -695,13 +695,13 @@ def _mug(f, s):
     add((x, y - 0.20, 1.22), (0.268, 0.062, 0.20), s.toy[:, 0] * 1.1 + 0.05)
     add((x, y - 0.193, 1.30), (0.225, 0.042, 0.16), s.toy[:, 0] * 0.25)
 
-# %% ../nbs/03_scenes.ipynb #7457d310
+# %% ../nbs/03_scenes.ipynb #cc0194c4
 def _ball(f, s, at, on, label):
     "A striped ball in front of the figure."
     swirl = dict(one=s.toy[:, 0], two=s.toy[:, 1], au=5 * s.side * s.spot[:, 1], av=6 + 0 * s.yaw, phase=3 * s.spot[:, 1], level=0 * s.yaw)
     f.add(at, (0.33, 0.33, 0.33), s.toy[:, 0], on=on, label=label, paint=_paint_stripes, ink=swirl)
 
-# %% ../nbs/03_scenes.ipynb #b7fbdbbc
+# %% ../nbs/03_scenes.ipynb #e7eaa0fb
 def _worn(f, s):
     "A scarf or a mask: worn, so it turns with the head."
     one = torch.ones_like(s.yaw)
@@ -711,7 +711,7 @@ def _worn(f, s):
     pale = s.toy[:, 0] * 0.35 + 0.6
     add((0, 0.55, 0.30), (0.52, 0.42, 0.60), pale, on=s.occluder == 5, ink=bands | dict(one=pale, two=pale * 0.93, av=16 * one))
 
-# %% ../nbs/03_scenes.ipynb #1878ec29
+# %% ../nbs/03_scenes.ipynb #76c0ae66
 def _contour(parts): # -> (n,17,3) in the head's frame
     "Seventeen points along the jaw, from the right ear over the chin to the left ear."
     bones = [parts[k] for k in ("face", "jaw", "chin")]
@@ -727,7 +727,7 @@ def _contour(parts): # -> (n,17,3) in the head's frame
     depth = ray_hit(xy[:, None], centre[:, :, None], axes[:, :, None])[0].amax(1)
     return torch.cat([xy, depth[..., None]], -1)
 
-# %% ../nbs/03_scenes.ipynb #0abbd06d
+# %% ../nbs/03_scenes.ipynb #5745ba6f
 def _eye_points(part, ink): # -> (n,7,3): outer, two on the upper lid, inner, two on the lower lid (outer to inner), pupil
     n = len(part[0])
     u = torch.tensor([1., 0.4, -0.4, -1., 0.4, -0.4], device=part[0].device).expand(n, 6)
@@ -741,7 +741,7 @@ def _brow_points(part, ink): # -> (n,5,3) from the inner to the outer end
     un = torch.linspace(-1, 1, 5, device=part[0].device).expand(len(part[0]), 5)
     return on_part(part, torch.stack([0.8 * un, _brow_line(un, {k: ink[k][:, None] for k in ("tilt", "arch")})], -1))
 
-# %% ../nbs/03_scenes.ipynb #30821e42
+# %% ../nbs/03_scenes.ipynb #8b5dc697
 def _mouth_points(part, ink): # -> (n,20,3) in iBUG order
     at = lambda us: torch.tensor(us, device=part[0].device).expand(len(part[0]), len(us))
     line = lambda us, i: torch.stack([0.8 * at(us), _lips(at(us), {k: ink[k][:, None] for k in ("smile", "rest", "open", "top", "bottom")})[i]], -1)
@@ -754,7 +754,7 @@ def _nose_points(parts): # -> (n,9,3): bridge from top to tip, then the base fro
     return torch.cat([spot("bridge", [[0., -0.75], [0., -0.35], [0., 0.10]]), spot("tip", [[0., 0.]]), spot(("wing", -1), [[-0.55, 0.55]]),
                       spot("tip", [[-0.5, 0.72]]), spot("tip", [[0., 0.85]]), spot("tip", [[0.5, 0.72]]), spot(("wing", 1), [[0.55, 0.55]])], 1)
 
-# %% ../nbs/03_scenes.ipynb #48a2a6fb
+# %% ../nbs/03_scenes.ipynb #215ae19d
 def _face_points(parts, mouth_ink): # -> (n,70,3): the 68 points in iBUG order, then the right and the left pupil
     eye = {k: _eye_points(parts["eye", k], parts["eyeink", k]) for k in (-1, 1)}
     brow = {k: _brow_points(parts["brow", k], parts["ink", k]) for k in (-1, 1)}
@@ -769,7 +769,7 @@ _KAGGLE = {"left_eye_center": 69, "right_eye_center": 68, "left_eye_inner_corner
 _IBUG_PAIRS = [*((i, 16 - i) for i in range(8)), *((17 + i, 26 - i) for i in range(5)), (31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47),
                (41, 46), (48, 54), (49, 53), (50, 52), (59, 55), (58, 56), (60, 64), (61, 63), (67, 65)]
 
-# %% ../nbs/03_scenes.ipynb #99a9f11e
+# %% ../nbs/03_scenes.ipynb #4f6d0fe3
 def face_points(points: int = 15) -> tuple[list[int], list[str], list[tuple[int, int]]]: # columns of the 70 points, names, pairs (left, right)
     "The point sets of faces: 1 (nose tip), 15 (Kaggle's) or 68 (iBUG's); left is the person's left, at larger x when facing you."
     if points == 1: return [30], ["nose_tip"], []
@@ -778,7 +778,7 @@ def face_points(points: int = 15) -> tuple[list[int], list[str], list[tuple[int,
     names = list(_KAGGLE)
     return list(_KAGGLE.values()), names, [(i, names.index(k.replace("left", "right"))) for i, k in enumerate(names) if "left" in k]
 
-# %% ../nbs/03_scenes.ipynb #ee99fa43
+# %% ../nbs/03_scenes.ipynb #bf0dbb40
 def _build_face(s):
     "All parts of a face, roughly from far to near, and its 70 points in world coordinates."
     parts = []
@@ -792,7 +792,7 @@ def _build_face(s):
     _ball(still, s, (0.65 * s.spot[:, 0], 0.25 + 0.55 * s.spot[:, 1], 1.4), s.occluder == 3, _F["occluder"])
     return parts, head.place(_face_points(made, mouth_ink))
 
-# %% ../nbs/03_scenes.ipynb #b63ad400
+# %% ../nbs/03_scenes.ipynb #1c3b099d
 def _hidden(parts, g, points, tol): # forms of the parts; (n,K,3) points in pixels; (n,) depth that does not count
     "Which points lie behind some part: the depth test, done for the points themselves instead of on pixels."
     dx, dy = (points[:, None, :, i] - g["centre"][:, :, i, None] for i in (0, 1))                # (n,P,K)
@@ -809,7 +809,7 @@ def _hidden(parts, g, points, tol): # forms of the parts; (n,K,3) points in pixe
             front[:, p] &= part.paint([v[..., None] for v in u], {k: _c(v) for k, v in part.ink.items()})[1][..., 0] > 0.5
     return front.any(1)
 
-# %% ../nbs/03_scenes.ipynb #a4d6f859
+# %% ../nbs/03_scenes.ipynb #b126ee8c
 def gaussian_blur(
     images: Tensor, # (n,C,H,W)
     std: Tensor, # (n,) pixels; 0 leaves a picture as it is
@@ -827,7 +827,7 @@ def gaussian_blur(
         for k in range(1, radius + 1): images.addcmul_(wide.narrow(dim, radius - k, size) + wide.narrow(dim, radius + k, size), w[:, k, None, None, None])
     return images
 
-# %% ../nbs/03_scenes.ipynb #e3049686
+# %% ../nbs/03_scenes.ipynb #38a9b811
 @lru_cache(maxsize=4)
 def _gauss_table(total, device):
     table = torch.randn(total, generator=make_generator(20), device="cpu")
@@ -840,7 +840,7 @@ def _gauss(n, start, total=1 << 20): # how many numbers; (N,) in 0..1
     table = _gauss_table(total, start.device)
     return table.unfold(0, n, 1).index_select(0, (start * (total - n)).long())
 
-# %% ../nbs/03_scenes.ipynb #d8064bec
+# %% ../nbs/03_scenes.ipynb #5aaecf42
 def _lens_and_sensor(images, scene): # (n,C,H,W) in 0..1
     "Blur and sensor noise of the strengths that the scene says, then whole grey levels; a few pictures at a time stay in the cache."
     out = torch.empty_like(images, dtype=torch.uint8)
@@ -850,7 +850,7 @@ def _lens_and_sensor(images, scene): # (n,C,H,W) in 0..1
         out[rows] = image.addcmul_(grain, _c(scene.noise[rows])[:, None]).round_().clamp_(0, 255).to(torch.uint8)
     return out
 
-# %% ../nbs/03_scenes.ipynb #aca19df4
+# %% ../nbs/03_scenes.ipynb #4dc7d60f
 _KINDS = {"face": (_build_face, face_points, FACE_LABELS)} # how a kind of scene is built, its point sets, its mask's labels
 
 
@@ -860,11 +860,11 @@ def _picture_size(size):
         raise ValueError(f"size: found {size!r}; expected one or two whole numbers (height, width) from 8")
     return h, w
 
-# %% ../nbs/03_scenes.ipynb #ec05f782
+# %% ../nbs/03_scenes.ipynb #921ac9f4
 def _side_by_side(work, pieces, device):
     "Do the pieces of work in as many Python threads as torch may use, each thread on one core. (Many small operations gain little when each is split.)"
     cores, strict = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    if cores == 1 or len(pieces) == 1 or device.type != "cpu":
+    if cores == 1 or device.type != "cpu":
         for piece in pieces: work(piece)
         return
     def alone(piece):
@@ -873,7 +873,7 @@ def _side_by_side(work, pieces, device):
         try: list(pool.map(alone, pieces))
         finally: torch.set_num_threads(cores)
 
-# %% ../nbs/03_scenes.ipynb #3f4a2b1f
+# %% ../nbs/03_scenes.ipynb #7d2adda5
 def render(
     scene: Scene, # from `sample_faces` or `sample_pets`
     size: int | tuple[int, int] = 96, # (H,W), or one number for both
@@ -882,7 +882,7 @@ def render(
     gray: bool = False, # one channel instead of three
     masks: bool = True, # also make masks of part labels
     label_noise: float = 0., # pixels: standard deviation of a Gaussian error added to each coordinate of the keypoints
-    chunk: int | None = None, # pictures that are drawn together; by default as many as have 1.2 million pixels
+    chunk: int | None = None, # pictures that are drawn together; by default a share for each thread, of at most 1.2 million pixels
 ) -> KeypointDataset: # uint8 images, keypoints, visibility, masks; `meta` has the pose and all strengths
     "Render scenes. The same scene and size give the same pictures on the same device, whatever the chunk."
     h, w = _picture_size(size)
@@ -891,14 +891,15 @@ def render(
     n, new = len(scene), lambda *shape, dtype=torch.uint8: torch.empty(*shape, dtype=dtype, device=scene.yaw.device)
     images, mask = new(n, 1 if gray else 3, h, w), new(n, h, w) if masks else None
     xy, seen = new(n, len(columns), 2, dtype=torch.float32), new(n, len(columns), dtype=torch.bool)
-    pieces = scene.size.argsort().split(chunk or max(1, 1_200_000 // (h * w)))
+    chunk = chunk or max(1, min(1_200_000 // (h * w), math.ceil(n / torch.get_num_threads())))
+    pieces = scene.size.argsort().split(chunk)
     _side_by_side(lambda rows: _render_chunk(scene[rows], rows, columns, images, mask, xy, seen), pieces, images.device)
     if label_noise: xy = xy + label_noise * _gauss(2 * len(columns), scene.jitter).view_as(xy)
     meta = {k: scene.fields[k] for k in ("yaw", "pitch", "roll", "blur", "noise")} | {"label_noise": torch.full_like(scene.yaw, label_noise)}
     return KeypointDataset(images, xy, visible=seen & inside(xy, (h, w)), masks=mask, names=[f"{scene.kind} {i}" for i in range(n)],
                            keypoint_names=names, pairs=pairs, mask_names=_KINDS[scene.kind][2] if masks else (), meta=meta)
 
-# %% ../nbs/03_scenes.ipynb #1d8ace73
+# %% ../nbs/03_scenes.ipynb #c5108ef6
 def _render_chunk(scene, rows, columns, images, mask, xy, seen):
     "Render some rows of a scene into their places in the results."
     size = images.shape[2:]
@@ -917,7 +918,7 @@ def _render_chunk(scene, rows, columns, images, mask, xy, seen):
     images[rows] = _lens_and_sensor(picture, scene)
     if mask is not None: mask[rows] = labels[:, 0]
 
-# %% ../nbs/03_scenes.ipynb #6b42c815
+# %% ../nbs/03_scenes.ipynb #92f7e5dd
 def faces(
     n: int, # how many
     size: int | tuple[int, int] = 96, # (H,W), or one number for both
@@ -934,7 +935,7 @@ def faces(
     scene = sample_faces(n, seed, **options).to(device)
     return render(scene, size, points, gray=gray, masks=masks, label_noise=label_noise)
 
-# %% ../nbs/03_scenes.ipynb #c930252c
+# %% ../nbs/03_scenes.ipynb #dba40a58
 def sample_pets(
     n: int, # how many
     seed: int | torch.Generator = 0, # the same seed gives the same animals; row i does not depend on n
@@ -959,7 +960,7 @@ def sample_pets(
     scene.fields |= dict(occluder=torch.where(d.flag(occluders), 1, 0), spot=d(-1, 1, 2), toy=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1))
     return scene
 
-# %% ../nbs/03_scenes.ipynb #251d2a20
+# %% ../nbs/03_scenes.ipynb #5931e84d
 PET_LABELS = ("background", "body", "head", "ears", "eyes", "nose", "mouth", "collar", "occluder")
 _P = {name: i for i, name in enumerate(PET_LABELS)}
 PET_POINTS = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "mouth_left_corner", "mouth_right_corner", "chin")
@@ -974,7 +975,7 @@ def _animal(d, dogs):
                 gaze=d(-1, 1, 2), pupil=d(0.35, 1.0), tongue=((d() < 0.45) & (dog == 1)).long(), side=torch.where(d.flag(0.5), 1., -1.),
                 collar=d.flag(0.6).long(), strap=d.pick(_CLOTH, 0.05), pink=d.flag(0.5).float())
 
-# %% ../nbs/03_scenes.ipynb #f1d844cc
+# %% ../nbs/03_scenes.ipynb #c8521b76
 def _fur(d):
     "Two colours, and waves that decide where each is: plain, patches, stripes or spots."
     base, other = d.pick(_FUR, 0.03), d.pick(_FUR, 0.03)
@@ -987,7 +988,7 @@ def _fur(d):
     return dict(fur=torch.stack([base, other], 1), coat=torch.where((style == 2)[:, None, None], band, way) * freq, phases=d(-3.14, 3.14, 3), share=share,
                 level=torch.where(style == 0, 9., torch.where(style == 3, 0.35, d(-0.1, 0.4))), pale=torch.where(d.flag(0.5)[:, None], base * 0.25 + 0.7, base))
 
-# %% ../nbs/03_scenes.ipynb #32a4e162
+# %% ../nbs/03_scenes.ipynb #2ed39a66
 def _paint_fur(uvw, ink):
     "Two colours of fur: waves in the animal's own coordinates, above a level or below it."
     a, b, c = (torch.sin(ink[f"p{i}"] + sum(ink[f"k{i}{j}"] * uvw[j] for j in range(3))) for i in range(3))
@@ -1002,7 +1003,7 @@ def _paint_ear(uvw, ink):
     within = _edge(side - 0.24 * ink["ru"])
     return _over(ink["one"], ink["two"], within), _edge(side), None
 
-# %% ../nbs/03_scenes.ipynb #3a8e80af
+# %% ../nbs/03_scenes.ipynb #f6ddf23f
 def _paint_pet_eye(uvw, ink):
     "Dark rim, iris, a round or upright pupil, and a glint."
     u, v = uvw[:2]
@@ -1014,7 +1015,7 @@ def _paint_pet_eye(uvw, ink):
     glint = ((gu - 0.24 * ink["side"] * ink["ru"]) ** 2 + (gv + 0.28 * ink["ru"]) ** 2).sqrt()
     return _over(eye, ink["glint"], _edge(0.17 * ink["ru"] - glint)), None, None
 
-# %% ../nbs/03_scenes.ipynb #a4086689
+# %% ../nbs/03_scenes.ipynb #002679ef
 def _coat(f, s, centre, radii, turn=None, pale=False, **kwargs):
     "Add a furry part: the waves of the coat, written in the part's own coordinates."
     made = f.add(centre, radii, s.fur[:, 0], turn, needs=3, paint=_paint_fur, **kwargs)
@@ -1024,7 +1025,7 @@ def _coat(f, s, centre, radii, turn=None, pale=False, **kwargs):
     f.parts[-1].ink = ink | dict(one=s.fur[:, 0], two=s.fur[:, 1], level=s.level)
     return made
 
-# %% ../nbs/03_scenes.ipynb #973ff807
+# %% ../nbs/03_scenes.ipynb #73e6e23c
 def _pet_body(f, s):
     "Chest, haunches, legs, paws, tail and neck of a sitting animal."
     b = s.bones.T
@@ -1045,7 +1046,7 @@ def _pet_body(f, s):
     collar((0, 0.66, -0.12), (0.46, 0.095, 0.45), s.strap)
     collar((0, 0.80, 0.33), (0.09, 0.09, 0.04), torch.tensor([0.95, 0.78, 0.30], device=one.device).expand_as(s.strap))
 
-# %% ../nbs/03_scenes.ipynb #1fceaeb1
+# %% ../nbs/03_scenes.ipynb #ce748e18
 def _pet_ears(f, s):
     "Pointed or floppy ears; the keypoint is the tip."
     b, dog, tips = s.bones.T, s.dog.float(), {}
@@ -1062,7 +1063,7 @@ def _pet_ears(f, s):
         tips[k] = torch.where(flop[:, None, None], spots[1], spots[0])
     return tips
 
-# %% ../nbs/03_scenes.ipynb #6da51d9c
+# %% ../nbs/03_scenes.ipynb #7818a2cd
 def _pet_skull(f, s, mix, reach):
     "Head, cheeks, muzzle, tongue, chin and mouth; returns the parts that carry keypoints."
     b, pink = s.bones.T, torch.tensor([0.90, 0.45, 0.50], device=s.yaw.device).expand_as(s.pale)
@@ -1076,7 +1077,7 @@ def _pet_skull(f, s, mix, reach):
     for k in (-1, 1): add((k * 0.125, 0.235, 0.44 + reach), (0.165, 0.115, 0.175), s.pale, soft=0.03)
     return chin, mouth
 
-# %% ../nbs/03_scenes.ipynb #54f1d12d
+# %% ../nbs/03_scenes.ipynb #509a3e9d
 def _pet_nose(f, s, mix, reach):
     "A nose with a glint: black, or pink for some cats."
     dark, pink = (torch.tensor(v, device=s.yaw.device) for v in ([0.10, 0.08, 0.08], [0.86, 0.52, 0.50]))
@@ -1085,7 +1086,7 @@ def _pet_nose(f, s, mix, reach):
     f.add((0, 0.10, 0.625 + reach), (mix(0.03, 0.04), 0.016, 0.02), skin * 0.4 + 0.55, label=_P["nose"])
     return nose
 
-# %% ../nbs/03_scenes.ipynb #d562fc03
+# %% ../nbs/03_scenes.ipynb #06e2a975
 def _pet_eyes(f, s, mix): # -> (n,1,3) for each side: the pupils
     "Eyes that fill their sockets: green or amber with upright pupils for cats, brown and round for dogs."
     b, one, pupils = s.bones.T, torch.ones_like(s.yaw), {}
@@ -1099,7 +1100,7 @@ def _pet_eyes(f, s, mix): # -> (n,1,3) for each side: the pupils
         pupils[k] = on_part(part, torch.stack([ink["gu"], ink["gv"]], -1)[:, None])
     return pupils
 
-# %% ../nbs/03_scenes.ipynb #6cbb6929
+# %% ../nbs/03_scenes.ipynb #92a956b5
 def _pet_head(f, s): # -> (n,8,3) keypoints in the head's frame, in the order of PET_POINTS
     mix = lambda cat, hound: cat + (hound - cat) * s.dog
     spot = lambda part, u, v: on_part(part, torch.tensor([[u, v]], device=s.yaw.device))
@@ -1109,7 +1110,7 @@ def _pet_head(f, s): # -> (n,8,3) keypoints in the head's frame, in the order of
     nose, eyes = _pet_nose(f, s, mix, reach), _pet_eyes(f, s, mix)
     return torch.cat([spot(nose, 0., 0.), eyes[1], eyes[-1], tips[1], tips[-1], spot(mouth, 0.92, 0.), spot(mouth, -0.92, 0.), spot(chin, 0., 0.45)], 1)
 
-# %% ../nbs/03_scenes.ipynb #b57451c4
+# %% ../nbs/03_scenes.ipynb #fd94ee8d
 def _build_pet(s):
     "All parts of a pet and its 8 points in world coordinates."
     parts = []
@@ -1119,7 +1120,7 @@ def _build_pet(s):
     _ball(_figure(s, parts, 0., 0.), s, (0.7 * s.spot[:, 0], 0.2 + 0.6 * s.spot[:, 1], 1.6), s.occluder == 1, _P["occluder"])
     return parts, points
 
-# %% ../nbs/03_scenes.ipynb #0d18b991
+# %% ../nbs/03_scenes.ipynb #07e17312
 def pet_points(points: int = 8) -> tuple[list[int], list[str], list[tuple[int, int]]]: # columns, names, pairs (left, right)
     "The point sets of pets: 1 (nose) or 8; left is the animal's left, at larger x when it faces you."
     if points == 1: return [0], ["nose"], []
@@ -1129,7 +1130,7 @@ def pet_points(points: int = 8) -> tuple[list[int], list[str], list[tuple[int, i
 
 _KINDS["pet"] = (_build_pet, pet_points, PET_LABELS)
 
-# %% ../nbs/03_scenes.ipynb #58697089
+# %% ../nbs/03_scenes.ipynb #f684a6c4
 def pets(
     n: int, # how many
     size: int | tuple[int, int] = 128, # (H,W), or one number for both

@@ -8,9 +8,8 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'masked_mean', 'point_mse', 'visible_point
            'make_schedule', 'has_bf16', 'conv_weights', 'precision_pays', 'precision', 'random_states',
            'restore_random', 'save_checkpoint', 'load_checkpoint', 'Learning', 'Recipe', 'fit']
 
-# %% ../nbs/07_training.ipynb #26fa8e44
+# %% ../nbs/07_training.ipynb #b073d05a
 import base64
-import copy
 import difflib
 import functools
 import inspect
@@ -27,7 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-# %% ../nbs/07_training.ipynb #182fbc12
+# %% ../nbs/07_training.ipynb #1f1d4374
 import numpy as np
 import pandas as pd
 import torch
@@ -37,7 +36,7 @@ from .core import device as pick_device
 from .core import in_test, make_generator, patch, seed_everything
 from .geometry import denormalise, normalise
 
-# %% ../nbs/07_training.ipynb #8ee73967
+# %% ../nbs/07_training.ipynb #f31bf46d
 def masked_mean(
     values: Tensor, # (N,K,...) something for each keypoint
     visible: Tensor, # (N,K) bool
@@ -58,7 +57,7 @@ def point_mse(
     target = torch.where(seen[..., None], target, 0.0)
     return masked_mean((torch.where(seen[..., None], output.float(), 0.0) - target) ** 2, seen)
 
-# %% ../nbs/07_training.ipynb #5ccedf50
+# %% ../nbs/07_training.ipynb #0eef8efb
 def visible_points(
     batch: dict, # with visible (N,K)
 ) -> int:
@@ -71,7 +70,7 @@ point_mse.batch_weight = visible_points
 
 def _weight(loss, batch): return getattr(loss, "batch_weight", lambda b: len(b["image"]))(batch)
 
-# %% ../nbs/07_training.ipynb #27364fae
+# %% ../nbs/07_training.ipynb #62a79819
 class _Means:
     "Means of named numbers over batches."
     def __init__(self): self.sums = {}
@@ -85,7 +84,7 @@ class _Means:
 
     def row(self): return {name: total / weight if weight else math.nan for name, (total, weight) in self.sums.items()}
 
-# %% ../nbs/07_training.ipynb #b4c08ee2
+# %% ../nbs/07_training.ipynb #393ddefe
 def mean_points(
     keypoints: Tensor, # (N,K,2)
     visible: Tensor, # (N,K) bool
@@ -94,13 +93,13 @@ def mean_points(
     w = visible[..., None]
     return (torch.where(w, keypoints, 0.0).double().sum(0) / w.sum(0)).to(keypoints.dtype)
 
-# %% ../nbs/07_training.ipynb #61621de3
+# %% ../nbs/07_training.ipynb #39ef3714
 def _variance(points, visible):
     "The population variance of each coordinate over the pictures, added up."
     away = torch.where(visible[..., None], points.double() - mean_points(points.double(), visible), 0.0)
     return float(((away**2).sum((0, 2)) / visible.sum(0).clamp(min=1)).sum())
 
-# %% ../nbs/07_training.ipynb #9bf980e8
+# %% ../nbs/07_training.ipynb #0b52c270
 def r_and_skill(
     pred: Tensor, # (N,K,2) pixels
     keypoints: Tensor, # (N,K,2) pixels
@@ -114,7 +113,7 @@ def r_and_skill(
     targets, baseline = _variance(keypoints, visible), error(mean.expand_as(keypoints))
     return _variance(pred, visible) / targets if targets > 0 else math.nan, 1 - error(pred) / baseline if baseline > 0 else math.nan
 
-# %% ../nbs/07_training.ipynb #97e72534
+# %% ../nbs/07_training.ipynb #b06167e2
 def decode_points(
     output: Tensor, # (N,K,2) normalised coordinates
     batch: dict, # with image
@@ -130,7 +129,7 @@ def _float(x):
     if isinstance(x, dict): return {k: _float(v) for k, v in x.items()}
     return type(x)(map(_float, x)) if type(x) in (list, tuple) else x
 
-# %% ../nbs/07_training.ipynb #a71447a3
+# %% ../nbs/07_training.ipynb #5710bb94
 def _device_of(model, device=None):
     "Where to compute: as asked, else where the model is."
     first = next(model.parameters(), None)
@@ -146,7 +145,7 @@ def _outputs(model, ds, batch_size, device):
             for batch in ds.batches(batch_size, device=device): yield _float(model(batch["image"])), batch
     finally: model.train(was)
 
-# %% ../nbs/07_training.ipynb #b76fe74c
+# %% ../nbs/07_training.ipynb #551d88b2
 def predict(
     model: nn.Module, # a network
     ds, # a KeypointDataset
@@ -162,7 +161,7 @@ def predict(
         parts.append(points.cpu())
     return torch.cat(parts)
 
-# %% ../nbs/07_training.ipynb #9a828a82
+# %% ../nbs/07_training.ipynb #5f0d9d30
 def evaluate(
     model: nn.Module, # a network
     ds, # a KeypointDataset
@@ -186,7 +185,7 @@ def evaluate(
     pred, kp, seen = map(torch.cat, zip(*points))
     return means.row() | dict(zip(("R", "skill"), r_and_skill(pred, kp, seen, mean))) | {"n_ignored": int((~seen).sum())}
 
-# %% ../nbs/07_training.ipynb #169bb7d4
+# %% ../nbs/07_training.ipynb #274bf177
 def _add_points(means, pred, batch):
     "Add the errors of a batch of points."
     kp, seen, (h, w) = batch["keypoints"], batch["visible"], batch["image"].shape[-2:]
@@ -195,12 +194,12 @@ def _add_points(means, pred, batch):
     means.add("mse", masked_mean((difference / difference.new_tensor([w, h])) ** 2, seen), weight)
     means.add("error_px", masked_mean(difference.norm(dim=-1), seen), weight)
 
-# %% ../nbs/07_training.ipynb #69702b00
+# %% ../nbs/07_training.ipynb #27359487
 class TrainingDiverged(FloatingPointError):
     "The loss or a weight is NaN or infinite; the message says where and what to look at."
     history = None # of the epochs before, if `fit` was running
 
-# %% ../nbs/07_training.ipynb #5250812a
+# %% ../nbs/07_training.ipynb #efff57e7
 def train_epoch(
     model: nn.Module, # a network, on the device of the batches
     batches: Iterable[dict], # of training data
@@ -226,7 +225,7 @@ def train_epoch(
         tally.add(value.item(), batch); on_batch(epoch, i, value.item())
     return tally.row(model, epoch, optimizer)
 
-# %% ../nbs/07_training.ipynb #91786eda
+# %% ../nbs/07_training.ipynb #c369d65c
 class _Tally:
     "What an epoch adds up."
     def __init__(self, loss): self.loss, self.means, self.pictures, self.ignored = loss, _Means(), 0, 0
@@ -243,7 +242,7 @@ class _Tally:
 
 def _lr(optimizer): return float(optimizer.param_groups[0]["lr"])
 
-# %% ../nbs/07_training.ipynb #3be19662
+# %% ../nbs/07_training.ipynb #85cc482b
 def _bad_weights(model):
     "Which weights are not finite, in words; empty if none."
     names = [k for k, v in model.named_parameters() if not v.isfinite().all()]
@@ -259,7 +258,7 @@ def _why(model, batch, output, value, epoch, i, optimizer):
     reason = next((text for bad, text in looks if bad), "pictures, targets, weights and output are finite, so look at the loss function")
     return f"the loss is {value.mean().item()} in epoch {epoch}, batch {i}, at learning rate {_lr(optimizer):.3g}: {reason}"
 
-# %% ../nbs/07_training.ipynb #eeba7b50
+# %% ../nbs/07_training.ipynb #ce61ce26
 @dataclass(repr=False)
 class History:
     "One row for each epoch, and how the training ended."
@@ -282,7 +281,7 @@ class History:
 
     def __len__(self): return len(self.rows)
 
-# %% ../nbs/07_training.ipynb #77b1adc6
+# %% ../nbs/07_training.ipynb #5a9a1dd5
 @patch
 def __getitem__(self: History,
                 column: str, # such as "valid_loss"
@@ -306,7 +305,7 @@ def __repr__(self: History):
     numbers = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float))
     return f"History: {len(self)} epochs ({self.stopped}); {best}: {numbers}"
 
-# %% ../nbs/07_training.ipynb #7a4dd702
+# %% ../nbs/07_training.ipynb #b31c4975
 @patch
 def _repr_html_(self: History):
     if not self.rows: return f"<p>{self!r}</p>"
@@ -315,7 +314,7 @@ def _repr_html_(self: History):
     table = pd.concat([*best, last]).set_index("")
     return f"<p>{len(self)} epochs ({self.stopped})</p>" + table.to_html(float_format=lambda v: f"{v:.4g}", border=0)
 
-# %% ../nbs/07_training.ipynb #e48bc68c
+# %% ../nbs/07_training.ipynb #d741a184
 def write_safely(
     path: str | os.PathLike, # the file
     data: bytes, # its new content
@@ -336,7 +335,7 @@ def to_csv(self: History,
     "Write the rows as a CSV that `pandas.read_csv` reads without options; units stand in the column names."
     write_safely(path, self.df.to_csv(index=False, lineterminator="\n").encode())
 
-# %% ../nbs/07_training.ipynb #9e71d264
+# %% ../nbs/07_training.ipynb #54657321
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": functools.partial(torch.optim.SGD, momentum=0.9)}
 
 
@@ -356,7 +355,7 @@ def make_optimizer(
     decay = weight_decay if weight_decay is not None else 0.01 if optimizer == "adamw" else 0.0
     return OPTIMIZERS[optimizer](params, lr=lr, weight_decay=decay)
 
-# %% ../nbs/07_training.ipynb #8c830810
+# %% ../nbs/07_training.ipynb #ad1c9564
 SCHEDULES = {"one-cycle": lambda o, lr, steps: torch.optim.lr_scheduler.OneCycleLR(o, lr, total_steps=max(steps, 2)),
              "cosine": lambda o, lr, steps: torch.optim.lr_scheduler.CosineAnnealingLR(o, max(steps, 1))}
 
@@ -375,7 +374,7 @@ def make_schedule(
     if isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau): raise ValueError("schedule: ReduceLROnPlateau waits for a metric; schedules here step after every batch")
     return made
 
-# %% ../nbs/07_training.ipynb #54660376
+# %% ../nbs/07_training.ipynb #729ca520
 def has_bf16(
     device: torch.device, # a CPU or an accelerator
 ) -> bool:
@@ -391,7 +390,7 @@ def conv_weights(
     "How many weights of a network belong to two-dimensional convolutions."
     return sum(p.numel() for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for p in m.parameters(recurse=False) if p.ndim == 4)
 
-# %% ../nbs/07_training.ipynb #e269ab9c
+# %% ../nbs/07_training.ipynb #9b93121e
 def precision_pays(
     model: nn.Module, # a network
     device: torch.device, # where it runs
@@ -414,7 +413,7 @@ def precision(
     if channels_last == "auto": channels_last = conv_weights(model) > 0 and (amp or device.type == "cpu")
     return bool(amp), bool(channels_last)
 
-# %% ../nbs/07_training.ipynb #96b40eda
+# %% ../nbs/07_training.ipynb #20c22e2c
 def random_states(
     generator: torch.Generator, # that shuffles and augments
     device: torch.device = torch.device("cpu"), # where the network runs
@@ -439,7 +438,7 @@ def restore_random(
     np.random.set_state((kind, keys.numpy().astype(np.uint32), int(position), int(has_gauss), cached))
     if "cuda" in states and device.type == "cuda": torch.cuda.set_rng_state(states["cuda"], device)
 
-# %% ../nbs/07_training.ipynb #5a1c34c5
+# %% ../nbs/07_training.ipynb #64aed4ae
 def _check_storable(x, at):
     "An error if a part of a checkpoint could not be read back."
     if isinstance(x, Tensor) or x is None or type(x) in (bool, int, float, str): return
@@ -459,7 +458,7 @@ def save_checkpoint(
     torch.save(content, buffer)
     write_safely(path, buffer.getbuffer())
 
-# %% ../nbs/07_training.ipynb #120f5cfe
+# %% ../nbs/07_training.ipynb #a175696e
 def _change(then, now):
     "The first setting that differs between two dictionaries, in words; None if none does."
     for name in {**then, **now}:
@@ -481,7 +480,7 @@ def load_checkpoint(
         raise ValueError(f"{path} was made with {change}; continue with the same settings, or choose another file")
     return content
 
-# %% ../nbs/07_training.ipynb #4ef9b503
+# %% ../nbs/07_training.ipynb #06ece401
 @dataclass
 class Learning:
     "The settings of `fit` that decide what is learned."
@@ -501,7 +500,7 @@ class Learning:
     monitor: str | None = None # column that says which epoch is best; default: valid_loss, or train_loss without validation data
     mode: str = "min" # whether small or large values of it are good: "min" or "max"
 
-# %% ../nbs/07_training.ipynb #56f20d12
+# %% ../nbs/07_training.ipynb #c56a1dbe
 @dataclass
 class Recipe(Learning):
     "All settings of `fit`; give any of them to it by name."
@@ -518,7 +517,7 @@ class Recipe(Learning):
     progress: bool | str = True # a line of text; "curve" is the same as live=True
     live: bool = False # also a curve that grows while training
 
-# %% ../nbs/07_training.ipynb #f36e2e41
+# %% ../nbs/07_training.ipynb #82e9967b
 def _recipe(recipe, settings):
     "A recipe with some settings changed."
     known = [f.name for f in fields(Recipe)]
@@ -527,7 +526,7 @@ def _recipe(recipe, settings):
         raise TypeError(f"fit has no setting {wrong[0]!r}; " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"))
     return replace(recipe or Recipe(), **settings)
 
-# %% ../nbs/07_training.ipynb #31918e30
+# %% ../nbs/07_training.ipynb #ffa16b3b
 @patch
 def check(self: Recipe,
           train, # a data set
@@ -547,7 +546,7 @@ def check(self: Recipe,
     both = {} if self.fast is None else {"amp": self.fast, "channels_last": self.fast}
     return replace(self, monitor=monitor, device=pick_device(self.device), callbacks=callbacks, live=self.live or self.progress == "curve", **both)
 
-# %% ../nbs/07_training.ipynb #dc42dfd2
+# %% ../nbs/07_training.ipynb #a7b47491
 def _check_count(name, v):
     if not (name == "patience" and v is None) and (isinstance(v, bool) or not isinstance(v, int) or v < 1): raise ValueError(f"{name} is {v!r}; expected a whole number of at least 1")
 
@@ -561,7 +560,7 @@ def _check_mode(monitor, mode):
     if (monitor == "skill" and mode == "min") or (monitor.endswith("_loss") and mode == "max"):
         raise ValueError(f"monitor is {monitor!r} and mode is {mode!r}, which would keep the worst epoch; set mode={'max' if mode == 'min' else 'min'!r}")
 
-# %% ../nbs/07_training.ipynb #9bcee61b
+# %% ../nbs/07_training.ipynb #bd23161c
 def _name(x):
     "A setting as text that is the same in the next session."
     if x is None or isinstance(x, (bool, int, float, str)): return x
@@ -579,7 +578,7 @@ def _checksum(ds):
     for p in parts: crc = zlib.crc32(p.cpu().contiguous().numpy().tobytes(), crc)
     return f"{len(ds)} pictures {'×'.join(map(str, ds.images.shape[1:]))}, checksum {crc:08x}"
 
-# %% ../nbs/07_training.ipynb #8851d723
+# %% ../nbs/07_training.ipynb #95b7f272
 @patch
 def fingerprint(self: Recipe,
                 model: nn.Module, # the network
@@ -590,7 +589,7 @@ def fingerprint(self: Recipe,
     shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
     return {"network": shapes, "train": _checksum(train), "valid": _checksum(valid)} | {f.name: _name(getattr(self, f.name)) for f in fields(Learning)}
 
-# %% ../nbs/07_training.ipynb #59bf0019
+# %% ../nbs/07_training.ipynb #379a956b
 class _Run:
     "A training in progress."
 
@@ -610,13 +609,13 @@ class _Run:
         for batch in self.train.batches(self.r.batch_size, shuffle=True, generator=self.generator, augment=self.r.augment, device=self.r.device):
             yield batch | {"image": batch["image"].contiguous(memory_format=self.layout)}
 
-# %% ../nbs/07_training.ipynb #6d2e2068
+# %% ../nbs/07_training.ipynb #813ab326
 def _layout(model):
     "The memory layout of a network's convolutions."
     weights = (p for p in model.parameters() if p.ndim == 4 and not p.is_contiguous())
     return torch.channels_last if any(p.is_contiguous(memory_format=torch.channels_last) for p in weights) else torch.contiguous_format
 
-# %% ../nbs/07_training.ipynb #38dd75eb
+# %% ../nbs/07_training.ipynb #2b095053
 def _mean_answer(train, valid):
     "The mean of the training targets in pixels of the validation pictures; None without points or validation data."
     if valid is None: return None
@@ -626,7 +625,7 @@ def _mean_answer(train, valid):
     size = valid.size if hasattr(valid, "size") else next(iter(valid.batches(1, device="cpu")))["image"].shape[-2:]
     return denormalise(mean_points(*map(torch.cat, zip(*parts))), size)
 
-# %% ../nbs/07_training.ipynb #cbb75a54
+# %% ../nbs/07_training.ipynb #b0edaed0
 @patch
 def judge(self: _Run, epoch):
     "The validation columns of a row."
@@ -639,7 +638,7 @@ def judge(self: _Run, epoch):
         raise TrainingDiverged(f"the validation loss is {found['loss']} after epoch {epoch}: {reason}")
     return {k if k in ("R", "skill") else f"valid_{k}": v for k, v in found.items()}
 
-# %% ../nbs/07_training.ipynb #49897072
+# %% ../nbs/07_training.ipynb #06963258
 @patch
 def save(self: _Run):
     "Keep the best weights, and write CSV and checkpoint."
@@ -661,7 +660,7 @@ def load(self: _Run):
     restore_random(saved["random"], self.generator, self.r.device)
     if self.r.csv is not None: self.history.to_csv(self.r.csv)
 
-# %% ../nbs/07_training.ipynb #cec339b0
+# %% ../nbs/07_training.ipynb #452a246e
 class _Display:
     "Progress, replaced in place: in a notebook as an output, in a terminal as one line."
 
@@ -687,7 +686,7 @@ class _Display:
         self.last = time.perf_counter()
         self.line(epoch, f", batch {i}: loss {loss:.4g}")
 
-# %% ../nbs/07_training.ipynb #3c24da91
+# %% ../nbs/07_training.ipynb #f3627e57
 @patch
 def epoch(self: _Display, history, end=False):
     "Show the numbers of the last row, and the curve; at the end, the best row."
@@ -712,7 +711,7 @@ def _curve(history):
     finally: plt.close(fig)
     return base64.b64encode(buffer.getvalue()).decode()
 
-# %% ../nbs/07_training.ipynb #3db94cde
+# %% ../nbs/07_training.ipynb #37018abf
 def _epochs(run):
     "The epochs of a training, until there is a reason to stop."
     r, history = run.r, run.history
@@ -735,7 +734,7 @@ def _reason(run):
     history.stopped = reason or "running"
     return reason
 
-# %% ../nbs/07_training.ipynb #5c526ec7
+# %% ../nbs/07_training.ipynb #2a4813c0
 def fit(
     model: nn.Module, # trained in place, and moved to the device; left in eval mode
     train, # a KeypointDataset, or anything with a length and the same `batches`
@@ -758,7 +757,7 @@ def fit(
     finally: run.finish(outside)
     return run.history
 
-# %% ../nbs/07_training.ipynb #d9c5343c
+# %% ../nbs/07_training.ipynb #abda1e96
 @patch
 def finish(self: _Run, outside):
     "Put the best weights and the session's random state back, and show the last line."

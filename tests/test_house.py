@@ -57,7 +57,8 @@ def test_notebook_form(path):
     assert re.search(r"^# \S.*\n+> \S", text(cells[0])), "the first cell is a title and a one-sentence promise"
     code = [c for c in cells if c["cell_type"] == "code"]
     lines = [n for c in code if (n := sum(bool(s.strip()) and not s.strip().startswith("#") for s in text(c).splitlines()))]
-    assert max(lines) <= 25 and statistics.median(lines) <= 6, (max(lines), statistics.median(lines))
+    usual = 6 if int(path.name[:2]) >= 10 else 9  # a workshop page holds more signatures, with a line for each parameter
+    assert max(lines) <= 25 and statistics.median(lines) <= usual, (max(lines), statistics.median(lines))
     assert not [c for c in code if re.match(r"#export\b", text(c))], "#export without a bar is ignored by nbdev"
     assert not [o for c in code for o in c["outputs"] if o["output_type"] == "error"]
 
