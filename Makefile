@@ -8,13 +8,13 @@ SETUP  := settings.ini setup.py pyproject.toml constraints.txt
 .PHONY: help lab test bench run-notebooks badges clean
 
 help:
-	@echo "make lab            install into $(VENV) and open the first notebook in JupyterLab"
+	@echo "make lab            install into $(VENV) and open the first notebook in JupyterLab (LABFLAGS=--no-browser and the like)"
 	@echo "make test           run every check that CI runs"
 	@echo "make run-notebooks  execute the notebooks in place and store their outputs (NB=\"00 21\" for some)"
 	@echo "make bench          measure speed against other libraries"
 
 lab: $(VENV)/.lab
-	$(BIN)/python -m jupyterlab nbs/00_start_here.ipynb
+	$(BIN)/python -m jupyterlab $(LABFLAGS) nbs/00_start_here.ipynb
 
 test: $(VENV)/.dev
 	$(BIN)/python .ci/check.py $(ONLY)
