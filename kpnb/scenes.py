@@ -882,7 +882,7 @@ def render(
     gray: bool = False, # one channel instead of three
     masks: bool = True, # also make masks of part labels
     label_noise: float = 0., # pixels: standard deviation of a Gaussian error added to each coordinate of the keypoints
-    chunk: int | None = None, # pictures that are drawn together; by default a share for each thread, of at most 1.2 million pixels
+    chunk: int | None = None, # pictures that are drawn together; by default a share for each thread, of at most 2.4 million pixels
 ) -> KeypointDataset: # uint8 images, keypoints, visibility, masks; `meta` has the pose and all strengths
     "Render scenes. The same scene and size give the same pictures on the same device, whatever the chunk."
     h, w = _picture_size(size)
@@ -891,7 +891,7 @@ def render(
     n, new = len(scene), lambda *shape, dtype=torch.uint8: torch.empty(*shape, dtype=dtype, device=scene.yaw.device)
     images, mask = new(n, 1 if gray else 3, h, w), new(n, h, w) if masks else None
     xy, seen = new(n, len(columns), 2, dtype=torch.float32), new(n, len(columns), dtype=torch.bool)
-    chunk = chunk or max(1, min(1_200_000 // (h * w), math.ceil(n / torch.get_num_threads())))
+    chunk = chunk or max(1, min(2_400_000 // (h * w), math.ceil(n / torch.get_num_threads())))
     pieces = scene.size.argsort().split(chunk)
     _side_by_side(lambda rows: _render_chunk(scene[rows], rows, columns, images, mask, xy, seen), pieces, images.device)
     if label_noise: xy = xy + label_noise * _gauss(2 * len(columns), scene.jitter).view_as(xy)
