@@ -394,7 +394,7 @@ def conv_weights(
 def precision_pays(
     model: nn.Module, # a network
     device: torch.device, # where it runs
-    weights: int = 50_000, # of convolutions, from which on it pays
+    weights: int = 5_000, # of convolutions, from which on it pays
 ) -> bool:
     "Whether training in bfloat16 is expected to be faster for this network on this device."
     return conv_weights(model) >= weights and has_bf16(device)
