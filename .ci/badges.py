@@ -5,7 +5,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGE = "https://colab.research.google.com/assets/colab-badge.svg"
+IMAGE = "images/open-in-colab.svg" # our own, so that a notebook opens without a network
 
 
 def settings() -> dict:
@@ -35,7 +35,7 @@ def put(path: Path) -> bool:
     old = path.read_text(encoding="utf-8")
     nb = json.loads(old)
     title = nb["cells"][0]
-    text = "\n".join(line for line in "".join(title["source"]).splitlines() if IMAGE not in line).rstrip()
+    text = "\n".join(line for line in "".join(title["source"]).splitlines() if not line.startswith("[![Open in Colab](")).rstrip()
     if title["cell_type"] != "markdown" or not text.startswith("# "): raise ValueError(f"{path.name}: the first cell is not a title")
     title["source"] = lines(f"{text}\n\n{badge(path.name)}")
     rest = [c for c in nb["cells"][1:] if "google.colab" not in "".join(c["source"])]

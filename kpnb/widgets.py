@@ -68,20 +68,20 @@ def _layout_key(fig):
     return keys
 
 # %% ../nbs/06_widgets.ipynb #bcb71937
-def _draw_settled(fig, previous):
-    "Render a figure with the positions of the previous one where they still hold: what `to_png` returns, and what to hand in next time."
+def _draw_settled(fig, known):
+    "Render a figure with the positions of the first one of its kind: what `to_png` returns. `known` is a dictionary of such positions, which grows."
     engine = fig.get_layout_engine()
-    if not isinstance(engine, ConstrainedLayoutEngine): return to_png(fig), None
-    key = _layout_key(fig)
-    if previous is None or previous[0] != key:
-        png = to_png(fig)
-        return png, (key, [ax.get_position(original=True) for ax in fig.axes])
+    if not isinstance(engine, ConstrainedLayoutEngine): return to_png(fig)
+    key = repr(_layout_key(fig))
+    if key not in known:
+        fig.draw_without_rendering()
+        known[key] = [ax.get_position(original=True) for ax in fig.axes]
     fig.set_layout_engine("none")
     try:
-        for ax, place in zip(fig.axes, previous[1]):
+        for ax, place in zip(fig.axes, known[key]):
             ax.set_position(place)
             ax.set_in_layout(True) # `set_position` takes it out
-        return to_png(fig), previous
+        return to_png(fig)
     finally: fig.set_layout_engine(engine)
 
 # %% ../nbs/06_widgets.ipynb #7dfad93c
@@ -138,7 +138,7 @@ class Live:
         self.draw, self.error, self.seconds = draw, None, []
         self.controls = {name: _control(name, value) for name, value in controls.items()}
         self._follows = [c for c in self.controls.values() if getattr(c, "continuous_update", False)]
-        self._busy, self._again, self._shown_in, self._layout, self._size = False, False, None, None, None
+        self._busy, self._again, self._shown_in, self._layouts, self._size = False, False, None, {}, None
         self._build()
 
     @property
@@ -167,8 +167,7 @@ def _render(self: Live, values):
     fig = None
     try:
         fig = _figure_of(self.draw(**values), before)
-        png, self._layout = _draw_settled(fig, self._layout)
-        return png
+        return _draw_settled(fig, self._layouts)
     finally:
         for number in set(plt.get_fignums()) - set(before): plt.close(number)
         if fig is not None: plt.close(fig)
