@@ -320,7 +320,7 @@ def draw_dropout(
         clean, response = layer(maps[None])[0], layer(dropped)[0]
     change = (response - clean).square().mean().sqrt() / clean.std()
     top, most = float(maps[:n].quantile(0.98)), float(clean.abs().quantile(0.99))
-    rows = [(f"feature maps under {kind} dropout at rate {p:g}", dropped[0], (0, top), "viridis"), ("response of the next layer", response, (-most, most), "PuOr_r"),
+    rows = [("feature maps without dropout" if kind == "none" else f"feature maps under {kind} dropout at rate {p:g}", dropped[0], (0, top), "viridis"), ("response of the next layer", response, (-most, most), "PuOr_r"),
             (f"its change: {change:.0%} of the response's standard deviation", response - clean, (-most, most), "PuOr_r")]
     fig, axes = figure(1, 3, width=9, height=1.35)
     for ax, (title, images, (low, high), cmap) in zip(axes, rows):

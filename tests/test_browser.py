@@ -1,8 +1,9 @@
 """Every visualiser in a real browser: JupyterLab runs the notebook, and keyboard and mouse move the controls.
 
 Needs Playwright (`pip install playwright`) and a Chromium that is already on the machine (Debian: `apt-get install chromium`; no browser is downloaded). Without
-them the tests are skipped, unless the environment variable KPNB_BROWSER is set: then they must run. Pictures of each visualiser go to the folder that
-KPNB_SCREENSHOTS names.
+them the tests are skipped. The environment variable KPNB_BROWSER changes that: with `required` they fail instead, with `off` they are always skipped. Pictures of
+each visualiser, at first and after each control has moved, go to the folder that KPNB_SCREENSHOTS names, else to pytest's temporary folder. A lesson that calls
+`live` or `sample_slider` is found by itself.
 """
 import hashlib
 import json
@@ -18,56 +19,41 @@ from pathlib import Path
 
 import pytest
 
-NBS = Path(__file__).resolve().parent.parent / "nbs"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-
 try:
     from playwright.sync_api import sync_playwright
 except ImportError: sync_playwright = None
 
-missing = [text for gone, text in ((sync_playwright is None, "Playwright (pip install playwright)"), (CHROMIUM is None, "Chromium (apt-get install chromium)")) if gone]
-pytestmark = pytest.mark.skipif(bool(missing) and not os.environ.get("KPNB_BROWSER"), reason="not installed: " + ", ".join(missing))
+NBS = Path(__file__).resolve().parent.parent / "nbs"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"]
+HERE = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:blank")
+LIMIT = 240 # seconds for all cells of one notebook
+
+# What may stand on the page or in the console although it looks like an error: pattern -> reason
+ALLOWED_OUTPUTS = {r"there is <no> answer at 5": "notebook 06 shows on purpose what an error looks like"}
+ALLOWED_CONSOLE: dict[str, str] = {}
 
 
-def visualisers(path: Path) -> int:
-    "How many visualisers a notebook shows: cells with a call of `live` at the start of a line."
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return sum(bool(re.search(r"^(\w+ = )?live\(", "".join(c["source"]), re.M)) for c in cells if c["cell_type"] == "code")
+def sources(path): return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
 
 
-LESSONS = [p.name for p in sorted(NBS.glob("*.ipynb")) if visualisers(p)]
+def visualisers(path) -> int:
+    "How many cells of a notebook show a visualiser, at the least: those with a call of `live` at the start of a line."
+    return sum(bool(re.search(r"^(\w+ = )?live\(", s, re.M)) for s in sources(path))
 
 
-def test_lessons_are_found(): assert "00_start_here.ipynb" in LESSONS and visualisers(NBS / "00_start_here.ipynb") == 1
+LESSONS = [p.name for p in sorted(NBS.glob("*.ipynb")) if any(re.search(r"(?<!def )\b(live|sample_slider)\(", s) for s in sources(p))]
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    "A JupyterLab of its own, on this machine only, with a copy of the notebooks and the small budgets of a test run."
-    home = tmp_path_factory.mktemp("lab")
-    shutil.copytree(NBS, home / "nbs")
-    write = lambda path, text: (path.parent.mkdir(parents=True, exist_ok=True), path.write_text(text, encoding="utf-8"))
-    write(home / "config/labconfig/page_config.json", json.dumps({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}))
-    write(home / "config/lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings", json.dumps({"windowingMode": "none"}))
-    write(home / "ipython/profile_default/startup/budgets.py", "import kpnb.core\nkpnb.core.budget = lambda full, test: test\n")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {k: v for k, v in os.environ.items() if not k.startswith("JUPYTER") and k not in ("IN_TEST", "KPNB_DATA")}
-    env |= {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "IPYTHONDIR": str(home / "ipython")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", "--ServerApp.password=",
-               f"--ServerApp.root_dir={home / 'nbs'}", "--LabApp.expose_app_in_browser=True", f"--LabApp.workspaces_dir={home / 'workspaces'}"]
-    with open(home / "log", "w", encoding="utf-8") as log, subprocess.Popen(command, env=env, cwd=home, stdout=log, stderr=subprocess.STDOUT) as server:
-        try:
-            wait_for(lambda: answers(f"http://127.0.0.1:{port}/api"), 60, lambda: "JupyterLab does not start: " + (home / "log").read_text(encoding="utf-8")[-2000:])
-            yield f"http://127.0.0.1:{port}"
-        finally: server.terminate()
-
-
-def answers(url):
-    try: return urllib.request.urlopen(url, timeout=2).status == 200
-    except OSError: return False
+@pytest.fixture(scope="module", autouse=True)
+def tools():
+    "Skip where something is not installed, or fail where it is required."
+    wish = os.environ.get("KPNB_BROWSER", "")
+    if wish not in ("", "off", "required"): pytest.fail(f"the environment variable KPNB_BROWSER is {wish!r}; expected off, required, or nothing")
+    if wish == "off": pytest.skip("KPNB_BROWSER is off")
+    gone = [text for missing, text in ((sync_playwright is None, "Playwright (pip install playwright)"), (CHROMIUM is None, "Chromium (apt-get install chromium)")) if missing]
+    if gone: (pytest.fail if wish == "required" else pytest.skip)("not installed: " + ", ".join(gone))
 
 
 def wait_for(condition, seconds, message):
@@ -79,140 +65,235 @@ def wait_for(condition, seconds, message):
     return value
 
 
+def answers(url):
+    try: return urllib.request.urlopen(url, timeout=2).status == 200
+    except OSError: return False
+
+
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    "Chromium without a profile."
+def lab(tools, tmp_path_factory):
+    "The address of a JupyterLab of its own, on this machine only, with a copy of the notebooks and small budgets."
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(NBS, home / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    write = lambda path, content: (path.parent.mkdir(parents=True, exist_ok=True), path.write_text(json.dumps(content), encoding="utf-8"))
+    write(home / "config/labconfig/page_config.json", {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}})
+    write(home / "config/lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings", {"windowingMode": "none"})
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    # a reader's environment but for the budgets: `live` shows widgets only without IN_TEST, and figures appear only without MPLBACKEND
+    env = {k: v for k, v in os.environ.items() if not k.startswith("JUPYTER") and k not in ("IN_TEST", "MPLBACKEND")}
+    env |= {f"JUPYTER_{kind.upper()}_DIR": str(home / kind) for kind in ("config", "data", "runtime")}
+    env |= {"IPYTHONDIR": str(home / "ipython"), "KPNB_DATA": str(home / "no data"), "KPNB_BUDGET": "test"}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
+               "--IdentityProvider.token=", f"--ServerApp.root_dir={home / 'nbs'}", f"--LabApp.workspaces_dir={home / 'workspaces'}",
+               "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
+    log = lambda: (home / "log").read_text(encoding="utf-8")[-2000:]
+    with open(home / "log", "w", encoding="utf-8") as out, subprocess.Popen(command, env=env, cwd=home, stdout=out, stderr=subprocess.STDOUT) as server:
+        try:
+            wait_for(lambda: server.poll() is not None or answers(f"http://127.0.0.1:{port}/api"), 90, lambda: "JupyterLab does not start: " + log())
+            assert server.poll() is None, "JupyterLab stopped: " + log()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate() # it stops its kernels
+            try: server.wait(30)
+            except subprocess.TimeoutExpired: server.kill()
+
+
+@pytest.fixture(scope="module")
+def browser(tools, tmp_path_factory):
+    "Chromium with an empty profile."
     with sync_playwright() as p:
         context = p.chromium.launch_persistent_context(str(tmp_path_factory.mktemp("profile")), executable_path=CHROMIUM, args=FLAGS, headless=True, viewport={"width": 1400, "height": 1000})
         yield context
         context.close()
 
 
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
+    "The folder for the screenshots."
+    folder = Path(os.environ.get("KPNB_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class Notebook:
+    "A notebook open in JupyterLab, with what it asked for and complained about."
+
+    def __init__(self, context, url, name):
+        self.name, self.page, self.requests, self.console = name, context.new_page(), [], []
+        self.page.set_default_timeout(30_000)
+        self.page.on("console", lambda m: self.console.append(f"{m.text} ({m.location.get('url', '')})") if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self.console.append(str(e)))
+        self.page.on("request", lambda r: self.requests.append(r.url))
+        self.page.on("websocket", lambda w: self.requests.append(w.url))
+        self.page.goto(f"{url}/lab/workspaces/auto-{name[:2]}/tree/{name}?reset")
+        wait_for(lambda: self.status() == "idle", 90, lambda: f"{name}: no kernel")
+
+    def status(self):
+        "What the kernel does."
+        return self.page.evaluate("() => window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.status")
+
+    def run(self):
+        "Run All Cells."
+        self.page.evaluate("() => { window.ran = null; window.jupyterapp.commands.execute('notebook:run-all-cells').then(v => window.ran = String(v), e => window.ran = String(e)) }")
+        wait_for(lambda: self.page.evaluate("() => window.ran"), LIMIT, lambda: f"{self.name}: still running after {LIMIT} s; {self.errors()}")
+        assert not self.errors(), f"{self.name}: {self.errors()}"
+        assert self.page.evaluate("() => window.ran") == "true", f"{self.name}: Run All Cells gave {self.page.evaluate('() => window.ran')}"
+        wait_for(lambda: self.status() == "idle", 60, lambda: f"{self.name}: the kernel does not come to rest")
+
+    def errors(self):
+        "The text of every traceback and error message in the outputs."
+        found = self.page.locator("[data-mime-type='application/vnd.jupyter.error'], .jp-OutputArea-output [role=alert]").all_inner_texts()
+        return [text for text in found if text.strip() and not any(re.search(p, text) for p in ALLOWED_OUTPUTS)]
+
+    def visualisers(self):
+        return [Visualiser(self, root) for root in self.page.locator(".jp-OutputArea-output .widget-vbox:has(img)").all()]
+
+    def close(self):
+        "Check what stood in the console and what was asked for; end the kernel."
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.context.sessionContext.shutdown()")
+        self.page.close()
+        assert self.requests and not (away := [u for u in self.requests if not HERE.match(u)]), f"{self.name} asks other machines: {away[:3]}"
+        bad = [text for text in self.console if not any(re.search(p, text) for p in ALLOWED_CONSOLE)]
+        assert not bad, f"{self.name}: errors in the browser's console: {bad[:3]}"
+
+
 class Visualiser:
     "One visualiser on the page."
-    def __init__(self, page, root): self.page, self.root, self.image = page, root, root.locator("img").first
 
-    def bytes(self):
-        "A fingerprint of the picture."
+    def __init__(self, notebook, root):
+        self.notebook, self.page, self.root, self.image = notebook, notebook.page, root, root.locator("img").first
+        root.evaluate("r => { r.heights = []; new ResizeObserver(() => r.heights.push(r.offsetHeight)).observe(r) }")
+
+    def picture(self):
+        "A fingerprint of what is shown: of the picture's file, or the error message in its place."
+        if not self.image.is_visible(): return self.root.locator("[role=alert]").inner_text()
         data = self.image.evaluate("async i => Array.from(new Uint8Array(await (await fetch(i.src)).arrayBuffer()))")
         return hashlib.sha256(bytes(data)).hexdigest()
 
-    def settled(self, idle=0.4, seconds=30):
-        "The fingerprint, once it has stayed the same for a while and the kernel is idle."
-        last, since, end = self.bytes(), time.monotonic(), time.monotonic() + seconds
+    def settled(self, like=lambda picture: True, idle=0.3, seconds=20):
+        "The fingerprint, once it is as it should be, has stayed the same for a while and the kernel is idle; after so many seconds, as it then is."
+        last, since, end = self.picture(), time.monotonic(), time.monotonic() + seconds
         while time.monotonic() < end:
-            time.sleep(0.08)
-            now = self.bytes()
-            if now != last or kernel_status(self.page) != "idle": last, since = now, time.monotonic()
-            elif time.monotonic() - since > idle: return now
-        raise AssertionError(f"the picture does not come to rest within {seconds} s")
+            time.sleep(0.05)
+            now = self.picture()
+            if now != last or self.notebook.status() != "idle" or not like(now): last, since = now, time.monotonic()
+            elif time.monotonic() - since > idle: break
+        return last
 
-    def controls(self):
-        "Moves there and back for each control, with its label."
-        for box in self.root.locator(".widget-hbox").first.locator(".widget-inline-hbox, .widget-checkbox").all():
-            label = (box.locator(".widget-label, .widget-label-basic").first.inner_text() if box.locator(".widget-label, .widget-label-basic").count() else "").strip()
-            if (handle := box.locator(".noUi-handle")).count(): yield label, *slide(handle.first)
-            elif (menu := box.locator("select")).count(): yield label, *choose(menu.first)
-            elif (tick := box.locator("input[type=checkbox]")).count(): yield label, tick.first.click, tick.first.click
-            else: yield label, None, None
+    def heights(self):
+        "All heights that it has had, in pixels."
+        return set(self.root.evaluate("r => r.heights"))
 
+    def cut_off(self):
+        "What does not fit into its place: labels, readouts and the picture."
+        return self.root.evaluate("""r => [...r.querySelectorAll('.widget-label, .widget-readout, .widget-label-basic span, select, .widget-box')]
+            .filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).map(e => e.className + ': ' + e.innerText.slice(0, 60))""")
 
-def slide(handle):
-    "Three arrow keys towards the end that is farther away, and three back."
-    low, value, high = (float(handle.get_attribute(f"aria-value{k}")) for k in ("min", "now", "max"))
-    there, back = ("ArrowRight", "ArrowLeft") if high - value >= value - low else ("ArrowLeft", "ArrowRight")
-
-    def press(key):
-        handle.focus()
-        for _ in range(3): handle.press(key); time.sleep(0.03)
-    return lambda: press(there), lambda: press(back)
+    def controls(self): return [Control(self.page, box) for box in self.root.locator(".widget-hbox").first.locator(":scope > *:visible").all()]
 
 
-def choose(menu):
-    "Another option, and the old one."
-    old, n = menu.evaluate("m => m.selectedIndex"), menu.locator("option").count()
-    return lambda: menu.select_option(index=(old + 1) % n), lambda: menu.select_option(index=old)
+class Control:
+    "A control of a visualiser: `moves()` gives ways to change it and to go back."
+
+    def __init__(self, page, box):
+        self.page, self.box = page, box
+        self.label = " ".join(box.locator(".widget-label, .widget-label-basic").all_inner_texts()).strip(" \u200b") # an empty label is a space of no width
+
+    def moves(self):
+        "Name, there and back."
+        has = lambda css: self.box.locator(css).count() > 0
+        if has(".noUi-handle"):
+            for i, handle in enumerate(self.box.locator(".noUi-handle").all()):
+                start = handle.get_attribute("aria-valuenow")
+                right = self.room(handle)
+                there = "ArrowRight" if right else "ArrowLeft"
+                yield f"keys {i}", lambda: self.press(handle, there), lambda: self.bring_back(handle, start)
+                yield f"mouse {i}", lambda: self.drag(handle, right), lambda: self.bring_back(handle, start)
+        elif has("select"):
+            menu = self.box.locator("select")
+            old, n = menu.evaluate("m => m.selectedIndex"), menu.locator("option").count()
+            pick = lambda i: lambda: menu.select_option(index=i)
+            # JupyterLab takes the arrow keys of a closed menu for itself, but not Home and End
+            yield "keys", lambda: menu.press("Home" if old else "End"), (lambda: menu.press("End" if old else "Home")) if old in (0, n - 1) else pick(old)
+            yield "choice", pick((old + 1) % n), pick(old)
+        elif has("input[type=checkbox]"):
+            tick = self.box.locator("input[type=checkbox]")
+            yield "keys", lambda: tick.press("Space"), lambda: tick.press("Space")
+            yield "mouse", tick.click, tick.click
+        elif has("button, input[type=radio]"):
+            options = self.box.locator("button, input[type=radio]")
+            old = self.box.locator("button.mod-active, input[type=radio]:checked")
+            i = options.evaluate_all("(all, on) => all.indexOf(on)", old.element_handle())
+            yield "mouse", lambda: options.nth(0 if i else 1).click(), lambda: options.nth(i).click()
+        elif has("input, textarea"):
+            field = self.box.locator("input, textarea").first
+            old = field.input_value()
+            new = re.sub(r"\d+(?=\D*$)", lambda m: str(int(m[0]) + 1), old) if re.search(r"\d", old) else old + "a" # another last number, or one letter more
+            yield "keys", *[lambda t=t: (field.fill(t), field.press("Tab")) for t in (new, old)]
+
+    def room(self, handle):
+        "Whether a slider's handle has more room to the right."
+        low, value, high = (float(handle.get_attribute(f"aria-value{k}")) for k in ("min", "now", "max"))
+        return high - value >= value - low
+
+    def press(self, handle, key):
+        "Three steps, or as many as there is room for."
+        for _ in range(3): handle.press(key)
+
+    def drag(self, handle, right):
+        "Hold the handle and draw it a third of the way along."
+        handle.scroll_into_view_if_needed()
+        track, box = self.box.locator(".noUi-target").bounding_box(), handle.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + (1 if right else -1) * track["width"] / 3, y, steps=8)
+        self.page.mouse.up()
+
+    def bring_back(self, handle, start):
+        "Keys until the handle is where it was."
+        for _ in range(200):
+            now = float(handle.get_attribute("aria-valuenow"))
+            if abs(now - float(start)) < 1e-6: return
+            handle.press("ArrowLeft" if now > float(start) else "ArrowRight")
+        raise AssertionError(f"the slider {self.label!r} does not come back to {start}")
 
 
-def kernel_status(page):
-    return page.evaluate("() => window.jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel?.status")
+def drive(v, where, keep):
+    "Move each control there and back, by keyboard and by mouse."
+    keep(v, "")
+    assert not v.cut_off(), f"{where}: cut off: {v.cut_off()}"
+    assert (controls := v.controls()), f"{where} has no controls"
+    for i, control in enumerate(controls):
+        assert control.label, f"{where}: control {i} has no label"
+        name, first, moved = f"{where}, {control.label!r}", v.settled(), 0
+        for way, there, back in control.moves():
+            there()
+            assert v.settled(lambda p: p != first) != first, f"{name} by {way}: the picture does not change"
+            if not moved: keep(v, "_" + re.sub(r"\W+", "_", control.label))
+            back()
+            assert v.settled(lambda p: p == first) == first, f"{name} by {way}: going back does not give the same picture"
+            moved += 1
+        assert moved, f"{name}: a kind of control that this test cannot move"
+        assert not v.notebook.errors(), f"{name}: {v.notebook.errors()}"
+    assert len(v.heights()) == 1, f"{where}: its height changes, so the page jumps: {sorted(v.heights())}"
 
 
-SHOWN_ON_PURPOSE = "there is <no> answer at 5" # notebook 06 demonstrates what an error looks like
-
-
-def errors_on(page):
-    "The text of every red output and error message on the page."
-    found = page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error'], .jp-OutputArea-output [role=alert]").all_inner_texts()
-    return [text for text in found if SHOWN_ON_PURPOSE not in text]
-
-
-def run(page, url, name):
-    "Open a notebook and run all its cells."
-    page.goto(f"{url}/lab/workspaces/auto-{name[:2]}/tree/{name}?reset")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-    wait_for(lambda: kernel_status(page) == "idle", 60, lambda: f"{name}: no kernel")
-    done = page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')", None)
-    assert done is not False, f"{name}: a cell failed: {errors_on(page)}"
-    wait_for(lambda: kernel_status(page) == "idle", 120, lambda: f"{name}: the kernel does not come to rest")
-
-
-def screenshot(v, name, number):
-    "Keep a picture of the visualiser, if somebody wants it."
-    if folder := os.environ.get("KPNB_SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        v.root.screenshot(path=str(Path(folder) / f"{name[:2]}_{number}.png"))
+def test_lessons_are_found():
+    assert {"00_start_here.ipynb", "06_widgets.ipynb", "20_models.ipynb", "21_nose_tip.ipynb"} <= set(LESSONS)
+    assert visualisers(NBS / "00_start_here.ipynb") == 1
 
 
 @pytest.mark.parametrize("name", LESSONS)
-def test_visualisers(lab, browser, name):
+def test_visualisers(lab, browser, shots, name):
     "Each control changes the picture, and back gives the identical picture; no error, no request to another machine."
-    page, console, requests = browser.new_page(), [], []
-    page.set_default_timeout(240_000)
-    page.on("console", lambda m: console.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: console.append(str(e)))
-    page.on("request", lambda r: requests.append(r.url))
-    run(page, lab, name)
-    roots = page.locator(".jp-OutputArea-output .widget-vbox:has(img)")
-    assert roots.count() >= visualisers(NBS / name), f"{name}: {roots.count()} visualisers on the page"
-    for number in range(roots.count()):
-        v = Visualiser(page, roots.nth(number))
+    notebook = Notebook(browser, lab, name)
+    notebook.run()
+    found = notebook.visualisers()
+    assert len(found) >= max(1, visualisers(NBS / name)), f"{name}: {len(found)} visualisers on the page"
+    for i, v in enumerate(found):
         v.root.scroll_into_view_if_needed()
-        drive(v, f"{name}, visualiser {number}")
-        screenshot(v, name, number)
-    assert not errors_on(page), f"{name}: {errors_on(page)}"
-    away = [u for u in requests if not re.match(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:", u)]
-    assert not away, f"{name} asks other machines: {away[:3]}"
-    assert not console, f"{name}: errors in the browser's console: {console[:3]}"
-    page.close()
-
-
-def drive(v, where):
-    "Move each control there and back."
-    n = 0
-    for label, there, back in v.controls():
-        n += 1
-        assert label, f"{where}: control {n} has no label"
-        if there is None: continue # a text field
-        before = v.settled()
-        there(); after = v.settled()
-        assert after != before, f"{where}: the control {label!r} changes nothing"
-        assert not errors_on(v.page), f"{where}, {label!r}: {errors_on(v.page)}"
-        back()
-        assert v.settled() == before, f"{where}: going back with {label!r} does not give the same picture"
-    assert n, f"{where} has no controls"
-
-
-def test_mouse_drag(lab, browser):
-    "A slider that is dragged with the mouse moves the picture too."
-    page = browser.new_page()
-    page.set_default_timeout(240_000)
-    run(page, lab, "06_widgets.ipynb")
-    v = Visualiser(page, page.locator(".jp-OutputArea-output .widget-vbox:has(img)").first)
-    handle = v.root.locator(".noUi-handle").first
-    handle.scroll_into_view_if_needed()
-    before, box = v.settled(), handle.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse.down(); page.mouse.move(box["x"] + 60, box["y"] + 5, steps=8); page.mouse.up()
-    assert v.settled() != before
-    page.close()
+        drive(v, f"{name}, visualiser {i}", lambda v, what, i=i: v.root.screenshot(path=str(shots / f"{name[:2]}_{i}{what}.png")))
+    notebook.close()
