@@ -596,13 +596,13 @@ class _DlibXML:
 def read_dlib_xml(
     path: str | os.PathLike, # written by dlib's imglab, or of the same form
 ) -> tuple[list[tuple], list[str]]: # (place, file name, (left, top, right, bottom), (68,2) pixels) for each face, and what is wrong
-    "Faces of a dlib XML file: pixels are counted from 0, so 0.5 is added to points; boxes go from edge to edge."
+    "Faces of a dlib XML file: pixels are counted from 0, so 0.5 is added to points; boxes go from edge to edge. Without any part in the file, all points are NaN."
     reader = _DlibXML(path)
     try: reader.parser.Parse(Path(path).read_bytes(), True)
     except expat.ExpatError as e: raise DataError(f"{path}, line {e.lineno}: this is no XML ({expat.errors.messages[e.code]})") from None
-    wrong, faces = reader.wrong, []
+    wrong, faces, blank = reader.wrong, [], not any(parts for *_, parts in reader.boxes)
     for where, file, box, parts in reader.boxes:
-        if file is None or not parts: wrong.append(f"{where}: a box without {'a file' if file is None else 'parts'}; expected both")
+        if file is None or not (parts or blank): wrong.append(f"{where}: a box without {'a file' if file is None else 'parts'}; expected both")
         elif not (box[0] < box[2] and box[1] < box[3]): wrong.append(f"{where}: found a box of size 0; expected a width and a height")
         else: faces.append((where, file, box, np.array([parts.get(k, (math.nan, math.nan)) for k in range(68)])))
     return faces, wrong

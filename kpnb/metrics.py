@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EYES', 'IBUG_EYES', 'check_shrink', 'check_turn', 'check_mirror', 'check_masked', 'check_box_nme', 'all_known',
            'ExerciseDataset', 'evaluate_model', 'evaluate_batched', 'Measure', 'mse', 'mae', 'distances',
-           'per_point_error', 'normaliser', 'picture_errors', 'nme', 'PCKCurve', 'pck', 'failure_rate', 'CoarseToFine',
-           'augmentation', 'plot_per_point', 'show_filters', 'plot_pck', 'forget_points', 'pull', 'evaluate_masked',
-           'fifteen_points', 'fifteen_of_68', 'lfpw_folds', 'lfpw_fifteen', 'imm_points_data', 'imm_points']
+           'per_point_error', 'normaliser', 'picture_errors', 'nme', 'PCKCurve', 'pck', 'failure_rate', 'augmentation',
+           'plot_per_point', 'show_filters', 'plot_pck', 'forget_points', 'pull', 'evaluate_masked', 'fifteen_points',
+           'fifteen_of_68', 'lfpw_folds', 'lfpw_fifteen', 'imm_points_data', 'imm_points']
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk003
 import math
@@ -22,10 +22,10 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import patch, seed_everything
+from .core import seed_everything
 from .datasets import load
 from .geometry import Augment, KeypointDataset, inside, normalise, rotation, transform_points
-from .models import NoseNet, SoftArgmax2d, conv_block
+from .models import CoarseToFine, NoseNet
 from .plot import COLOURS, figure
 from .scenes import face_points, faces
 from .training import fit, predict
@@ -342,44 +342,6 @@ def failure_rate(
     good = errors.isfinite()
     if not good.any(): raise ValueError("failure_rate: no picture has an error that is a number")
     return Measure((errors[good] > limit).double().mean().item(), good.sum(), (~good).sum())
-
-# %% ../nbs/22_facial_keypoints.ipynb #fk069
-def _pair(a, b, deep):
-    "One convolution block, or two."
-    return nn.Sequential(conv_block(a, b, pool=False), *([conv_block(b, b, pool=False)] if deep else []))
-
-
-class CoarseToFine(nn.Module):
-    """A small hourglass with a soft-argmax: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates.
-
-    Maps of 1/4 of the picture's size are halved twice, and what the coarse maps know is added to the fine ones (Newell et al. 2016, arXiv:1603.06937)."""
-
-    def __init__(self,
-                 keypoints: int = 15, # K, the number of points
-                 channels: Sequence[int] = (24, 48, 64, 96, 128), # of 1/2, 1/4 (two), 1/8 and 1/16 of the picture's size
-                 in_channels: int = 1, # 1 for grey pictures, 3 for colour
-                 deep: bool = False, # two convolutions in place of one at each size
-                 ):
-        super().__init__()
-        a, b, c, d, e = channels
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, a, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(), conv_block(a, b))
-        self.down = nn.ModuleList([_pair(b, c, deep), _pair(c, d, deep), nn.Sequential(_pair(d, e, deep), _pair(e, e, deep))])
-        self.lift = nn.ModuleList([nn.Conv2d(e, d, 1), nn.Conv2d(d, c, 1)])
-        self.mix = nn.ModuleList([_pair(d, d, deep), _pair(c, c, deep)])
-        self.head = nn.Sequential(nn.Conv2d(c, keypoints, 1), SoftArgmax2d())
-
-# %% ../nbs/22_facial_keypoints.ipynb #fk071
-@patch
-def forward(self: CoarseToFine, x: Tensor) -> Tensor: # (N,K,2)
-    "Pictures to normalised points."
-    if min(x.shape[-2:]) < 16: raise ValueError(f"CoarseToFine: found pictures of {x.shape[-2]}×{x.shape[-1]} pixels; expected at least 16×16, since they are halved four times")
-    fine = self.down[0](self.stem(x))
-    middle = self.down[1](F.max_pool2d(fine, 2))
-    z = self.down[2](F.max_pool2d(middle, 2))
-    for side, lift, mix in zip((middle, fine), self.lift, self.mix): z = mix(side + F.interpolate(lift(z), side.shape[-2:]))
-    return self.head(z)
-
-
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk075
 def augmentation(
