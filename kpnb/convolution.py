@@ -125,6 +125,7 @@ def _marked(ax, left, picture, x, y, reach, title):
     h, w = picture.shape
     limit, cell, top = max(1e-9, float(picture.abs().max())), 9 / h, -1.5
     ax.imshow(picture, extent=(left, left + w * cell, top + 9, top), cmap="gray", vmin=-limit if picture.min() < -1e-6 else 0, vmax=limit)
+    ax.add_patch(Rectangle((left, top), w * cell, 9, fill=False, ec="#888888", lw=0.8)) # a white edge of the picture must not look like the page
     ax.add_patch(Rectangle((left + (x - reach) * cell, top + (y - reach) * cell), (2 * reach + 1) * cell, (2 * reach + 1) * cell, fill=False, ec=COLOURS["vermilion"], lw=2))
     ax.text(left + w * cell / 2, top - 0.3, title, ha="center")
 

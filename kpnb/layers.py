@@ -206,14 +206,15 @@ def draw_renormalised(
     fig, axes = figure(1, 2, width=7.5, height=1.6)
     colours = [COLOURS["vermilion"] if i == moved else COLOURS["blue"] for i in range(len(values))]
     for ax, before, after in ((axes[0], values, now), (axes[1], old, new)):
-        ax.scatter(before, torch.zeros(len(before)), s=90, facecolors="none", edgecolors="#bbbbbb")
+        ax.scatter(before, torch.zeros(len(before)), s=90, facecolors="none", edgecolors="#999999", label="before the move")
         ax.scatter(after, torch.zeros(len(after)), s=70, c=colours, zorder=3)
         ax.set(yticks=[], ylim=(-1, 1))
     span = float(mean - 2 * var.sqrt()), float(mean + 2 * var.sqrt())
     axes[0].axvspan(*span, color=COLOURS["sky"], alpha=0.25, lw=0); axes[0].axvline(float(mean), color=COLOURS["sky"])
     source, shift = "this batch" if mode == "train" else "the record", (new - old)[torch.arange(len(values)) != moved].abs().max()
     axes[0].set(xlim=(-11, 11), title=f"as they come: mean {float(mean):.2f}, standard deviation {float(var.sqrt()):.2f} ({source})")
-    axes[1].set(xlim=(-8, 8), xlabel="value", title=f"normalised: the untouched examples moved by up to {float(shift):.2f}")
+    axes[0].legend(loc="upper left")
+    axes[1].set(xlim=(-11, 11), xlabel="value", title=f"normalised: the untouched examples moved by up to {float(shift):.2f}")
     return fig
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #ed5b457d

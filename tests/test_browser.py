@@ -5,7 +5,6 @@ them the tests are skipped. The environment variable KPNB_BROWSER changes that: 
 each visualiser, at first and after each control has moved, go to the folder that KPNB_SCREENSHOTS names, else to pytest's temporary folder. A lesson that calls
 `live` or `sample_slider` is found by itself.
 """
-import hashlib
 import json
 import os
 import re
@@ -70,6 +69,11 @@ def answers(url):
     except OSError: return False
 
 
+class Lab(str):
+    "An address, and the folder of the notebooks that are served there."
+    folder: Path
+
+
 @pytest.fixture(scope="module")
 def lab(tools, tmp_path_factory):
     "The address of a JupyterLab of its own, on this machine only, with a copy of the notebooks and small budgets."
@@ -93,7 +97,9 @@ def lab(tools, tmp_path_factory):
         try:
             wait_for(lambda: server.poll() is not None or answers(f"http://127.0.0.1:{port}/api"), 90, lambda: "JupyterLab does not start: " + log())
             assert server.poll() is None, "JupyterLab stopped: " + log()
-            yield f"http://127.0.0.1:{port}"
+            address = Lab(f"http://127.0.0.1:{port}")
+            address.folder = home / "nbs"
+            yield address
         finally:
             server.terminate() # it stops its kernels
             try: server.wait(30)
@@ -169,8 +175,9 @@ class Visualiser:
     def picture(self):
         "A fingerprint of what is shown: of the picture's file, or the error message in its place."
         if not self.image.is_visible(): return self.root.locator("[role=alert]").inner_text()
-        data = self.image.evaluate("async i => Array.from(new Uint8Array(await (await fetch(i.src)).arrayBuffer()))")
-        return hashlib.sha256(bytes(data)).hexdigest()
+        return self.image.evaluate("""async i => {
+            const hash = await crypto.subtle.digest('SHA-256', await (await fetch(i.src)).arrayBuffer());
+            return [...new Uint8Array(hash)].map(b => b.toString(16).padStart(2, '0')).join('') }""")
 
     def settled(self, like=lambda picture: True, idle=0.3, seconds=20):
         "The fingerprint, once it is as it should be, has stayed the same for a while and the kernel is idle; after so many seconds, as it then is."
@@ -191,7 +198,44 @@ class Visualiser:
         return self.root.evaluate("""r => [...r.querySelectorAll('.widget-label, .widget-readout, .widget-label-basic span, select, .widget-box')]
             .filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).map(e => e.className + ': ' + e.innerText.slice(0, 60))""")
 
-    def controls(self): return [Control(self.page, box) for box in self.root.locator(".widget-hbox").first.locator(":scope > *:visible").all()]
+    def controls(self):
+        return ([Control(self.page, box) for box in self.root.locator(".widget-hbox").first.locator(":scope > *:visible:not(:has(.kpnb-canvas))").all()]
+                + [Canvas(self.page, box) for box in self.root.locator(".kpnb-canvas").all()])
+
+    def unnamed(self):
+        "What has no name for a reader who hears the page, or one that says nothing."
+        return self.root.evaluate("""r => [
+            ...[...r.querySelectorAll('img')].filter(e => !e.alt.trim()), ...[...r.querySelectorAll('.noUi-handle, [role=application]')].filter(e => !e.ariaLabel?.trim()),
+            ...[...r.querySelectorAll('[title=null], [title=undefined]')]].map(e => e.outerHTML.slice(0, 80))""")
+
+
+class Canvas:
+    "A `KeypointCanvas` among the controls: its first free point is moved and moved back."
+
+    def __init__(self, page, box): self.page, self.svg, self.label = page, box.locator("svg"), box.get_attribute("aria-label")
+
+    def moves(self):
+        "Name, there and back."
+        self.svg.press("n")
+        while "(fixed)" in self.chosen(): self.svg.press("n")
+        yield "keys", lambda: self.press("ArrowRight"), lambda: self.press("ArrowLeft")
+        yield "mouse", self.drag, lambda: self.press("ArrowLeft")
+
+    def chosen(self): return self.svg.locator("xpath=..").locator("[aria-pressed=true]").inner_text()
+
+    def press(self, key):
+        for _ in range(2): self.svg.press(key)
+
+    def drag(self):
+        "Two pixels of the picture to the right."
+        name = self.chosen().rpartition(": x")[0].strip()
+        self.svg.scroll_into_view_if_needed()
+        x, y, step = self.svg.evaluate("""(svg, name) => { const g = svg.querySelector(`[data-name="${name}"]`), m = g.getScreenCTM();
+            return [m.e, m.f, svg.getScreenCTM().a] }""", name)
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + 2 * step, y, steps=4)
+        self.page.mouse.up()
 
 
 class Control:
@@ -253,18 +297,33 @@ class Control:
         self.page.mouse.up()
 
     def bring_back(self, handle, start):
-        "Keys until the handle is where it was."
+        "Keys until the handle is where it was; Page Up and Page Down are five steps at once."
+        value, step = lambda: float(handle.get_attribute("aria-valuenow")), None
         for _ in range(200):
-            now = float(handle.get_attribute("aria-valuenow"))
+            now = value()
             if abs(now - float(start)) < 1e-6: return
-            handle.press("ArrowLeft" if now > float(start) else "ArrowRight")
+            far = step and abs(now - float(start)) > 5.5 * step
+            handle.press(("PageDown" if far else "ArrowLeft") if now > float(start) else ("PageUp" if far else "ArrowRight"))
+            step = step or abs(value() - now)
         raise AssertionError(f"the slider {self.label!r} does not come back to {start}")
+
+
+def keys_stay(v, where):
+    "Keys that are commands of the notebook (a and b add a cell, x cuts one, m and y change its kind) do nothing while the focus is on a control."
+    handle = v.root.locator(".noUi-handle, input[type=checkbox], .kpnb-canvas svg").first
+    if not handle.count(): return
+    cells = lambda: v.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.map(c => c.model.type).join()")
+    before = cells()
+    for key in "baxmdd": handle.press(key)
+    assert cells() == before, f"{where}: keys on a control reach the notebook"
 
 
 def drive(v, where, keep):
     "Move each control there and back, by keyboard and by mouse."
     keep(v, "")
     assert not v.cut_off(), f"{where}: cut off: {v.cut_off()}"
+    wait_for(lambda: not v.unnamed(), 5, lambda: f"{where}: without a name: {v.unnamed()}")
+    keys_stay(v, where)
     assert (controls := v.controls()), f"{where} has no controls"
     for i, control in enumerate(controls):
         assert control.label, f"{where}: control {i} has no label"

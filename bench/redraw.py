@@ -1,0 +1,100 @@
+"""How long a visualiser of each lesson takes from a moved control to the new picture: the median of the drawings at its first values and at their neighbours.
+
+Run from the repository: `python bench/redraw.py [00 21 ...] [--runs 7]`. Each notebook runs in a process of its own, with the small budgets of a test run: they
+only shorten the training. Then every `Live` that a cell has shown is timed, so a new visualiser needs no line here. A drawing is what the reader waits for in Python: `draw`, the layout and the PNG. The way to the browser is not in it.
+
+Where a drawing calls a network (a `forward` of torch.nn is seen during it), the target is 150 ms, else 60 ms. Whether it is met is printed, and no test asserts it.
+"""
+import argparse
+import gc
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+NBS = Path(__file__).resolve().parent.parent / "nbs"
+DRAWS, RUNS_A_NETWORK = 60, 150 # ms
+
+
+def neighbours(control):
+    "The values of a control one step from its present one."
+    v = control.value
+    if hasattr(control, "xy"): # a canvas: each point that may move, one pixel to the right
+        return [{n: (x + 1, y) if n not in control.fixed else (x, y) for n, (x, y) in v.items()}]
+    if hasattr(control, "options"): return [o for _, o in control._options_full if o != v][:2]
+    if isinstance(v, bool): return [not v]
+    if isinstance(v, (int, float)) and getattr(control, "min", None) is not None:
+        if hasattr(control, "base"): return [v * control.base**control.step]
+        step = getattr(control, "step", None) or 1
+        return [n for n in (v - step, v + step) if control.min <= n <= control.max]
+    return []
+
+
+def measure_viewer(viewer, runs):
+    "Milliseconds of each drawing, and whether one of them runs a network."
+    import torch
+
+    first, calls = viewer.values, []
+    points = [first] + [first | {name: n} for name, c in viewer.controls.items() if hasattr(c, "observe") for n in neighbours(c)]
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *a: calls.append(1))
+    for values in points: viewer._render(values) # what is slow only once: fonts, the layout of each kind of picture
+    hook.remove()
+    ms = []
+    while len(ms) < max(runs, len(points)):
+        for values in points:
+            start = time.perf_counter()
+            viewer._render(values)
+            ms.append(1000 * (time.perf_counter() - start))
+    return ms, bool(calls)
+
+
+def run_notebook(path, runs):
+    "Run all cells of one notebook, then time what `live` has shown: a line of JSON for each."
+    from IPython.core.interactiveshell import InteractiveShell
+
+    os.chdir(path.parent)
+    shell = InteractiveShell.instance()
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code" and "google.colab" not in "".join(cell["source"]): shell.run_cell("".join(cell["source"]), store_history=True).raise_error()
+    # whatever its class is called from (notebook 06 defines its own), and whether or not a variable holds it
+    shown = [o for o in gc.get_objects() if type(o).__name__ == "Live" and o._shown_in is not None and o.error is None and o.picture.comm is not None]
+    for viewer in sorted(shown, key=lambda o: o._shown_in):
+        ms, network = measure_viewer(viewer, runs)
+        name = getattr(viewer.draw, "__name__", "draw").strip("<>")
+        print("REDRAW " + json.dumps({"name": name, "controls": list(viewer.controls), "ms": ms, "network": network}), flush=True)
+
+
+def row(path, v):
+    "A line of the table."
+    low, mid, high = statistics.quantiles(v["ms"], n=4)
+    target = RUNS_A_NETWORK if v["network"] else DRAWS
+    return f"| {path.stem} | {v['name']}({', '.join(v['controls'])}) | {'yes' if v['network'] else 'no'} | {len(v['ms'])} | {mid:.0f} | {low:.0f}–{high:.0f} | {target} | {'yes' if mid <= target else '**no**'} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("lessons", nargs="*", help="numbers of notebooks; default: all that have a visualiser")
+    parser.add_argument("--runs", type=int, default=21, help="drawings of each visualiser, at least")
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.inside: return run_notebook(args.inside, args.runs)
+    import ipywidgets
+    import matplotlib
+    from common import machine
+    print(f"At least {args.runs} drawings each; {machine(matplotlib=matplotlib.__version__, ipywidgets=ipywidgets.__version__)}\n")
+    print("| lesson | visualiser | runs a network | drawings | median ms | quartiles ms | target ms | met |\n|---|---|---|---|---|---|---|---|", flush=True)
+    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {"KPNB_BUDGET": "test", "MPLBACKEND": "agg"}
+    for path in sorted(NBS.glob("*.ipynb")):
+        if (args.lessons and not path.name.startswith(tuple(args.lessons))) or not re.search(r'^ *"(\w+ = )?live\(', path.read_text(encoding="utf-8"), re.M): continue
+        command = [sys.executable, __file__, "--inside", str(path), "--runs", str(args.runs)]
+        out = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+        found = [json.loads(line[len("REDRAW "):]) for line in out.stdout.splitlines() if line.startswith("REDRAW ")]
+        for v in found: print(row(path, v), flush=True)
+        if out.returncode or not found: sys.exit(f"{path.name}: {out.stderr[-2000:] or 'no visualiser was shown'}")
+
+
+if __name__ == "__main__": main()
