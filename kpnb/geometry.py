@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['normalise', 'denormalise', 'inside', 'KeypointDataset', 'concat', 'translation', 'scaling', 'rotation',
-           'hflip_matrix', 'compose', 'transform_points', 'invert', 'warp', 'crop_matrix', 'crop_to_box',
+           'hflip_matrix', 'compose', 'transform_points', 'invert', 'swap_order', 'warp', 'crop_matrix', 'crop_to_box',
            'random_affine', 'random_perspective', 'Augment']
 
 # %% ../nbs/02_geometry.ipynb #e5a27870
@@ -193,6 +193,18 @@ def split(self: KeypointDataset,
     back = torch.tensor([g in held for g in groups])
     return self[~back], self[back]
 
+# %% ../nbs/02_geometry.ipynb #fold0002
+@patch
+def fold(self: KeypointDataset,
+         i: int, # 0 to folds - 1: the part to judge on
+         folds: int = 5, # parts
+         ) -> tuple[KeypointDataset, KeypointDataset]: # (training, held back)
+    "The i-th of random parts of equal size, the same parts each time, and all others to train on."
+    if not 0 <= i < folds: raise ValueError(f"fold: i is {i}; expected 0 to {folds - 1}")
+    held = torch.zeros(len(self), dtype=torch.bool)
+    held[torch.randperm(len(self), generator=make_generator(0))[i::folds]] = True
+    return self[~held], self[held]
+
 # %% ../nbs/02_geometry.ipynb #46fb28e4
 def concat(
     parts: Sequence[KeypointDataset], # data sets with the same picture size and keypoints
@@ -317,7 +329,11 @@ def _grid(matrix, size_in, size_out, device):
     return torch.where(grid[..., 2:] > 0, grid[..., :2] / grid[..., 2:], 2.0 ** 20)
 
 # %% ../nbs/02_geometry.ipynb #f7264239
-def _swap_order(pairs, k, device):
+def swap_order(
+    pairs: Sequence[tuple[int, int]], # (left, right) keypoints
+    k: int, # keypoints
+    device: str | torch.device = "cpu", # of the result
+) -> Tensor: # (k,) indices
     "The order of keypoints after a mirror: left and right exchanged."
     order = list(range(k))
     for a, b in pairs: order[a], order[b] = b, a
@@ -328,7 +344,7 @@ def _move_points(points, visible, matrix, size, pairs):
     "Transform points, exchange sides where the matrix mirrors, and hide what has left the picture."
     points = transform_points(points, matrix)
     if pairs:
-        order = _swap_order(pairs, points.shape[1], points.device)
+        order = swap_order(pairs, points.shape[1], points.device)
         mirrored = (torch.linalg.det(matrix.to(points)) < 0).expand(len(points))[:, None]
         points = torch.where(mirrored[..., None], points[:, order], points)
         visible = torch.where(mirrored, visible[:, order], visible)

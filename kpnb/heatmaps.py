@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from .checks import Exercise, whole
 from .core import seed_everything
 from .datasets import load
-from .geometry import Augment, KeypointDataset, inside, normalise
+from .geometry import Augment, KeypointDataset, inside, normalise, swap_order
 from .metrics import distances
 from .models import CoarseToFine, HeatmapNet, ResNet18Heatmap, conv_block, start_low, up_stage
 from .plot import COLOURS, figure, show_heatmap, show_keypoints
@@ -519,9 +519,7 @@ class FlipAverage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: # (N,K,h,w)
         maps, mirrored = self.model(x), self.model(x.flip(-1)).flip(-1)
-        order = list(range(maps.shape[1]))
-        for a, b in self.pairs: order[a], order[b] = b, a
-        return (maps + mirrored[:, order]) / 2
+        return (maps + mirrored[:, swap_order(self.pairs, maps.shape[1], maps.device)]) / 2
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph140
 class CoarseHeatmap(CoarseToFine):
@@ -677,9 +675,7 @@ def pet_folds(
     "The labelled noses of the Oxford-IIIT pets in random parts of equal size; the same parts each time."
     if not 0 <= fold < folds: raise ValueError(f"pet_folds: fold is {fold}; expected 0 to {folds - 1}")
     ds = load("pet-noses", root=root, size=size)
-    held = torch.zeros(len(ds), dtype=torch.bool)
-    held[torch.randperm(len(ds), generator=torch.Generator().manual_seed(0))[fold::folds]] = True
-    return ds[~held], ds[held]
+    return ds.fold(fold, folds)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph181
 def strong_augmentation() -> Augment:

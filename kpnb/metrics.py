@@ -485,9 +485,7 @@ def lfpw_folds(
     "The training part of LFPW with 15 points, grey, 96×96, in random parts of equal size."
     if not 0 <= fold < folds: raise ValueError(f"lfpw_folds: fold is {fold}; expected 0 to {folds - 1}")
     ds = fifteen_of_68(load("lfpw", root=root, split="train", size=96, gray=True, crop=crop))
-    held = torch.zeros(len(ds), dtype=torch.bool)
-    held[torch.randperm(len(ds), generator=torch.Generator().manual_seed(0))[fold::folds]] = True
-    return ds[~held], ds[held]
+    return ds.fold(fold, folds)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk131
 def lfpw_fifteen(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .checks import Exercise, whole
 from .core import make_generator, seed_everything
 from .datasets import load, to_original
-from .geometry import KeypointDataset, crop_matrix, denormalise, inside, invert, transform_points, warp
+from .geometry import KeypointDataset, crop_matrix, denormalise, inside, invert, swap_order, transform_points, warp
 from .metrics import IBUG_EYES, augmentation, nme
 from .models import CoarseToFine, ResNet18Regressor
 from .plot import COLOURS
@@ -166,8 +166,7 @@ def predict_mirrored(
     **kw, # for `predict`
 ) -> Tensor: # (N,K,2) pixels
     "The mean of the answers for each picture and for its mirror image."
-    order = list(range(ds.keypoints.shape[1]))
-    for a, b in ds.pairs: order[a], order[b] = b, a
+    order = swap_order(ds.pairs, ds.keypoints.shape[1])
     mirrored = predict(model, replace(ds, images=ds.images.flip(-1)), **kw)[:, order]
     mirrored[..., 0] = ds.size[1] - mirrored[..., 0]
     return (predict(model, ds, **kw) + mirrored) / 2
@@ -296,9 +295,7 @@ def wild_folds(
     "The training part of a data set in colour crops, in random parts of equal size; the same parts as those of `kpnb.metrics.lfpw_folds`."
     if not 0 <= fold < folds: raise ValueError(f"wild_folds: fold is {fold}; expected 0 to {folds - 1}")
     ds = load(name, root=root, split="train", size=size, crop=crop, keep_aspect=True)
-    held = torch.zeros(len(ds), dtype=torch.bool)
-    held[torch.randperm(len(ds), generator=torch.Generator().manual_seed(0))[fold::folds]] = True
-    return ds[~held], ds[held]
+    return ds.fold(fold, folds)
 
 
 def _shaken(ds, seed):
