@@ -60,7 +60,8 @@ class Page(Notebook):
         "What Python knows of the canvas once it is what the page shows, and `heard`: each move of a point as (name, place)."
         same = lambda a, b: a == b or ("nan" not in (a[0], b[0]) and max(abs(u - v) for u, v in zip(a, b)) < 0.06)
         agree = lambda now, shown: now["points"].keys() == shown.keys() and all(same(at, shown[n]) for n, at in now["points"].items())
-        return wait_for(lambda: (now if agree(now := self.ask(), self.shown()) else None), 10, lambda: f"the page shows {self.shown()}, Python has {self.ask()}")
+        chosen = lambda: (self.page.locator(".kpnb-canvas").first.locator(".kpnb-list [aria-pressed=true] b").all_inner_texts() or [": "])[0].rpartition(": ")[0]
+        return wait_for(lambda: (now if agree(now := self.ask(), self.shown()) and now["chosen"] == chosen() else None), 10, lambda: f"the page shows {self.shown()}, Python has {self.ask()}")
 
     def ask(self):
         wait_for(lambda: self.status() == "idle", 20, lambda: "the kernel does not come to rest")

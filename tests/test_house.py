@@ -5,6 +5,7 @@ import json
 import re
 import statistics
 import subprocess
+import symtable
 import sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -137,3 +138,41 @@ def test_badges_script_is_idempotent(tmp_path):
     copy.write_text((ROOT / "nbs" / copy.name).read_text(encoding="utf-8").replace("/kpnb/blob/", "/other/blob/"), encoding="utf-8")
     assert badges.put(copy) and not badges.put(copy)
     assert copy.read_text(encoding="utf-8") == (ROOT / "nbs" / copy.name).read_text(encoding="utf-8")
+
+
+def bound_and_used(source):
+    "What a cell binds on its top level, what each of its functions and classes asks of the notebook, and what it gives to `live`."
+    top = symtable.symtable(source, "cell", "exec")
+    asks = lambda t: {s.get_name() for s in t.get_symbols() if s.is_global() and s.is_referenced()}.union(*(asks(c) for c in t.get_children()))
+    defined = {}
+    for child in top.get_children():
+        if child.get_name() not in ("lambda", "genexpr", "listcomp", "setcomp", "dictcomp"): defined.setdefault(child.get_name(), set()).update(asks(child))
+    drawn = [n.args[0] for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and getattr(n.func, "id", "") in ("live", "sample_slider") and n.args]
+    inside = [n for f in drawn for n in ast.walk(f)]
+    given = {n.id for n in inside if isinstance(n, ast.Name)} - {n.arg for n in inside if isinstance(n, ast.arg)}
+    return {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}, defined, given
+
+
+def rebound(cells):
+    "Names that a visualiser uses and that a later cell binds again: moved after Run All, it would draw something else, or fail."
+    parts, found, needs = [bound_and_used(s) for s in cells], [], {}
+    for i, (_, defined, given) in enumerate(parts):
+        needs |= defined
+        wanted, queue = set(), [n for n in given if n in needs]
+        while queue:
+            for n in needs[queue.pop()] - wanted: wanted.add(n); queue += [n] if n in needs else []
+        found += [(i, n, j) for n in sorted(wanted | given) for j in range(i + 1, len(parts)) if n in parts[j][0]]
+    return found
+
+
+def test_rebound_is_found():
+    cells = ["t = 1", "def f(x): return t + x", "def draw(x): return f(x)\n\n\nlive(draw, x=1)", "def g():\n    t = 3\n    return [t for t in range(3)]", "u = t"]
+    cells += ["live(lambda x, y: x + y + f(1), x=t, y=u)", "x, y, u = 1, 2, 3"]
+    assert rebound(cells) == [] and rebound([*cells, "for t in range(3): pass"]) == [(2, "t", 7), (5, "t", 7)]
+    assert rebound([*cells, "def f(x): return x"]) == [(2, "f", 7), (5, "f", 7)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_no_later_cell_changes_what_a_visualiser_uses(path):
+    code = [(i, "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in text(c).splitlines())) for i, c in enumerate(CELLS[path.name]) if c["cell_type"] == "code"]
+    assert not [f"cell {code[j][0]} changes {n}, which the visualiser in cell {code[i][0]} uses" for i, n, j in rebound([s for _, s in code])]
