@@ -176,3 +176,13 @@ def test_rebound_is_found():
 def test_no_later_cell_changes_what_a_visualiser_uses(path):
     code = [(i, "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in text(c).splitlines())) for i, c in enumerate(CELLS[path.name]) if c["cell_type"] == "code"]
     assert not [f"cell {code[j][0]} changes {n}, which the visualiser in cell {code[i][0]} uses" for i, n, j in rebound([s for _, s in code])]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+def test_every_picture_is_described(path):
+    "The nearest text above a picture holds a line such as *The picture: ...*, for readers who hear the page or read it without its pictures."
+    above, bare = "", []
+    for i, c in enumerate(CELLS[path.name]):
+        if c["cell_type"] == "markdown": above = text(c)
+        elif any("image/png" in o.get("data", {}) for o in c["outputs"]) and not re.search(r"\*(Above: |Below: )?the (expected )?(small )?pictures?\b", above, re.I): bare.append(i)
+    assert not bare, f"cells {bare} show a picture that no line above them describes"
