@@ -9,15 +9,20 @@ __all__ = ['POINT_DECODERS', 'NETWORKS', 'check_hill', 'check_argmax', 'check_so
            'decode_dark', 'decoder_error', 'draw_decoded', 'gaussian_mse', 'heatmap_focal', 'js_divergence',
            'dsnt_loss', 'HeatmapLoss', 'Decode', 'FlipAverage', 'CoarseHeatmap', 'accuracy', 'train_heatmaps',
            'scene_noses', 'maps_of', 'plot_errors', 'time_per_image', 'head_sigma', 'pet_folds', 'strong_augmentation',
-           'pet_noses']
+           'pet_noses', 'pet_curve']
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph003
+import copy
+import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph004
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
@@ -31,7 +36,7 @@ from .metrics import distances
 from .models import CoarseToFine, HeatmapNet, ResNet18Heatmap, conv_block, start_low, up_stage
 from .plot import COLOURS, figure, show_heatmap, show_keypoints
 from .scenes import gaussian_blur, pets
-from .training import fit, masked_mean, mean_points, predict, r_and_skill, visible_points
+from .training import fit, masked_mean, mean_points, predict, r_and_skill, visible_points, write_safely
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph011
 def _first(wrong):
@@ -704,6 +709,7 @@ def pet_noses(
     size: int = 256, # side of the pictures
     sigma: float = 8.0, # pixels
     lr: float = 2e-3, # largest learning rate
+    start: nn.Module | None = None, # go on with a copy of this network; default: a new one
     data: tuple[KeypointDataset, KeypointDataset] | None = None, # other training and held-back pictures; default: `pet_folds`
     root=None, # data folder
     **settings, # of `train_heatmaps`, such as max_seconds or checkpoint
@@ -712,12 +718,31 @@ def pet_noses(
     train, valid = data or pet_folds(fold, size=size, root=root)
     n = _how_many(network, pictures, len(train), scenes)
     seed_everything(seed)
-    model = NETWORKS[network](1)
+    model = NETWORKS[network](1) if start is None else copy.deepcopy(start)
     how = dict(sigma=sigma, seed=seed, augment=strong_augmentation(), blur=1.5, batch_size=16, weight_decay=0.05, lr=lr)
     drawn = train_heatmaps(model, pets(scenes, size, seed=1000, points=1, masks=False), valid, epochs=scene_epochs, **(how | settings)) if scenes else None
     if not n: return drawn | {"scenes": drawn["accuracy"]}
-    rounds = round(epochs * len(train) / n)
-    return train_heatmaps(model, train[:n], valid, epochs=rounds, **(how | settings)) | {"scenes": drawn and drawn["accuracy"]}
+    return train_heatmaps(model, train[:n], valid, epochs=round(epochs * len(train) / n), **(how | settings)) | {"scenes": drawn and drawn["accuracy"]}
+
+# %% ../nbs/24_pet_nose_heatmaps.ipynb #phcurve1
+def pet_curve(
+    pictures: Sequence[int] = (25, 50, 100, 200, 413), # how many real ones to learn from
+    networks: Sequence[str] = ("lite0", "lite0 from scratch"), # of `NETWORKS`
+    scenes: int = 2000, # drawn pets to learn from first, in half of the rows
+    path: str | os.PathLike | None = None, # keep the rows in this CSV; those that it holds are not computed again
+    **settings, # of `pet_noses`, such as fold, size, sigma and epochs
+) -> pd.DataFrame: # network, scenes, pictures, and mean and median error in pixels
+    "The error against the number of real pictures, with and without drawn pets first; those are learned once for each network."
+    rows = pd.read_csv(path).to_dict("records") if path and Path(path).exists() else []
+    done = {(r["network"], r["scenes"], r["pictures"]) for r in rows}
+    for network, drawn in itertools.product(networks, (0, scenes)):
+        start, missing = None, [n for n in pictures if (network, drawn, n) not in done]
+        if drawn and missing: start = pet_noses(network=network, pictures=0, scenes=drawn, **settings)["model"].model
+        for n in missing:
+            found = pet_noses(network=network, pictures=n, start=start, **settings)["accuracy"]
+            rows.append({"network": network, "scenes": drawn, "pictures": n, "mean": found["mean"], "median": found["median"]})
+            if path: write_safely(path, pd.DataFrame(rows).to_csv(index=False).encode())
+    return pd.DataFrame(rows)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph193
 def _one_hill(point, size, sigma, half=0.5, spread=None, height=1.0):
