@@ -180,9 +180,11 @@ def test_no_later_cell_changes_what_a_visualiser_uses(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
 def test_every_picture_is_described(path):
-    "The nearest text above a picture holds a line such as *The picture: ...*, for readers who hear the page or read it without its pictures."
-    above, bare = "", []
-    for i, c in enumerate(CELLS[path.name]):
+    "The nearest text above a picture, or the one right below it, holds a line such as *The picture: ...*, for readers who hear the page or read it without its pictures."
+    above, bare, cells = "", [], CELLS[path.name]
+    for i, c in enumerate(cells):
         if c["cell_type"] == "markdown": above = text(c)
-        elif any("image/png" in o.get("data", {}) for o in c["outputs"]) and not re.search(r"\*(Above: |Below: )?the (expected )?(small )?pictures?\b", above, re.I): bare.append(i)
-    assert not bare, f"cells {bare} show a picture that no line above them describes"
+        elif any("image/png" in o.get("data", {}) for o in c["outputs"]):
+            below = text(cells[i + 1]) if i + 1 < len(cells) and cells[i + 1]["cell_type"] == "markdown" else ""
+            if not re.search(r"\*(Above: |Below: )?the (expected )?(small )?pictures?\b", above + below, re.I): bare.append(i)
+    assert not bare, f"cells {bare} show a picture that no line above or below them describes"
