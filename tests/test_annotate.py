@@ -170,6 +170,7 @@ while a.todo:
     a.hide("left_eye")
     told.write((f + "\\n").encode())
     a.next()
+    time.sleep(0.03)
 """
 
 
@@ -180,7 +181,8 @@ def test_killed_kernel(tmp_path):
     for i in range(24): picture(tmp_path / f"{i:02d}.png", (30, 20), i)
     g, lives = random.Random(0), 0
     done = lambda: (tmp_path / "told").read_text().split() if (tmp_path / "told").exists() else []
-    while len(set(done())) < 24:
+    finished = lambda: (tmp_path / "keypoints.csv").exists() and sum(r.state(NAMES) == "labelled" for r in read_csv(tmp_path / "keypoints.csv")[1].values()) == 24
+    while not finished(): # a label that was saved in the last moment of a life is not told
         lives += 1
         before, manager = len(done()), client_of.KernelManager(kernel_name="python3")
         manager.kernel_spec.argv[0] = sys.executable
@@ -189,13 +191,13 @@ def test_killed_kernel(tmp_path):
         try:
             client.start_channels(); client.wait_for_ready(timeout=120)
             client.execute(KERNEL.format(folder=str(tmp_path)))
-            wait_for(lambda: len(done()) >= min(24, before + 12), 120, lambda: f"the kernel does not label: {len(done())}")
+            wait_for(lambda: len(done()) >= before + 5 or finished(), 120, lambda: f"the kernel does not label: {len(done())}")
             time.sleep(g.random() * 0.05)
         finally:
             client.stop_channels()
             manager.shutdown_kernel(now=True) # SIGKILL
         rows = whole(tmp_path)[0]
-        assert set(done()) <= set(rows) and len(rows) <= len(set(done())) + 1
+        assert set(done()) <= set(rows) and len(rows) <= len(set(done())) + lives
         assert all(rows[f].points["nose"] == (3, 4, SEEN) and rows[f].points["left_eye"][2] == HIDDEN for f in done())
     assert lives >= 2 and len(done()) == len(set(done())), "nothing was labelled twice"
 
