@@ -34,13 +34,13 @@ from torch import Tensor, nn
 from .checks import Exercise, whole
 from .core import make_generator, patch, seed_everything
 from .datasets import SOURCES, DataError, Source, _inside_folder, _measure, _PICTURES, _Record, load, read_image, to_original
-from .geometry import Augment, KeypointDataset, inside, swap_order
+from .geometry import Augment, KeypointDataset, swap_order
 from .heatmaps import CoarseHeatmap, Decode, HeatmapLoss, gaussian_heatmaps
 from .metrics import distances
 from .plot import COLOURS, figure, show_keypoints
 from .scenes import faces, pets
 from .training import fit, write_safely
-from .uncertainty import draw_ellipses, interval95
+from .uncertainty import draw_ellipses, interval95, noisy_labels
 from .widgets import KeypointCanvas
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-009
@@ -844,8 +844,8 @@ def shaken(
     seed: int = 0, # of the hand
 ) -> KeypointDataset:
     "Labels of an unsteady hand."
-    points = ds.keypoints + noise * torch.randn(ds.keypoints.shape, generator=make_generator(seed))
-    return replace(ds, keypoints=points, visible=ds.visible & inside(points, ds.size))
+    moved = noisy_labels(ds, torch.full(ds.visible.shape, noise), seed)
+    return replace(moved, visible=ds.visible & moved.visible)
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-165
 def label_rounds(
