@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 # %% ../nbs/41_calibration.ipynb #s41-005
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
@@ -276,6 +278,16 @@ def brier_top(
              "resolution": bins.mean((bins.accuracy - overall[..., None]) ** 2), "uncertainty": overall * (1 - overall)}
     return parts | {"within": parts["brier"] - parts["reliability"] + parts["resolution"] - parts["uncertainty"]}
 
+# %% ../nbs/41_calibration.ipynb #s41-051b
+def _bars(ax, left, height, width, bottom=0.0, **style):
+    "What `ax.bar(..., align='edge')` draws, as one artist instead of one for each bar."
+    x, h, w, y = (np.broadcast_to(np.asarray(v, float), np.shape(left)) for v in (left, height, width, bottom))
+    corners = np.stack([np.stack([x, y], -1), np.stack([x, y + h], -1), np.stack([x + w, y + h], -1), np.stack([x + w, y], -1)], 1)
+    bars = ax.add_collection(PolyCollection(corners, **style))
+    bars.sticky_edges.y.extend(y) # no margin below the bars
+    ax.autoscale_view()
+    return bars
+
 # %% ../nbs/41_calibration.ipynb #s41-052
 def plot_reliability(
     bins: Bins, # counted places, without leading dimensions
@@ -287,10 +299,10 @@ def plot_reliability(
     if axes is None: axes = figure(1, 2, width=4.2, height=2.4, height_ratios=[3, 1], sharex=True)[1]
     top, low = axes
     left, width, there = bins.edges[:-1], bins.edges.diff(), bins.count > 0
-    top.bar(left[there], bins.accuracy[there], width[there], align="edge", color=COLOURS["sky"], edgecolor="white", label="accuracy")
-    top.bar(left[there], bins.gap[there].neg(), width[there], bins.accuracy[there], align="edge", color="none", edgecolor=COLOURS["vermilion"], hatch="///", lw=0.8, label="gap")
+    _bars(top, left[there], bins.accuracy[there], width[there], facecolor=COLOURS["sky"], edgecolor="white", label="accuracy")
+    _bars(top, left[there], bins.gap[there].neg(), width[there], bins.accuracy[there], facecolor="none", edgecolor=COLOURS["vermilion"], hatch="///", lw=0.8, label="gap")
     top.plot([0, 1], [0, 1], color="gray", lw=1); top.plot(bins.confidence[there], bins.accuracy[there], "o", ms=4, color=COLOURS["blue"])
-    low.bar(left, bins.share.nan_to_num() * 100, width, align="edge", color=COLOURS["blue"], edgecolor="white")
+    _bars(low, left, bins.share.nan_to_num() * 100, width, facecolor=COLOURS["blue"], edgecolor="white")
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title or f"ECE {ece(bins):.4f}"); top.legend(loc="upper left")
     low.set(xlim=(0, 1), xlabel="confidence", ylabel="places (%)")
     return axes

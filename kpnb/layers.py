@@ -203,7 +203,7 @@ def draw_renormalised(
     now = values.clone(); now[moved] = value
     mean, var = batch_statistics(values[:, None]) if mode == "eval" else batch_statistics(now[:, None])
     old, new = (scale_and_shift(v[:, None], *s)[:, 0] for v, s in ((values, batch_statistics(values[:, None])), (now, (mean, var))))
-    fig, axes = figure(1, 2, width=7.5, height=1.6)
+    fig, axes = figure(1, 2, width=7.5, height=1.6, sharex=True)
     colours = [COLOURS["vermilion"] if i == moved else COLOURS["blue"] for i in range(len(values))]
     for ax, before, after in ((axes[0], values, now), (axes[1], old, new)):
         ax.scatter(before, torch.zeros(len(before)), s=90, facecolors="none", edgecolors="#999999", label="before the move")
@@ -212,7 +212,7 @@ def draw_renormalised(
     span = float(mean - 2 * var.sqrt()), float(mean + 2 * var.sqrt())
     axes[0].axvspan(*span, color=COLOURS["sky"], alpha=0.25, lw=0); axes[0].axvline(float(mean), color=COLOURS["sky"])
     source, shift = "this batch" if mode == "train" else "the record", (new - old)[torch.arange(len(values)) != moved].abs().max()
-    axes[0].set(xlim=(-11, 11), title=f"as they come: mean {float(mean):.2f}, standard deviation {float(var.sqrt()):.2f} ({source})")
+    axes[0].set(title=f"as they come: mean {float(mean):.2f}, standard deviation {float(var.sqrt()):.2f} ({source})")
     axes[0].legend(loc="upper left")
     axes[1].set(xlim=(-11, 11), xlabel="value", title=f"normalised: the untouched examples moved by up to {float(shift):.2f}")
     return fig

@@ -368,6 +368,7 @@ def show_cell(
     axes[1].plot(history.df["epoch"], history.df["valid_accuracy"], color=COLOURS["green"], marker="o", ms=3, label="network")
     if baseline is not None: axes[1].axhline(baseline, color=COLOURS["black"], ls=":", lw=1.5, label="background")
     axes[1].set(ylim=(0, 1), xlabel="epoch", title=f"valid accuracy: {history.rows[-1]['valid_accuracy']:.3f}"); axes[1].legend(loc="lower right")
+    for ax in axes[:2]: ax.locator_params(nbins=4)
     for ax, mask, title in ((axes[2], truth, "truth"), (axes[3], answer.to(torch.uint8), "answer")): show_mask(image, mask, list(names) or None, ax, title=title, legend=False)
     return fig
 

@@ -14,6 +14,7 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from types import MappingProxyType
 
@@ -78,6 +79,19 @@ def _layout_key(fig):
         keys.append((str(spec), ax.axison, ticks, entries, [lines(t) for t in (ax.get_title(), ax.get_xlabel(), ax.get_ylabel())], len(ax.texts)))
     return keys
 
+# %% ../nbs/06_widgets.ipynb #5d1c70b2
+@contextmanager
+def _ticks_once(fig):
+    "Inside, each axis works out its ticks once. Matplotlib would do it some six times in a drawing, and a fifth of the time goes there."
+    def once(method):
+        found = []
+        return lambda *args: found[0] if found else found.append(method(*args)) or found[0]
+    replaced = [(axis, name) for ax in fig.axes for axis in (ax.xaxis, ax.yaxis) for name in ("_update_ticks", "_get_ticklabel_bboxes") if hasattr(axis, name)]
+    for axis, name in replaced: setattr(axis, name, once(getattr(axis, name)))
+    try: yield
+    finally:
+        for axis, name in replaced: delattr(axis, name) # what is left is the class's method
+
 # %% ../nbs/06_widgets.ipynb #bcb71937
 def _draw_settled(fig, known):
     "Render a figure with the positions of the first one of its kind: what `to_png` returns. `known` is a dictionary of such positions, which grows."
@@ -85,14 +99,18 @@ def _draw_settled(fig, known):
     if not isinstance(engine, ConstrainedLayoutEngine): return to_png(fig)
     key = repr(_layout_key(fig))
     if key not in known:
+        before = [t.get_position() for t in fig.texts]
         fig.draw_without_rendering()
-        known[key] = [ax.get_position(original=True) for ax in fig.axes]
+        moved = {i: t.get_position() for i, t in enumerate(fig.texts) if t.get_position() != before[i]} # titles of the whole figure
+        known[key] = [ax.get_position(original=True) for ax in fig.axes], moved
+    places, moved = known[key]
     fig.set_layout_engine("none")
     try:
-        for ax, place in zip(fig.axes, known[key]):
+        for ax, place in zip(fig.axes, places):
             ax.set_position(place)
             ax.set_in_layout(True) # `set_position` takes it out
-        return to_png(fig)
+        for i, place in moved.items(): fig.texts[i].set_position(place)
+        with _ticks_once(fig): return to_png(fig)
     finally: fig.set_layout_engine(engine)
 
 # %% ../nbs/06_widgets.ipynb #7dfad93c

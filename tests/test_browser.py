@@ -187,7 +187,7 @@ class Visualiser:
             const hash = await crypto.subtle.digest('SHA-256', await (await fetch(i.src)).arrayBuffer());
             return [...new Uint8Array(hash)].map(b => b.toString(16).padStart(2, '0')).join('') }""")
 
-    def settled(self, like=lambda picture: True, idle=0.3, seconds=60):
+    def settled(self, like=lambda picture: True, idle=0.15, seconds=60):
         "The fingerprint, once it is as it should be, has stayed the same for a while and the kernel is idle; after so many seconds, as it then is."
         last, since, end = self.picture(), time.monotonic(), time.monotonic() + seconds
         while time.monotonic() < end:
@@ -258,8 +258,7 @@ class Control:
         has = lambda css: self.box.locator(css).count() > 0
         if has(".noUi-handle"):
             for i, handle in enumerate(self.box.locator(".noUi-handle").all()):
-                start = handle.get_attribute("aria-valuenow")
-                right = self.room(handle)
+                start, right = self.value(handle), self.room(handle)
                 there = "ArrowRight" if right else "ArrowLeft"
                 yield f"keys {i}", lambda: self.press(handle, there), lambda: self.bring_back(handle, start)
                 yield f"mouse {i}", lambda: self.drag(handle, right), lambda: self.bring_back(handle, start)
@@ -285,10 +284,14 @@ class Control:
             new = re.sub(r"\d+(?=\D*$)", lambda m: str(int(m[0]) + 1), old) if re.search(r"\d", old) else old + "a" # another last number, or one letter more
             yield "keys", *[lambda t=t: (field.fill(t), field.press("Tab")) for t in (new, old)]
 
+    def value(self, handle):
+        "Where a slider's handle is, with all its digits: what it tells readers of the page is rounded to one."
+        return handle.evaluate("h => { const s = h.closest('.noUi-target'), v = s.noUiSlider.get(true); return Number(Array.isArray(v) ? v[[...s.querySelectorAll('.noUi-handle')].indexOf(h)] : v) }")
+
     def room(self, handle):
         "Whether a slider's handle has more room to the right."
-        low, value, high = (float(handle.get_attribute(f"aria-value{k}")) for k in ("min", "now", "max"))
-        return high - value >= value - low
+        low, high = (float(handle.get_attribute(f"aria-value{k}")) for k in ("min", "max"))
+        return high + low >= 2 * self.value(handle)
 
     def press(self, handle, key):
         "Three steps, or as many as there is room for."
@@ -306,13 +309,13 @@ class Control:
 
     def bring_back(self, handle, start):
         "Keys until the handle is where it was; Page Up and Page Down are five steps at once."
-        value, step = lambda: float(handle.get_attribute("aria-valuenow")), None
+        step = None
         for _ in range(200):
-            now = value()
-            if abs(now - float(start)) < 1e-6: return
-            far = step and abs(now - float(start)) > 5.5 * step
-            handle.press(("PageDown" if far else "ArrowLeft") if now > float(start) else ("PageUp" if far else "ArrowRight"))
-            step = step or abs(value() - now)
+            now = self.value(handle)
+            if abs(now - start) < (step or 1e-6) / 10: return
+            far = step and abs(now - start) > 5.5 * step
+            handle.press(("PageDown" if far else "ArrowLeft") if now > start else ("PageUp" if far else "ArrowRight"))
+            step = step or abs(self.value(handle) - now)
         raise AssertionError(f"the slider {self.label!r} does not come back to {start}")
 
 
@@ -333,9 +336,10 @@ def drive(v, where, keep):
     wait_for(lambda: not v.unnamed(), 5, lambda: f"{where}: without a name: {v.unnamed()}")
     keys_stay(v, where)
     assert (controls := v.controls()), f"{where} has no controls"
+    first = v.settled(idle=0.3)
     for i, control in enumerate(controls):
         assert control.label, f"{where}: control {i} has no label"
-        name, first, moved = f"{where}, {control.label!r}", v.settled(), 0
+        name, moved = f"{where}, {control.label!r}", 0
         for way, there, back in control.moves():
             there()
             assert v.settled(lambda p: p != first) != first, f"{name} by {way}: the picture does not change"
