@@ -11,8 +11,8 @@ __all__ = ['LOG_VAR', 'HALF_LOG_2PI', 'LOSSES', 'PROJECT', 'WAYS', 'REAL', 'REAL
            'coverage', 'pit', 'calibration_curve', 'miscalibration_area', 'draw_pit', 'crps_gaussian', 'sharpness',
            'Sparsification', 'sparsification', 'draw_sparsification', 'judge', 'against_truth', 'draw_ellipses',
            'fit_scale', 'freeze_mean', 'laplace_nll', 'laplace_std', 'student_nll', 'Mixture', 'mix', 'mc_dropout',
-           'ROC', 'roc', 'map_covariance', 'MapCrossEntropy', 'cholesky_covariance', 'cholesky_nll', 'face_parts',
-           'real_faces', 'interval95', 'summarise', 'all_real_faces']
+           'ROC', 'roc', 'map_covariance', 'MapCrossEntropy', 'cholesky_covariance', 'cholesky_nll',
+           'predict_covariances', 'face_parts', 'real_faces', 'interval95', 'summarise', 'all_real_faces']
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn003
 import copy
@@ -154,6 +154,14 @@ def gaussian_entropy(
     (s,) = _wide(log_var)
     return HALF_LOG_2PI + 0.5 * s + 0.5
 
+# %% ../nbs/30_gaussian_nll.ipynb #gn045b
+def _second_head(inputs, keypoints, full, start=-5.0):
+    "The last layer of a second head: at first it promises the same everywhere, the log-variance `start`."
+    layer = nn.Linear(inputs, (3 if full else 2) * keypoints)
+    nn.init.zeros_(layer.weight)
+    with torch.no_grad(): layer.bias.view(keypoints, -1)[:] = torch.tensor([start / 2, 0.0, start / 2] if full else [start, start])
+    return layer
+
 # %% ../nbs/30_gaussian_nll.ipynb #gn046
 class GaussianNet(nn.Module):
     """A small network with two heads: (N,C,H,W) pictures in [0, 1] to a `PointGaussian` in normalised units.
@@ -169,18 +177,18 @@ class GaussianNet(nn.Module):
                  start: float = -5.0, # the log-variance before training
                  detach: bool = False, # no gradient from the second head into the shared layers
                  dropout: float = 0.0, # rate of whole maps that are dropped
+                 full: bool = False, # three numbers for each point instead of two: a full covariance, see `cholesky_covariance`
                  ):
         super().__init__()
         if any(s % 8 for s in size): raise ValueError(f"GaussianNet: size is {tuple(size)}; expected multiples of 8, since pictures are halved three times")
         (a, b, c), self.keypoints, self.detach = channels, keypoints, detach
         self.body = nn.Sequential(nn.Conv2d(in_channels, a, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(), conv_block(a, b), SpatialDropout(dropout))
         self.maps = nn.Sequential(conv_block(b, c, 5, pool=False), SpatialDropout(dropout), conv_block(c, c, 5, pool=False), nn.Conv2d(c, keypoints, 1))
-        self.spread = nn.Sequential(conv_block(b, c), SpatialDropout(dropout), nn.Flatten(), nn.Linear(c * size[0] * size[1] // 64, 64), nn.ReLU(), nn.Linear(64, 2 * keypoints))
-        nn.init.zeros_(self.spread[-1].weight); nn.init.constant_(self.spread[-1].bias, start)
+        self.spread = nn.Sequential(conv_block(b, c), SpatialDropout(dropout), nn.Flatten(), nn.Linear(c * size[0] * size[1] // 64, 64), nn.ReLU(), _second_head(64, keypoints, full, start))
 
     def forward(self, x: Tensor) -> PointGaussian:
         z = self.body(x)
-        return PointGaussian(SoftArgmax2d()(self.maps(z)), self.spread(z.detach() if self.detach else z).float().unflatten(1, (self.keypoints, 2)))
+        return PointGaussian(SoftArgmax2d()(self.maps(z)), self.spread(z.detach() if self.detach else z).float().unflatten(1, (self.keypoints, -1)))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn048
 class DistributionLoss:
@@ -244,7 +252,7 @@ def train_uncertain(
 ) -> History: # of the training
     "Train with one of the losses of this lesson. Where there are variances, the best epoch is that of the smallest validation NLL, whatever the loss."
     if loss not in LOSSES: raise ValueError(f"train_uncertain: loss is {loss!r}; choose one of {', '.join(LOSSES)}")
-    promises = {} if loss in ("rmse", "mse") else dict(metrics={"nll": LOSSES["gnll"]}, monitor="valid_nll")
+    promises = {} if loss in ("rmse", "mse") else dict(metrics={"nll": LOSSES["full" if loss == "full" else "gnll"]}, monitor="valid_nll")
     return fit(model, train, valid, loss=LOSSES[loss], decode=decode_mean, **(PROJECT | promises | settings))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn063
@@ -552,12 +560,17 @@ class _Frozen(nn.Sequential):
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn156
 def freeze_mean(
-    model: GaussianNet, # trained
-) -> GaussianNet: # a copy
+    model: GaussianNet | ResNet18Gaussian, # trained
+    full: bool = False, # give a `GaussianNet` a new second head with three numbers for each point: a full covariance
+) -> nn.Module: # a copy
     "A copy whose mean can no longer change: only its second head learns."
     model = copy.deepcopy(model).requires_grad_(False)
-    model.body, model.maps = _Frozen(*model.body), _Frozen(*model.maps)
-    model.spread.requires_grad_(True)
+    if isinstance(model, ResNet18Gaussian):
+        if full: raise ValueError("freeze_mean: full=True needs a GaussianNet; a ResNet18Gaussian answers with two log-variances for each point")
+        model.encoder, head = _Frozen(model.encoder), model.log_var
+    else: model.body, model.maps, head = _Frozen(*model.body), _Frozen(*model.maps), model.spread
+    if full: head[-1] = _second_head(head[-1].in_features, model.keypoints, True)
+    head.requires_grad_(True)
     return model
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn165
@@ -706,8 +719,25 @@ def cholesky_nll(
     v = (dy - b * u) * torch.exp(-c)
     return 0.5 * (u**2 + v**2) + a + c + 2 * HALF_LOG_2PI
 
+# %% ../nbs/30_gaussian_nll.ipynb #gn213b
+LOSSES["full"] = DistributionLoss(cholesky_nll) # for a second head of three numbers
+
+
+def predict_covariances(
+    model: nn.Module, # such as GaussianNet(..., full=True)
+    ds: KeypointDataset, # any pictures
+    **kw, # batch_size and device of `predict`
+) -> tuple[Tensor, Tensor]: # (N,K,2) means and (N,K,2,2) covariances in pixels, on the CPU
+    "A network's means and full covariances for a whole data set."
+    half = torch.tensor([ds.size[1] / 2, ds.size[0] / 2])
+
+    def decode(output, batch): return torch.cat([decode_mean(output, batch), cholesky_covariance(output[1]).flatten(-2)], -1)
+
+    both = predict(model, ds, decode=decode, **kw)
+    return both[..., :2], both[..., 2:].unflatten(-1, (2, 2)) * half[:, None] * half
+
 # %% ../nbs/30_gaussian_nll.ipynb #gn224
-WAYS = ("rmse", "gnll", "beta", "ensemble")
+WAYS = ("rmse", "gnll", "beta", "ensemble", "afterwards")
 REAL = dict(batch_size=32, lr=4e-3, optimizer="adamw", weight_decay=0.05, schedule="one-cycle", patience=None, fast="auto", progress=False)
 REAL_EPOCHS = {"lfpw": 40, "imm": 100}
 
@@ -727,16 +757,17 @@ def face_parts(
     return (*rest.split(1 / 7, seed=0, by="person" if data == "imm" else None), held)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn226
-def _real_network(parts, loss, seed, network, checkpoint, settings):
-    "A trained network and its seconds; with a checkpoint, training goes on from there."
+def _real_network(parts, loss, seed, network, checkpoint, settings, trained=None):
+    "A trained network and its seconds; with a checkpoint, training goes on from there. With a network `trained` before and its seconds, only a second head is trained, half as long."
     train, apart, _ = parts
     seed_everything(seed)
     k, c = train.keypoints.shape[1], train.images.shape[1]
     model = ResNet18Gaussian(k, in_channels=c) if network == "resnet18" else GaussianNet(k, train.size, in_channels=c)
+    if trained: model, loss, settings = freeze_mean(trained[0]), "gnll", settings | {"epochs": max(1, (settings["epochs"] or 0) // 2)}
     saved = {} if checkpoint is None else dict(checkpoint=checkpoint, resume=True)
     how = REAL | dict(augment=augmentation(train.pairs, 20.0, (0.85, 1.18), 0.08, 0.3)) | ({"lr": 1e-3} if network == "resnet18" else {})
     history = train_uncertain(model, train, apart, loss, seed=seed, **(how | saved | settings))
-    return model, sum(history["seconds"])
+    return model, sum(history["seconds"]) + (trained[1] if trained else 0)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn227
 def _real_row(parts, way, networks):
@@ -775,8 +806,8 @@ def real_faces(
     for way in [k for k in kinds if k not in [r["way"] for r in rows]]:
         parts = parts or face_parts(data, fold, root)
         need = [("beta" if way == "ensemble" else way, m) for m in range(members if way == "ensemble" else 1)]
-        for loss, m in [n for n in need if n not in made]:
-            made[loss, m] = _real_network(parts, loss, seed + 1000 * m, network, store and store / f"{name}-{loss}-{m}.pt", settings)
+        for loss, m in [n for n in ([("rmse", 0)] * (way == "afterwards") + need) if n not in made]:
+            made[loss, m] = _real_network(parts, loss, seed + 1000 * m, network, store and store / f"{name}-{loss}-{m}.pt", settings, made["rmse", 0] if loss == "afterwards" else None)
         rows.append({"data": data, "fold": fold, "seed": seed, "way": way} | _real_row(parts, way, [made[n] for n in need]))
         if store: write_safely(store / f"{name}.csv", _csv(pd.DataFrame(rows)))
     return pd.DataFrame([r for r in rows if r["way"] in kinds])
