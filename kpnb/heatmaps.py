@@ -7,9 +7,9 @@ __all__ = ['POINT_DECODERS', 'NETWORKS', 'check_hill', 'check_argmax', 'check_so
            'binary_heatmaps', 'decode_argmax', 'SlimHeatmap', 'heatmap_mse', 'heatmap_bce', 'Recorder', 'show_epochs',
            'gaussian_heatmaps', 'decode_quarter', 'decode_soft_argmax', 'decode_centroid', 'decode_local_centroid',
            'decode_dark', 'decoder_error', 'draw_decoded', 'gaussian_mse', 'heatmap_focal', 'js_divergence',
-           'dsnt_loss', 'HeatmapLoss', 'Decode', 'FlipAverage', 'CoarseHeatmap', 'accuracy', 'train_heatmaps',
-           'scene_noses', 'maps_of', 'plot_errors', 'time_per_image', 'head_sigma', 'pet_folds', 'strong_augmentation',
-           'pet_noses', 'pet_curve']
+           'dsnt_loss', 'HeatmapLoss', 'Decode', 'FlipAverage', 'ScaleAverage', 'CoarseHeatmap', 'accuracy',
+           'train_heatmaps', 'scene_noses', 'maps_of', 'plot_errors', 'time_per_image', 'head_sigma', 'pet_folds',
+           'strong_augmentation', 'pet_noses', 'pet_curve']
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph003
 import copy
@@ -526,6 +526,25 @@ class FlipAverage(nn.Module):
         maps, mirrored = self.model(x), self.model(x.flip(-1)).flip(-1)
         return (maps + mirrored[:, swap_order(self.pairs, maps.shape[1], maps.device)]) / 2
 
+# %% ../nbs/24_pet_nose_heatmaps.ipynb #ph138c
+class ScaleAverage(nn.Module):
+    "A network's maps of a picture, averaged with those of smaller and larger copies; the sides of a copy are rounded to multiples of 32."
+
+    def __init__(self,
+                 model: nn.Module, # (N,C,H,W) -> (N,K,h,w)
+                 scales: Sequence[float] = (0.75, 1.0, 1.25), # sizes of the copies
+                 ):
+        super().__init__()
+        if not len(scales) or min(scales) <= 0: raise ValueError(f"ScaleAverage: scales are {tuple(scales)}; expected numbers above 0")
+        self.model, self.scales = model, tuple(scales)
+
+    def forward(self, x: Tensor) -> Tensor: # (N,K,h,w), in the size that belongs to a copy of size 1
+        resize = lambda v, size: v if v.shape[-2:] == size else F.interpolate(v, size, mode="bilinear", align_corners=False, antialias=True)
+        copies = [tuple(x.shape[-2:]) if s == 1 else tuple(max(32, 32 * round(s * n / 32)) for n in x.shape[-2:]) for s in self.scales]
+        maps = [self.model(resize(x, size)) for size in copies]
+        size = tuple(round(n * m / c) for n, m, c in zip(x.shape[-2:], maps[0].shape[-2:], copies[0]))
+        return torch.stack([resize(m, size) for m in maps]).mean(0)
+
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph140
 class CoarseHeatmap(CoarseToFine):
     "`CoarseToFine` without the soft-argmax: (N,C,H,W) pictures in [0, 1] to (N,K,H/4,W/4) logits of heatmaps. Height and width must be multiples of 16."
@@ -569,15 +588,16 @@ def train_heatmaps(
     seed: int = 0, # of the order and the augmentation
     augment: Callable | None = None, # default: up to 15 degrees, 18 % of size, a tenth of shift, mirrored half the time
     blur: float = 1.0, # cells: of the decoder
+    scales: Sequence[float] = (1.0,), # judge with the maps of copies of these sizes, see `ScaleAverage`
     **settings, # of `fit`
-) -> dict: # accuracy of the final weights, pred, maps (logits of flip averaging), model, history, seconds
+) -> dict: # accuracy of the final weights, pred, valid, model (averages over mirror image and sizes), network (the bare one), decode, history, seconds
     "Train with BCE on Gaussians, decode with flip averaging and DARK."
     augment = augment or Augment(train.pairs, degrees=15, scale=(0.85, 1.18), shift=0.1, flip=0.5)
     decode = Decode("DARK", "sigmoid", {"blur": blur})
     history = fit(model, train, loss=HeatmapLoss("bce", sigma), decode=decode, augment=augment, seed=seed, **(dict(batch_size=32, lr=4e-3, restore_best=False) | settings))
-    both = FlipAverage(model, train.pairs)
+    both = FlipAverage(model if tuple(scales) == (1.0,) else ScaleAverage(model, scales), train.pairs)
     pred = predict(both, valid, batch_size=64, decode=decode)
-    return {"accuracy": accuracy(pred, valid, mean_points(train.keypoints, train.visible)), "pred": pred, "valid": valid, "model": both, "decode": decode,
+    return {"accuracy": accuracy(pred, valid, mean_points(train.keypoints, train.visible)), "pred": pred, "valid": valid, "model": both, "network": model, "decode": decode,
             "history": history, "seconds": sum(history["seconds"])}
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph147
@@ -708,6 +728,7 @@ def pet_noses(
     seed: int = 0, # of the initial weights, the order and the augmentation
     size: int = 256, # side of the pictures
     sigma: float = 8.0, # pixels
+    scales: Sequence[float] = (0.75, 1.0, 1.25), # judge with the maps of copies of these sizes
     lr: float = 2e-3, # largest learning rate
     start: nn.Module | None = None, # go on with a copy of this network; default: a new one
     data: tuple[KeypointDataset, KeypointDataset] | None = None, # other training and held-back pictures; default: `pet_folds`
@@ -719,7 +740,7 @@ def pet_noses(
     n = _how_many(network, pictures, len(train), scenes)
     seed_everything(seed)
     model = NETWORKS[network](1) if start is None else copy.deepcopy(start)
-    how = dict(sigma=sigma, seed=seed, augment=strong_augmentation(), blur=1.5, batch_size=16, weight_decay=0.05, lr=lr)
+    how = dict(sigma=sigma, seed=seed, augment=strong_augmentation(), blur=1.5, scales=scales, batch_size=16, weight_decay=0.05, lr=lr)
     drawn = train_heatmaps(model, pets(scenes, size, seed=1000, points=1, masks=False), valid, epochs=scene_epochs, **(how | settings)) if scenes else None
     if not n: return drawn | {"scenes": drawn["accuracy"]}
     return train_heatmaps(model, train[:n], valid, epochs=round(epochs * len(train) / n), **(how | settings)) | {"scenes": drawn and drawn["accuracy"]}
@@ -737,7 +758,7 @@ def pet_curve(
     done = {(r["network"], r["scenes"], r["pictures"]) for r in rows}
     for network, drawn in itertools.product(networks, (0, scenes)):
         start, missing = None, [n for n in pictures if (network, drawn, n) not in done]
-        if drawn and missing: start = pet_noses(network=network, pictures=0, scenes=drawn, **settings)["model"].model
+        if drawn and missing: start = pet_noses(network=network, pictures=0, scenes=drawn, **settings)["network"]
         for n in missing:
             found = pet_noses(network=network, pictures=n, start=start, **settings)["accuracy"]
             rows.append({"network": network, "scenes": drawn, "pictures": n, "mean": found["mean"], "median": found["median"]})
