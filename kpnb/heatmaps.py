@@ -738,8 +738,7 @@ def pet_noses(
     "Train on real pets, after drawn ones if wanted, and judge on the fold that was held back."
     train, valid = data or pet_folds(fold, size=size, root=root)
     n = _how_many(network, pictures, len(train), scenes)
-    seed_everything(seed)
-    model = NETWORKS[network](1) if start is None else copy.deepcopy(start)
+    seed_everything(seed); model = NETWORKS[network](1) if start is None else copy.deepcopy(start)
     how = dict(sigma=sigma, seed=seed, augment=strong_augmentation(), blur=1.5, scales=scales, batch_size=16, weight_decay=0.05, lr=lr)
     drawn = train_heatmaps(model, pets(scenes, size, seed=1000, points=1, masks=False), valid, epochs=scene_epochs, **(how | settings)) if scenes else None
     if not n: return drawn | {"scenes": drawn["accuracy"]}
