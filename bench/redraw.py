@@ -2,7 +2,8 @@
 
 Run from the repository: `python bench/redraw.py [00 21 ...] [--runs 7] [--full]`. Each notebook runs in a process of its own, with the small budgets of a test run;
 `--full` takes a reader's, which matters where a drawing counts over all test pictures (lessons 30 and 41). Then every `Live` that a cell has shown is timed, so a new
-visualiser needs no line here. A drawing is what the reader waits for in Python: `draw`, the layout and the PNG. The way to the browser is not in it.
+visualiser needs no line here. A drawing is what the reader waits for in Python: `draw`, the layout and the PNG. The way to the browser is not in it,
+nor the collection of cyclic garbage that `live` puts off until the picture is out.
 
 Where a drawing calls a network (a `forward` of torch.nn is seen during it), the target is 150 ms, else 60 ms. Whether it is met is printed, and no test asserts it.
 """
@@ -42,14 +43,16 @@ def measure_viewer(viewer, runs):
     first, calls = viewer.values, []
     points = [first] + [first | {name: n} for name, c in viewer.controls.items() if hasattr(c, "observe") for n in neighbours(c)]
     hook = torch.nn.modules.module.register_module_forward_hook(lambda *a: calls.append(1))
-    for values in points: viewer._render(values) # what is slow only once: fonts, the layout of each kind of picture
+    for values in points: viewer._draw_once(values) # what is slow only once: fonts, the layout of each kind of picture
     hook.remove()
     ms = []
     while len(ms) < max(runs, len(points)):
         for values in points:
             start = time.perf_counter()
-            viewer._render(values)
+            viewer._draw_once(values)
             ms.append(1000 * (time.perf_counter() - start))
+            if viewer.error: raise viewer.error
+            gc.collect(0) # what a kernel does once the picture is out
     return ms, bool(calls)
 
 

@@ -303,8 +303,8 @@ def plot_reliability(
     _bars(top, left[there], bins.gap[there].neg(), width[there], bins.accuracy[there], facecolor="none", edgecolor=COLOURS["vermilion"], hatch="///", lw=0.8, label="gap")
     top.plot([0, 1], [0, 1], color="gray", lw=1); top.plot(bins.confidence[there], bins.accuracy[there], "o", ms=4, color=COLOURS["blue"])
     _bars(low, left, bins.share.nan_to_num() * 100, width, facecolor=COLOURS["blue"], edgecolor="white")
-    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title or f"ECE {ece(bins):.4f}"); top.legend(loc="upper left")
-    low.set(xlim=(0, 1), xlabel="confidence", ylabel="places (%)")
+    top.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], ylabel="accuracy", title=title or f"ECE {ece(bins):.4f}"); top.legend(loc="upper left")
+    low.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="confidence", ylabel="places (%)"); low.locator_params("y", nbins=3)
     return axes
 
 # %% ../nbs/41_calibration.ipynb #s41-056

@@ -214,7 +214,7 @@ def draw_renormalised(
     source, shift = "this batch" if mode == "train" else "the record", (new - old)[torch.arange(len(values)) != moved].abs().max()
     axes[0].set(title=f"as they come: mean {float(mean):.2f}, standard deviation {float(var.sqrt()):.2f} ({source})")
     axes[0].legend(loc="upper left")
-    axes[1].set(xlim=(-11, 11), xlabel="value", title=f"normalised: the untouched examples moved by up to {float(shift):.2f}")
+    axes[1].set(xlim=(-11, 11), xticks=[-10, -5, 0, 5, 10], xlabel="value", title=f"normalised: the untouched examples moved by up to {float(shift):.2f}")
     return fig
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #ed5b457d

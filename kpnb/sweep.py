@@ -363,13 +363,16 @@ def show_cell(
     baseline: float | None = None, # accuracy of "background everywhere"
 ): # a Figure
     "A training's losses and accuracy, and one answer."
-    fig, axes = figure(4, width=9, height=2.5, gridspec_kw={"width_ratios": [1.5, 1.5, 1, 1]})
-    plot_history(history, axes[0], log=False, best=None, title="losses"); axes[0].set_ylim(0, 2)
-    axes[1].plot(history.df["epoch"], history.df["valid_accuracy"], color=COLOURS["green"], marker="o", ms=3, label="network")
-    if baseline is not None: axes[1].axhline(baseline, color=COLOURS["black"], ls=":", lw=1.5, label="background")
-    axes[1].set(ylim=(0, 1), xlabel="epoch", title=f"valid accuracy: {history.rows[-1]['valid_accuracy']:.3f}"); axes[1].legend(loc="lower right")
-    for ax in axes[:2]: ax.locator_params(nbins=4)
-    for ax, mask, title in ((axes[2], truth, "truth"), (axes[3], answer.to(torch.uint8), "answer")): show_mask(image, mask, list(names) or None, ax, title=title, legend=False)
+    fig, axes = figure(3, width=9, height=2.5, gridspec_kw={"width_ratios": [1.5, 1.5, 2]})
+    plot_history(history, axes[0], log=False, best=None, title="losses"); axes[0].set(ylim=(0, 2), yticks=[0, 1, 2])
+    axes[1].plot(history.df["epoch"], history.df["valid_accuracy"], color=COLOURS["green"], marker="o", ms=3)
+    if baseline is not None:
+        axes[1].axhline(baseline, color=COLOURS["black"], ls=":", lw=1.5)
+        axes[1].text(0.98, baseline - 0.02, "background", ha="right", va="top", fontsize=9, transform=axes[1].get_yaxis_transform())
+    axes[1].set(ylim=(0, 1), yticks=[0, 0.5, 1], xlabel="epoch", title=f"valid accuracy: {history.rows[-1]['valid_accuracy']:.3f}")
+    for ax in axes[:2]: ax.set_xticks(history.df["epoch"].iloc[[0, -1]])
+    twice, masks = torch.cat([image, image], -1), torch.cat([truth, answer.to(truth.dtype)], -1)
+    show_mask(twice, masks, list(names) or None, axes[2], title="left the truth, right the answer", legend=False)
     return fig
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-061

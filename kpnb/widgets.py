@@ -7,6 +7,7 @@ __all__ = ['FAST', 'NOWHERE', 'ALLOW', 'to_png', 'LiveError', 'Manners', 'Live',
 
 # %% ../nbs/06_widgets.ipynb #536c09ec
 import base64
+import gc
 import html
 import io
 import math
@@ -308,18 +309,29 @@ def redraw(self: Live) -> None:
             if not self._again: break
     finally: self._busy = False
 
+# %% ../nbs/06_widgets.ipynb #gcp1
+@contextmanager
+def _collect_later():
+    "Inside, Python does not look for cycles of objects."
+    was = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if was: gc.enable()
+
 # %% ../nbs/06_widgets.ipynb #087524ae
 @patch
 def _draw_once(self: Live, values):
     "Draw and show; keep the error, or raise it in a test run."
-    start = time.perf_counter()
-    try: png, self.error = self._render(values), None
-    except Exception as e:
-        self.error = e
-        if in_test(): raise LiveError(f"{_call_text(self.draw, values)} failed: {type(e).__name__}: {e}") from e
-        return self._show(error=e)
-    self.seconds.append(time.perf_counter() - start)
-    self._show(png)
+    with _collect_later():
+        start = time.perf_counter()
+        try: png, self.error = self._render(values), None
+        except Exception as e:
+            self.error = e
+            if in_test(): raise LiveError(f"{_call_text(self.draw, values)} failed: {type(e).__name__}: {e}") from e
+            return self._show(error=e)
+        self.seconds.append(time.perf_counter() - start)
+        self._show(png)
     self._pace()
 
 # %% ../nbs/06_widgets.ipynb #13945998

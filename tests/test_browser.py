@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 try:
+    from playwright.sync_api import Error as BrowserError
     from playwright.sync_api import sync_playwright
 except ImportError: sync_playwright = None
 
@@ -28,6 +29,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"]
 HERE = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:blank")
 LIMIT = 400 # seconds for all cells of one notebook, beside another that is driven
+AHEAD = 3 # notebooks that are open beside the one that is driven, at most
 
 # What may stand on the page or in the console although it looks like an error: pattern -> reason
 ALLOWED_OUTPUTS = {r"there is <no> answer at 5": "notebook 06 shows on purpose what an error looks like"}
@@ -88,7 +90,7 @@ def lab(tools, tmp_path_factory):
     # a reader's environment but for the budgets: `live` shows widgets only without IN_TEST, and figures appear only without MPLBACKEND
     env = {k: v for k, v in os.environ.items() if not k.startswith("JUPYTER") and k not in ("IN_TEST", "MPLBACKEND")}
     env |= {f"JUPYTER_{kind.upper()}_DIR": str(home / kind) for kind in ("config", "data", "runtime")}
-    env |= {"IPYTHONDIR": str(home / "ipython"), "KPNB_DATA": str(home / "no data"), "KPNB_BUDGET": "test"}
+    env |= {"IPYTHONDIR": str(home / "ipython"), "KPNB_DATA": str(home / "no data"), "KPNB_BUDGET": "test", "OMP_NUM_THREADS": "1"} # two kernels and a browser share the processor
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
                "--IdentityProvider.token=", f"--ServerApp.root_dir={home / 'nbs'}", f"--LabApp.workspaces_dir={home / 'workspaces'}",
                "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
@@ -126,34 +128,37 @@ def shots(tmp_path_factory):
 class Notebook:
     "A notebook open in JupyterLab, with what it asked for and complained about."
 
-    def __init__(self, context, url, name):
-        self.name, self.page, self.requests, self.console = name, context.new_page(), [], []
+    def __init__(self, context, url, name, meanwhile=lambda: None):
+        self.name, self.page, self.requests, self.console, self.meanwhile, self.started = name, context.new_page(), [], [], meanwhile, False
         self.page.set_default_timeout(30_000)
         self.page.on("console", lambda m: self.console.append(f"{m.text} ({m.location.get('url', '')})") if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.console.append(str(e)))
         self.page.on("request", lambda r: self.requests.append(r.url))
         self.page.on("websocket", lambda w: self.requests.append(w.url))
-        self.page.goto(f"{url}/lab/workspaces/auto-{name[:2]}/tree/{name}?reset")
-        wait_for(lambda: self.status() == "idle", 90, lambda: f"{name}: no kernel")
+        self.page.goto(f"{url}/lab/workspaces/auto-{name[:2]}/tree/{name}?reset", wait_until="commit")
 
     def status(self):
-        "What the kernel does."
-        return self.page.evaluate("() => window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.status")
+        "What the kernel does; nothing while the page loads."
+        try: return self.page.evaluate("() => window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.status")
+        except BrowserError: return None
 
     def start(self):
-        "Run All Cells, without waiting."
-        self.page.evaluate("() => { window.ran = null; window.jupyterapp.commands.execute('notebook:run-all-cells').then(v => window.ran = String(v), e => window.ran = String(e)) }")
+        "Run All Cells as soon as there is a kernel, without waiting: whether it has begun."
+        if not self.started and self.status() == "idle":
+            self.page.evaluate("() => { window.ran = null; window.jupyterapp.commands.execute('notebook:run-all-cells').then(v => window.ran = String(v), e => window.ran = String(e)) }")
+            self.started = True
+        return self.started
+
+    def ran(self):
+        "What Run All Cells gave, once it is over."
+        return self.start() and self.page.evaluate("() => window.ran")
 
     def run(self):
-        "Run All Cells."
-        self.start()
-        self.has_run()
-
-    def has_run(self):
-        "Wait for the end of Run All Cells; errors that stand on the page are failures."
-        wait_for(lambda: self.page.evaluate("() => window.ran"), LIMIT, lambda: f"{self.name}: still running after {LIMIT} s; {self.errors()}")
+        "Run All Cells and wait for the end; errors that stand on the page are failures."
+        wait_for(self.start, 90, lambda: f"{self.name}: no kernel")
+        wait_for(self.ran, LIMIT, lambda: f"{self.name}: still running after {LIMIT} s; {self.errors()}")
         assert not self.errors(), f"{self.name}: {self.errors()}"
-        assert self.page.evaluate("() => window.ran") == "true", f"{self.name}: Run All Cells gave {self.page.evaluate('() => window.ran')}"
+        assert self.ran() == "true", f"{self.name}: Run All Cells gave {self.ran()}"
         wait_for(lambda: self.status() == "idle", 60, lambda: f"{self.name}: the kernel does not come to rest")
 
     def errors(self):
@@ -166,7 +171,7 @@ class Notebook:
 
     def close(self):
         "Check what stood in the console and what was asked for; end the kernel."
-        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.context.sessionContext.shutdown()")
+        self.page.evaluate("() => { window.jupyterapp.shell.currentWidget.context.sessionContext.shutdown() }") # without waiting
         self.page.close()
         assert self.requests and not (away := [u for u in self.requests if not HERE.match(u)]), f"{self.name} asks other machines: {away[:3]}"
         bad = [text for text in self.console if not any(re.search(p, text) for p in ALLOWED_CONSOLE)]
@@ -192,6 +197,7 @@ class Visualiser:
         last, since, end = self.picture(), time.monotonic(), time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(0.05)
+            self.notebook.meanwhile()
             now = self.picture()
             if now != last or self.notebook.status() != "idle" or not like(now): last, since = now, time.monotonic()
             elif time.monotonic() - since > idle: break
@@ -342,29 +348,55 @@ def drive(v, where, keep):
         name, moved = f"{where}, {control.label!r}", 0
         for way, there, back in control.moves():
             there()
-            assert v.settled(lambda p: p != first) != first, f"{name} by {way}: the picture does not change"
+            assert v.settled(lambda p: p != first, idle=0.05 if moved else 0.15) != first, f"{name} by {way}: the picture does not change"
             if not moved: keep(v, "_" + re.sub(r"\W+", "_", control.label))
             back()
-            assert v.settled(lambda p: p == first) == first, f"{name} by {way}: going back does not give the same picture"
+            assert v.settled(lambda p: p == first, idle=0.05) == first, f"{name} by {way}: going back does not give the same picture"
             moved += 1
         assert moved, f"{name}: a kind of control that this test cannot move"
         assert not v.notebook.errors(), f"{name}: {v.notebook.errors()}"
     assert len(v.heights()) == 1, f"{where}: its height changes, so the page jumps: {sorted(v.heights())}"
 
 
+class Ahead:
+    "Notebooks that run while another is driven, which leaves the processor idle for most of the time: one at a time, in the order of the tests."
+
+    def __init__(self, browser, lab): self.browser, self.lab, self.waiting, self.open, self.driven, self.looked = browser, lab, [], {}, None, 0.0
+
+    def begin(self, name):
+        self.waiting = [n for n in self.waiting if n != name]
+        self.open[name] = Notebook(self.browser, self.lab, name, self.look)
+        return self.open[name]
+
+    def look(self):
+        "Begin the next one if the last has run; asked some twenty times a second, it looks once."
+        if time.monotonic() - self.looked < 1: return
+        self.looked = time.monotonic()
+        if all([n.ran() for n in self.open.values()]) and self.waiting and len(self.open) < AHEAD:
+            self.begin(self.waiting[0])
+            self.driven.page.bring_to_front() # a page behind another gets its mouse moves once a second
+
+    def run(self, name, later):
+        "This notebook, when it has run; `later` are the names of those that follow."
+        self.waiting = [n for n in later if n not in self.open]
+        notebook = self.open.get(name) or self.begin(name)
+        notebook.run()
+        self.driven = self.open.pop(name)
+        self.driven.page.bring_to_front()
+        return self.driven
+
+
 @pytest.fixture(scope="module")
 def ahead(lab, browser):
-    "Notebooks that run already while the one before is driven, which leaves the processor idle for most of the time: name -> Notebook."
-    opened = {}
-    yield opened
-    for notebook in opened.values(): notebook.page.close()
+    notebooks = Ahead(browser, lab)
+    yield notebooks
+    for notebook in notebooks.open.values(): notebook.page.close()
 
 
-def next_lesson(request):
-    "The lesson that the next test opens, if any."
+def later_lessons(request):
+    "The lessons of the tests that follow."
     items = request.session.items
-    following = items[items.index(request.node) + 1:][:1]
-    return following[0].callspec.params["name"] if following and following[0].originalname == request.node.originalname else None
+    return [i.callspec.params["name"] for i in items[items.index(request.node) + 1:] if getattr(i, "originalname", "") == request.node.originalname]
 
 
 def test_lessons_are_found():
@@ -373,16 +405,9 @@ def test_lessons_are_found():
 
 
 @pytest.mark.parametrize("name", LESSONS)
-def test_visualisers(lab, browser, shots, ahead, request, name):
+def test_visualisers(shots, ahead, request, name):
     "Each control changes the picture, and back gives the identical picture; no error, no request to another machine."
-    def begin(name):
-        ahead[name] = Notebook(browser, lab, name)
-        ahead[name].start()
-    if name not in ahead: begin(name)
-    notebook = ahead.pop(name)
-    notebook.has_run()
-    if following := next_lesson(request): begin(following)
-    notebook.page.bring_to_front()
+    notebook = ahead.run(name, later_lessons(request))
     found = notebook.visualisers()
     assert len(found) >= max(1, visualisers(NBS / name)), f"{name}: {len(found)} visualisers on the page"
     for i, v in enumerate(found):
