@@ -5,7 +5,8 @@ Run from the repository: `python bench/redraw.py [00 21 ...] [--runs 7] [--full]
 visualiser needs no line here. A drawing is what the reader waits for in Python: `draw`, the layout and the PNG. The way to the browser is not in it,
 nor the collection of cyclic garbage that `live` puts off until the picture is out.
 
-Where a drawing calls a network (a `forward` of torch.nn is seen during it), the target is 150 ms, else 60 ms. Whether it is met is printed, and no test asserts it.
+Machines are noisy: the first and last line say how long two panels take matplotlib alone and in a visualiser, in the same minutes. Where a drawing calls a network
+(a `forward` of torch.nn is seen during it), the target is 150 ms, else 60 ms. Whether it is met is printed, and no test asserts it.
 """
 import argparse
 import gc
@@ -79,6 +80,38 @@ def row(path, v):
     return f"| {path.stem} | {v['name']}({', '.join(v['controls'])}) | {'yes' if v['network'] else 'no'} | {len(v['ms'])} | {mid:.0f} | {low:.0f}–{high:.0f} | {target} | {'yes' if mid <= target else '**no**'} |"
 
 
+def scale(runs=21):
+    "For scale: a figure of two panels by matplotlib's `savefig`, as a notebook shows it, and the same in a `Live`; medians in ms, in turn."
+    import io
+
+    import ipywidgets as W
+    import matplotlib.pyplot as plt
+
+    from kpnb.plot import figure
+    from kpnb.widgets import Live
+
+    def panels(power):
+        fig, axes = figure(2, width=6, height=2.6)
+        for ax in axes:
+            ax.plot([i / 50 for i in range(51)], [(i / 50) ** power for i in range(51)], label="a curve")
+            ax.set(xlabel="x", ylabel="y", title=f"power {power}"); ax.legend()
+        return fig
+
+    def saved(power):
+        fig = panels(power)
+        fig.savefig(io.BytesIO(), format="png", bbox_inches="tight")
+        plt.close(fig)
+
+    viewer, ms = Live(panels, {"power": W.IntSlider(1, 1, 3)}), {saved: [], (live := lambda power: viewer._draw_once({"power": power})): []}
+    for i in range(runs + 3):
+        for draw in ms:
+            start = time.perf_counter()
+            draw(1 + i % 3)
+            ms[draw].append(1000 * (time.perf_counter() - start))
+            gc.collect(0)
+    return statistics.median(ms[saved][3:]), statistics.median(ms[live][3:])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lessons", nargs="*", help="numbers of notebooks; default: all that have a visualiser")
@@ -90,6 +123,7 @@ def main():
     import ipywidgets
     import matplotlib
     from common import machine
+    print("For scale, two labelled panels: {:.0f} ms by matplotlib's savefig, {:.0f} ms in a visualiser.".format(*scale()))
     print(f"At least {args.runs} drawings each; {machine(matplotlib=matplotlib.__version__, ipywidgets=ipywidgets.__version__)}\n")
     print("| lesson | visualiser | runs a network | drawings | median ms | quartiles ms | target ms | met |\n|---|---|---|---|---|---|---|---|", flush=True)
     env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "KPNB_BUDGET")} | {"MPLBACKEND": "agg"} | ({} if args.full else {"KPNB_BUDGET": "test"})
@@ -100,6 +134,7 @@ def main():
         found = [json.loads(line[len("REDRAW "):]) for line in out.stdout.splitlines() if line.startswith("REDRAW ")]
         for v in found: print(row(path, v), flush=True)
         if out.returncode or not found: sys.exit(f"{path.name}: {out.stderr[-2000:] or 'no visualiser was shown'}")
+    print("\nThe two panels once more: {:.0f} and {:.0f} ms.".format(*scale()))
 
 
 if __name__ == "__main__": main()

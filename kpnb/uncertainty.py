@@ -123,15 +123,16 @@ def draw_descent(
     beta: float = 0.5, # of β-NLL
 ): # figure
     "The loss of one label at 0 over mean and log-variance, with the paths of NLL and β-NLL."
-    m, s = torch.meshgrid(torch.linspace(-4, 4, 81), torch.linspace(-4, 4, 81), indexing="xy")
+    m, s = torch.meshgrid(torch.linspace(-4, 4, 161), torch.linspace(-4, 4, 161), indexing="xy")
     fig, ax = figure(width=6.5, height=3.6)
-    ax.contourf(m, s, gaussian_nll(m, s, torch.zeros(())).clamp(max=8), levels=24, cmap="cividis")
+    height = gaussian_nll(m, s, torch.zeros(())).clamp(max=8)
+    ax.imshow((3 * height).floor(), extent=(-4, 4, -4, 4), origin="lower", aspect="auto", cmap="cividis", interpolation="bilinear", zorder=1) # in steps of 1/3
     ways = {"NLL": gaussian_nll, f"β-NLL, β = {beta:g}": lambda *a: beta_nll(*a, beta=beta)}
     for (name, loss), colour in zip(ways.items(), (COLOURS["orange"], COLOURS["sky"])):
         path = descend(loss, mean, log_var, lr).clamp(-50, 50)
         ax.plot(*path.T, ".-", color=colour, ms=5, lw=1.2, label=name)
     ax.plot([mean], [log_var], "o", ms=11, mfc="none", mec="white", mew=2)
-    ax.set(xlim=(-4, 4), ylim=(-4, 4), xlabel="mean", ylabel="log-variance"); ax.legend(loc="upper left", labelcolor="white", frameon=False)
+    ax.set(xlim=(-4, 4), ylim=(-4, 4), xticks=[-4, -2, 0, 2, 4], yticks=[-4, 0, 4], xlabel="mean", ylabel="log-variance"); ax.legend(loc="upper left", labelcolor="white", frameon=False)
     return fig
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn035
@@ -413,6 +414,14 @@ def calibration_curve(
     return expected, torch.bincount(_gaps(z, limits), minlength=levels)[:levels].cumsum(0).double() / len(z)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn097
+def _area(expected, found):
+    "Between a calibration curve and the diagonal, straight between levels."
+    d = (found - expected).cpu().numpy()
+    a, b = d[:-1], d[1:]
+    crossing = (a**2 + b**2) / (2 * np.maximum(abs(a) + abs(b), 1e-300)) # two triangles
+    return float(np.where(a * b < 0, crossing, abs(a + b) / 2).sum() / len(a))
+
+
 def miscalibration_area(
     mean: Tensor, # any shape
     std: Tensor, # of the same shape
@@ -420,11 +429,7 @@ def miscalibration_area(
     levels: int = 100, # from 0 to 1, both included
 ) -> float: # 0 to 0.5
     "The area between the calibration curve and the diagonal; the curve is straight between levels, as in the uncertainty-toolbox (Chung et al. 2021, arXiv:2109.10254)."
-    expected, found = calibration_curve(mean, std, target, levels)
-    d = (found - expected).cpu().numpy()
-    a, b = d[:-1], d[1:]
-    crossing = (a**2 + b**2) / (2 * np.maximum(abs(a) + abs(b), 1e-300)) # two triangles
-    return float(np.where(a * b < 0, crossing, abs(a + b) / 2).sum() / (levels - 1))
+    return _area(*calibration_curve(mean, std, target, levels))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn098
 def draw_pit(
@@ -434,12 +439,12 @@ def draw_pit(
 ): # figure
     "The PIT histogram and the calibration curve when every promised σ is multiplied by a factor."
     z = z.flatten().double() / factor
-    zero, one = torch.zeros_like(z), torch.ones_like(z)
+    curve = calibration_curve(torch.zeros_like(z), torch.ones_like(z), z)
     fig, (a, b) = figure(2, width=8, height=2.9)
-    a.hist(torch.special.ndtr(z).numpy(), bins=bins, range=(0, 1), density=True, color=COLOURS["sky"], ec="white"); a.axhline(1, color="black", lw=1)
-    a.set(xlabel="PIT", ylabel="density", ylim=(0, 2.5), title=f"all σ × {factor:.2f}")
-    b.plot(*calibration_curve(zero, one, z), color=COLOURS["blue"]); b.plot([0, 1], [0, 1], color="black", lw=1)
-    b.set(xlabel="promised share", ylabel="share found", aspect="equal", title=f"area {miscalibration_area(zero, one, z):.3f}")
+    a.hist(torch.special.ndtr(z).numpy(), bins=bins, range=(0, 1), density=True, histtype="stepfilled", color=COLOURS["sky"]); a.axhline(1, color="black", lw=1)
+    a.set(xlabel="PIT", ylabel="density", ylim=(0, 2.5), xticks=[0, 0.5, 1], yticks=[0, 1, 2], title=f"all σ × {factor:.2f}")
+    b.plot(*curve, color=COLOURS["blue"]); b.plot([0, 1], [0, 1], color="black", lw=1)
+    b.set(xlabel="promised share", ylabel="share found", aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], title=f"area {_area(*curve):.3f}")
     return fig
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn108
