@@ -359,7 +359,7 @@ def drive(v, where, keep):
 
 
 class Ahead:
-    "Notebooks that run while another is driven, which leaves the processor idle for most of the time: one at a time, in the order of the tests."
+    "Notebooks that run while another is driven: one at a time, in the order of the tests."
 
     def __init__(self, browser, lab): self.browser, self.lab, self.waiting, self.open, self.driven, self.looked = browser, lab, [], {}, None, 0.0
 
