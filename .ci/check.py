@@ -35,10 +35,11 @@ def call(command: list, cwd=ROOT, limit: float = 900, **env) -> tuple[int, str]:
     "Run a command in a process group of its own; past the limit the whole group is killed."
     process = subprocess.Popen([str(c) for c in command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ | env)
-    try: return process.returncode if (out := process.communicate(timeout=limit)[0]) is None else process.returncode, out
+    try: out = process.communicate(timeout=limit)[0]
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return -1, process.communicate()[0] + f"\nstopped after {limit} s"
+    return process.returncode, out
 
 
 def tracked() -> list[Path]:

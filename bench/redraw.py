@@ -37,6 +37,15 @@ def neighbours(control):
     return []
 
 
+def timed(draw):
+    "Milliseconds of one drawing."
+    start = time.perf_counter()
+    draw()
+    ms = 1000 * (time.perf_counter() - start)
+    gc.collect(0) # what a kernel does once the picture is out
+    return ms
+
+
 def measure_viewer(viewer, runs):
     "Milliseconds of each drawing, and whether one of them runs a network."
     import torch
@@ -49,11 +58,8 @@ def measure_viewer(viewer, runs):
     ms = []
     while len(ms) < max(runs, len(points)):
         for values in points:
-            start = time.perf_counter()
-            viewer._draw_once(values)
-            ms.append(1000 * (time.perf_counter() - start))
+            ms.append(timed(lambda: viewer._draw_once(values)))
             if viewer.error: raise viewer.error
-            gc.collect(0) # what a kernel does once the picture is out
     return ms, bool(calls)
 
 
@@ -102,14 +108,11 @@ def scale(runs=21):
         fig.savefig(io.BytesIO(), format="png", bbox_inches="tight")
         plt.close(fig)
 
-    viewer, ms = Live(panels, {"power": W.IntSlider(1, 1, 3)}), {saved: [], (live := lambda power: viewer._draw_once({"power": power})): []}
+    viewer, ms = Live(panels, {"power": W.IntSlider(1, 1, 3)}), []
     for i in range(runs + 3):
-        for draw in ms:
-            start = time.perf_counter()
-            draw(1 + i % 3)
-            ms[draw].append(1000 * (time.perf_counter() - start))
-            gc.collect(0)
-    return statistics.median(ms[saved][3:]), statistics.median(ms[live][3:])
+        power = 1 + i % 3
+        ms.append((timed(lambda: saved(power)), timed(lambda: viewer._draw_once({"power": power}))))
+    return [statistics.median(way) for way in zip(*ms[3:])]
 
 
 def main():

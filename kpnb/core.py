@@ -32,8 +32,8 @@ def device(
     origin = "device(name)" if name is not None else "the environment variable KPNB_DEVICE"
     name = name if name is not None else os.environ.get("KPNB_DEVICE", "").strip()
     if not name: name = next(kind for kind in DEVICES if _available(kind))
-    kind, _, index = str(name).partition(":")
-    if kind not in DEVICES or (index and not index.isdigit()):
+    kind, colon, index = str(name).partition(":")
+    if kind not in DEVICES or (colon and not index.isdigit()):
         raise ValueError(f"{origin} is {str(name)!r}; choose one of {', '.join(DEVICES)} (or cuda:0, cuda:1, ...)")
     if not _available(kind): raise ValueError(f"{origin} asks for {str(name)!r}, but torch finds no such device on this machine")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
@@ -96,7 +96,7 @@ def budget(
 def patch(
     f, # a function whose first parameter is annotated with a class
 ):
-    "Decorator: add `f` as a method to the class that annotates its first parameter."
+    "Decorator: add `f` as a method to the class that its first parameter is annotated with."
     first = next(iter(f.__annotations__.items()), None)
     if first is None or first[0] != f.__code__.co_varnames[0] or not isinstance(first[1], type):
         raise TypeError(f"patch: the first parameter of {f.__name__} must be annotated with a class")

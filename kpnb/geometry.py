@@ -199,7 +199,7 @@ def fold(self: KeypointDataset,
          i: int, # 0 to folds - 1: the part to judge on
          folds: int = 5, # parts
          ) -> tuple[KeypointDataset, KeypointDataset]: # (training, held back)
-    "The i-th of random parts of equal size, the same parts each time, and all others to train on."
+    "The i-th of random parts of (nearly) equal size, the same parts each time, and all others to train on."
     if not 0 <= i < folds: raise ValueError(f"fold: i is {i}; expected 0 to {folds - 1}")
     held = torch.zeros(len(self), dtype=torch.bool)
     held[torch.randperm(len(self), generator=make_generator(0))[i::folds]] = True
@@ -451,7 +451,7 @@ def random_affine(
 def random_perspective(
     n: int, # number of matrices
     size: int | tuple[int, int], # (H, W) of the pictures
-    strength: float = 0.2, # the far edge shrinks, and the near one grows, by up to about this share
+    strength: float = 0.2, # the far edge shrinks, and the near one grows, by up to about half this share
     generator: int | torch.Generator = 0, # seed or generator
 ) -> Tensor: # (N,3,3)
     "Random tilts of the picture about its middle."

@@ -29,7 +29,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import seed_everything
+from .core import make_generator, seed_everything
 from .datasets import load
 from .geometry import Augment, KeypointDataset, inside, normalise, swap_order
 from .metrics import distances
@@ -717,12 +717,17 @@ def _how_many(network, pictures, most, scenes):
     if 0 <= n <= most and n + scenes: return n
     raise ValueError(f"pictures is {pictures} and scenes is {scenes}; expected 0 to {most} real pictures, and at least one of either kind")
 
+
+def _some(ds, n, seed):
+    "So many pictures at random, in their old order; those of a smaller n are among those of a larger one. (The first files of a folder may all show one breed.)"
+    return ds if n == len(ds) else ds[torch.randperm(len(ds), generator=make_generator(seed))[:n].sort().values]
+
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph183
 def pet_noses(
     fold: int = 0, # the part to judge on; the network never sees it before the end
     network: str = "lite0", # one of `NETWORKS`
     epochs: int = 30, # rounds of training, if all pictures are used; with fewer the network sees each more often
-    pictures: int | None = None, # use only so many real pictures; 0: none, which needs `scenes`
+    pictures: int | None = None, # use only so many real pictures, chosen at random by the seed; 0: none, which needs `scenes`
     scenes: int = 0, # train on so many of the scenes' pets first
     scene_epochs: int = 5, # rounds over those
     seed: int = 0, # of the initial weights, the order and the augmentation
@@ -742,7 +747,7 @@ def pet_noses(
     how = dict(sigma=sigma, seed=seed, augment=strong_augmentation(), blur=1.5, scales=scales, batch_size=16, weight_decay=0.05, lr=lr)
     drawn = train_heatmaps(model, pets(scenes, size, seed=1000, points=1, masks=False), valid, epochs=scene_epochs, **(how | settings)) if scenes else None
     if not n: return drawn | {"scenes": drawn["accuracy"]}
-    return train_heatmaps(model, train[:n], valid, epochs=round(epochs * len(train) / n), **(how | settings)) | {"scenes": drawn and drawn["accuracy"]}
+    return train_heatmaps(model, _some(train, n, seed), valid, epochs=round(epochs * len(train) / n), **(how | settings)) | {"scenes": drawn and drawn["accuracy"]}
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #phcurve1
 def pet_curve(

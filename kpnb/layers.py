@@ -180,11 +180,11 @@ def _load_from_state_dict(self: _BatchNorm, state_dict, prefix, local_metadata, 
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #93d654a2
 def batchnorm_backward(
-    grad: Tensor, # (N,C,...) gradient of the loss by the output
+    grad: Tensor, # (N,C,...) gradient of the loss with respect to the output
     x_hat: Tensor, # (N,C,...) the normalised input, before scale and shift
     std: Tensor, # (C,) √(var + eps)
     weight: Tensor | None = None, # (C,) the scale, gamma; None is 1
-) -> tuple[Tensor, Tensor, Tensor]: # gradients by the input (N,C,...), the scale (C,) and the shift (C,)
+) -> tuple[Tensor, Tensor, Tensor]: # gradients with respect to the input (N,C,...), the scale (C,) and the shift (C,)
     "The gradient of batch norm in training mode, by the formula of lesson 11, section 8."
     axes = [d for d in range(grad.ndim) if d != 1]
     by_weight, by_bias, m = (grad * x_hat).sum(axes), grad.sum(axes), _values(grad)

@@ -351,7 +351,7 @@ def show_mask(
 def _mask_legend(ax, present, table, names):
     "Colour and name of each label that occurs."
     name = lambda v: "unknown" if v == VOID else names[v] if names else f"label {v}"
-    ax.legend(handles=[Patch(fc=table[v], ec="black", lw=0.5, label=name(v)) for v in present], loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+    ax.legend(handles=[Patch(fc=(*table[v][:3], float(table[v][3] > 0)), ec="black", lw=0.5, label=name(v)) for v in present], loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
 
 # %% ../nbs/05_plot.ipynb #105e8da6
 def _labels(mask, names):
@@ -377,7 +377,7 @@ def plot_history(
     keys: Sequence[str] | None = None, # columns; default: those of train_loss and valid_loss that are there
     *,
     log: bool = True, # logarithmic axis, if all values are above zero
-    best: str | None = "auto", # mark the "min" or "max" of the last column; "auto": the history's own best epoch if it knows it, else "min"; None: nothing
+    best: str | None = "auto", # mark the "min" or "max" of the last of `keys`; "auto": the history's own best epoch if it knows it, else "min"; None: nothing
     ylabel: str = "loss", # with its unit
     title: str | None = None, # above the curves
 ) -> Axes:

@@ -332,7 +332,7 @@ def write_safely(
 def to_csv(self: History,
            path: str | os.PathLike, # the file
            ) -> None:
-    "Write the rows as a CSV that `pandas.read_csv` reads without options; units stand in the column names."
+    "Write the rows as a CSV that `pandas.read_csv` reads without options; the units are in the table of notebook 07."
     write_safely(path, self.df.to_csv(index=False, lineterminator="\n").encode())
 
 # %% ../nbs/07_training.ipynb #54657321
@@ -422,7 +422,9 @@ def random_states(
     kind, keys, *rest = np.random.get_state()
     states = {"shuffle": generator.get_state(), "torch": torch.get_rng_state(), "python": json.dumps(random.getstate()),
               "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *map(float, rest)]}
-    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+    if device.type == "cuda": states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps": states["mps"] = torch.mps.get_rng_state()
+    return states
 
 
 def restore_random(
@@ -437,6 +439,7 @@ def restore_random(
     kind, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), int(position), int(has_gauss), cached))
     if "cuda" in states and device.type == "cuda": torch.cuda.set_rng_state(states["cuda"], device)
+    if "mps" in states and device.type == "mps": torch.mps.set_rng_state(states["mps"])
 
 # %% ../nbs/07_training.ipynb #64aed4ae
 def _check_storable(x, at):

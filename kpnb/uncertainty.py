@@ -501,12 +501,12 @@ def draw_sparsification(
     unit: str = "pixels", # of the errors
 ) -> Axes:
     "Sparsification curves, and the oracle of the first."
-    ax = figure(width=5.5, height=3)[1] if ax is None else ax
+    ax = figure(width=7.5, height=3)[1] if ax is None else ax
     for name, c in curves.items(): # the last points are means of a handful of errors
         ax.plot(100 * c.removed[c.removed < 0.99], c.by_std[c.removed < 0.99], label=f"{name}: AUSE {c.ause:.2f}")
     first = next(iter(curves.values()))
     ax.plot(100 * first.removed, first.oracle, "--", color="black", lw=1.2, label="oracle")
-    ax.set(xlabel="points thrown away, largest σ first (%)", ylabel=f"mean error of the rest ({unit})", ylim=(0, None)); ax.legend(fontsize=9)
+    ax.set(xlabel="thrown away, largest σ first (%)", ylabel=f"mean error of the rest ({unit})", ylim=(0, None)); ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn122

@@ -49,7 +49,7 @@ def _figure_of(result, before):
     while isinstance(result, SubFigure): result = result.figure
     if isinstance(result, Figure): return result
     if result is None and (new := [n for n in plt.get_fignums() if n not in before]): return plt.figure(new[-1])
-    found = "None, and drew no figure" if result is None else f"a {type(result).__name__}"
+    found = "None, and drew no figure" if result is None else f"a value of type {type(result).__name__}"
     raise TypeError(f"draw returned {found}; expected a matplotlib Figure or Axes")
 
 # %% ../nbs/06_widgets.ipynb #26ef2ed6
@@ -935,6 +935,7 @@ def __init__(
     anywidget.AnyWidget.__init__(self, points=_named_points(points, names), opacity=opacity, sigmas=sigmas, allow=allow, zoom=zoom, grid=grid, label=label)
     if unknown := [n for n in fixed if n not in self.points]: raise ValueError(f"fixed: no point {unknown[0]!r}; there are {', '.join(self.points) or 'none'}")
     self.fixed = list(fixed)
+    self._asked_width = width
     _set_picture(self, image, width)
     self.set_overlay(overlay); self.set_covariances(covariances); self._choose_first()
 
@@ -988,7 +989,7 @@ def set_image(
     points=None, # its points; default: those of before stay
 ) -> None:
     "Show another picture, without its predecessor's overlay and ellipses, and choose the first point again."
-    _set_picture(self, image)
+    _set_picture(self, image, self._asked_width)
     self.set_overlay(None); self.set_covariances(None)
     if points is not None: self.points = points
     self._choose_first()

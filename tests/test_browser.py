@@ -30,6 +30,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 HERE = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:blank")
 LIMIT = 400 # seconds for all cells of one notebook, beside another that is driven
 AHEAD = 3 # notebooks that are open beside the one that is driven, at most
+CORES = 2 # notebooks that run at the same time, at most
 
 # What may stand on the page or in the console although it looks like an error: pattern -> reason
 ALLOWED_OUTPUTS = {r"there is <no> answer at 5": "notebook 06 shows on purpose what an error looks like"}
@@ -57,11 +58,12 @@ def tools():
     if gone: (pytest.fail if wish == "required" else pytest.skip)("not installed: " + ", ".join(gone))
 
 
-def wait_for(condition, seconds, message):
+def wait_for(condition, seconds, message, meanwhile=lambda: None):
     "The first true value of a condition; an error when the time is over."
     end = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > end: raise AssertionError(message())
+        meanwhile()
         time.sleep(0.1)
     return value
 
@@ -156,7 +158,7 @@ class Notebook:
     def run(self):
         "Run All Cells and wait for the end; errors that stand on the page are failures."
         wait_for(self.start, 90, lambda: f"{self.name}: no kernel")
-        wait_for(self.ran, LIMIT, lambda: f"{self.name}: still running after {LIMIT} s; {self.errors()}")
+        wait_for(self.ran, LIMIT, lambda: f"{self.name}: still running after {LIMIT} s; {self.errors()}", self.meanwhile)
         assert not self.errors(), f"{self.name}: {self.errors()}"
         assert self.ran() == "true", f"{self.name}: Run All Cells gave {self.ran()}"
         wait_for(lambda: self.status() == "idle", 60, lambda: f"{self.name}: the kernel does not come to rest")
@@ -359,28 +361,26 @@ def drive(v, where, keep):
 
 
 class Ahead:
-    "Notebooks that run while another is driven: one at a time, in the order of the tests."
+    "Notebooks that run beside the one of this test, in the order of the tests: one while it is driven, and two with it while it runs itself."
 
     def __init__(self, browser, lab): self.browser, self.lab, self.waiting, self.open, self.driven, self.looked = browser, lab, [], {}, None, 0.0
 
     def begin(self, name):
-        self.waiting = [n for n in self.waiting if n != name]
         self.open[name] = Notebook(self.browser, self.lab, name, self.look)
-        return self.open[name]
+        if self.driven: self.driven.page.bring_to_front() # a page behind another gets its mouse moves once a second
 
     def look(self):
-        "Begin the next one if the last has run; asked some twenty times a second, it looks once."
+        "Begin the next one if there is a core for it; asked some twenty times a second, it looks once."
         if time.monotonic() - self.looked < 1: return
         self.looked = time.monotonic()
-        if all([n.ran() for n in self.open.values()]) and self.waiting and len(self.open) < AHEAD:
-            self.begin(self.waiting[0])
-            self.driven.page.bring_to_front() # a page behind another gets its mouse moves once a second
+        busy = sum([not n.ran() for n in self.open.values()]) # asks each, since that is what starts it
+        if self.waiting and len(self.open) < AHEAD and busy < (1 if self.driven else CORES): self.begin(self.waiting.pop(0))
 
     def run(self, name, later):
         "This notebook, when it has run; `later` are the names of those that follow."
-        self.waiting = [n for n in later if n not in self.open]
-        notebook = self.open.get(name) or self.begin(name)
-        notebook.run()
+        self.driven, self.waiting = None, [n for n in later if n not in self.open]
+        if name not in self.open: self.begin(name)
+        self.open[name].run()
         self.driven = self.open.pop(name)
         self.driven.page.bring_to_front()
         return self.driven

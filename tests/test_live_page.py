@@ -56,7 +56,7 @@ def nbdev_test(nb, folder):
 @pytest.mark.parametrize("call, text", [
     ("live(draw, x=(0, 5))", "draw(x=5) failed: ValueError: no answer for <x> = 5"),  # at the end of the slider only
     ("live(draw, x=[5, 1])", "draw(x=5) failed"),  # at once
-    ("live(lambda x: 'no picture', x=True)", "draw returned a str"),
+    ("live(lambda x: 'no picture', x=True)", "draw returned a value of type str"),
 ])
 def test_a_test_run_fails(tmp_path, call, text):
     run = nbdev_test(notebook(DRAW.format(bad=5), call), tmp_path)
