@@ -160,7 +160,7 @@ def _wheel_content(wheel: Path) -> tuple[bool, str, str]:
 
 def check_pytest() -> None:
     "The tests of tests/, each counted."
-    code, out = call([sys.executable, "-m", "pytest", "tests", "-q", "--durations=5"], limit=1800, MPLBACKEND="agg")
+    code, out = call([sys.executable, "-m", "pytest", "tests", "-q", "--durations=5"], limit=3000, MPLBACKEND="agg")
     counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|errors?|skipped)", out.strip().splitlines()[-1] if out.strip() else "")}
     bad = counts.get("failed", 0) + counts.get("error", 0) + counts.get("errors", 0)
     if code == 0 and not bad and counts.get("passed"):

@@ -157,7 +157,7 @@ class Notebook:
 
     def run(self):
         "Run All Cells and wait for the end; errors that stand on the page are failures."
-        wait_for(self.start, 90, lambda: f"{self.name}: no kernel")
+        wait_for(self.start, 180, lambda: f"{self.name}: no kernel")
         wait_for(self.ran, LIMIT, lambda: f"{self.name}: still running after {LIMIT} s; {self.errors()}", self.meanwhile)
         assert not self.errors(), f"{self.name}: {self.errors()}"
         assert self.ran() == "true", f"{self.name}: Run All Cells gave {self.ran()}"
