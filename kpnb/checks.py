@@ -212,7 +212,8 @@ def judge(self: Exercise,
     seed = self.seed if seed is None else seed
     cases = self._draw(seed)
     found = [_run(self.call, answer, cases[0], seed)]
-    if _untouched(found[0]): return self._not_yet() if found[0].value is not None or found[0].error or _empty(answer) else self._forgot_return()
+    if _untouched(found[0], answer): return self._not_yet()
+    if found[0].error is None and found[0].value is None: return CheckResult(False, f"{self.name}: your function returns nothing. Is its `return` missing?", status="error")
     found += [_run(self.call, answer, args, seed + i) for i, args in enumerate(cases) if i]
     right = [_run(self.call, self.reference, args, seed + i) for i, args in enumerate(cases)]
     broken = next((o.error for o in right if o.error is not None), None)
@@ -223,16 +224,7 @@ def judge(self: Exercise,
 @patch
 def _not_yet(self: Exercise): return CheckResult(False, f"{self.name}: not yet. Replace the ... with your answer and run this again.", status="not yet")
 
-
-@patch
-def _forgot_return(self: Exercise): return CheckResult(False, f"{self.name}: your function returns nothing. Is its `return` missing?", status="error")
-
 # %% ../nbs/08_checks.ipynb #0c91f915
-def _untouched(outcome):
-    "Whether a call looks like that of a stub: it returned None or ..., or raised NotImplementedError."
-    return isinstance(outcome.error, NotImplementedError) or (outcome.error is None and (outcome.value is None or outcome.value is ...))
-
-
 def _stub(): ...
 
 
@@ -240,6 +232,12 @@ def _empty(f) -> bool:
     "Whether a function does nothing, as a stub; what has no bytecode to look at counts as empty."
     steps = lambda g: g.__code__.co_code[::2]
     return not hasattr(f, "__code__") or steps(f) == steps(_stub)
+
+
+def _untouched(outcome, answer):
+    "Whether an answer looks like a stub: it gave ..., raised NotImplementedError, or gave None and does nothing else."
+    if outcome.error is not None: return isinstance(outcome.error, NotImplementedError)
+    return outcome.value is ... or (outcome.value is None and _empty(answer))
 
 # %% ../nbs/08_checks.ipynb #3e043e31
 @patch

@@ -30,7 +30,6 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 HERE = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:|about:blank")
 LIMIT = 400 # seconds for all cells of one notebook, beside another that is driven
 AHEAD = 3 # notebooks that are open beside the one that is driven, at most
-CORES = 2 # notebooks that run at the same time, at most
 
 # What may stand on the page or in the console although it looks like an error: pattern -> reason
 ALLOWED_OUTPUTS = {r"there is <no> answer at 5": "notebook 06 shows on purpose what an error looks like"}
@@ -361,7 +360,7 @@ def drive(v, where, keep):
 
 
 class Ahead:
-    "Notebooks that run beside the one of this test, in the order of the tests: one while it is driven, and two with it while it runs itself."
+    "Notebooks that run beside that of this test, one at a time, in the order of the tests."
 
     def __init__(self, browser, lab): self.browser, self.lab, self.waiting, self.open, self.driven, self.looked = browser, lab, [], {}, None, 0.0
 
@@ -373,8 +372,8 @@ class Ahead:
         "Begin the next one if there is a core for it; asked some twenty times a second, it looks once."
         if time.monotonic() - self.looked < 1: return
         self.looked = time.monotonic()
-        busy = sum([not n.ran() for n in self.open.values()]) # asks each, since that is what starts it
-        if self.waiting and len(self.open) < AHEAD and busy < (1 if self.driven else CORES): self.begin(self.waiting.pop(0))
+        busy = sum([not n.ran() for n in self.open.values()]) # asks each, since that is what starts it; until it is driven, that of this test is among them
+        if self.waiting and len(self.open) < AHEAD and busy < (1 if self.driven else 2): self.begin(self.waiting.pop(0))
 
     def run(self, name, later):
         "This notebook, when it has run; `later` are the names of those that follow."
