@@ -176,6 +176,13 @@ def select(self: KeypointDataset,
                    keypoint_names=[self.keypoint_names[i] for i in index])
 
 # %% ../nbs/02_geometry.ipynb #c94d4bf1
+def _groups(ds, by, where):
+    "The group of each sample, named by its value of `by` in `meta` or else by its number, and all groups in order."
+    if by is not None and by not in ds.meta: raise ValueError(f"{where}: no meta {by!r}; there are {', '.join(ds.meta) or 'none'}")
+    groups = list(range(len(ds))) if by is None else [v.item() if isinstance(v, Tensor) else v for v in ds.meta[by]]
+    return groups, sorted(set(groups))
+
+
 @patch
 def split(self: KeypointDataset,
           fraction: float = 0.2, # share of the samples (or of the groups) in the second part
@@ -184,9 +191,7 @@ def split(self: KeypointDataset,
           ) -> tuple[KeypointDataset, KeypointDataset]: # (training, validation)
     "Two parts at random."
     if not 0 < fraction < 1: raise ValueError(f"split: fraction is {fraction}; expected a number between 0 and 1")
-    if by is not None and by not in self.meta: raise ValueError(f"split: no meta {by!r}; there are {', '.join(self.meta) or 'none'}")
-    groups = [v.item() if isinstance(v, Tensor) else v for v in self.meta[by]] if by else list(range(len(self)))
-    kinds = sorted(set(groups))
+    groups, kinds = _groups(self, by, "split")
     if len(kinds) < 2: raise ValueError(f"split: {len(kinds)} group(s) cannot be divided into two parts")
     order = torch.randperm(len(kinds), generator=make_generator(seed)).tolist()
     held = {kinds[i] for i in order[:min(max(1, round(fraction * len(kinds))), len(kinds) - 1)]}
@@ -198,12 +203,25 @@ def split(self: KeypointDataset,
 def fold(self: KeypointDataset,
          i: int, # 0 to folds - 1: the part to judge on
          folds: int = 5, # parts
+         by: str | None = None, # a key of `meta`: samples that share its value stay together
          ) -> tuple[KeypointDataset, KeypointDataset]: # (training, held back)
-    "The i-th of random parts of (nearly) equal size, the same parts each time, and all others to train on."
+    "The i-th of random parts with (nearly) equal numbers of samples or groups, the same parts each time, and all others to train on."
     if not 0 <= i < folds: raise ValueError(f"fold: i is {i}; expected 0 to {folds - 1}")
-    held = torch.zeros(len(self), dtype=torch.bool)
-    held[torch.randperm(len(self), generator=make_generator(0))[i::folds]] = True
-    return self[~held], self[held]
+    groups, kinds = _groups(self, by, "fold")
+    if i >= len(kinds): raise ValueError(f"fold: {len(kinds)} {by or 'sample'}(s) in {folds} parts leave part {i} empty")
+    held = {kinds[k] for k in torch.randperm(len(kinds), generator=make_generator(0))[i::folds].tolist()}
+    back = torch.tensor([g in held for g in groups])
+    return self[~back], self[back]
+
+
+@patch
+def sample(self: KeypointDataset,
+           n: int, # how many
+           seed: int | torch.Generator = 0, # for the choice
+           ) -> KeypointDataset:
+    "So many samples at random, in their old order; with the same seed, those of a smaller n are among those of a larger one."
+    if not 0 <= n <= len(self): raise ValueError(f"sample: n is {n}; expected 0 to {len(self)}")
+    return self[torch.randperm(len(self), generator=make_generator(seed))[:n].sort().values]
 
 # %% ../nbs/02_geometry.ipynb #46fb28e4
 def concat(

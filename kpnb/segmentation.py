@@ -10,6 +10,7 @@ __all__ = ['PARTS', 'check_pixel', 'check_iou', 'check_halve', 'relabel', 'few_l
 
 # %% ../nbs/40_segmentation.ipynb #s40-004
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,24 +91,16 @@ class FCN(nn.Module):
                  weights_backbone: str | None = None, # "DEFAULT": the backbone trained on ImageNet; None: from scratch
                  ):
         from torchvision.models import segmentation
+        from torchvision.transforms.v2 import Normalize
         super().__init__()
         if name not in ("fcn_resnet50", "fcn_resnet101"): raise ValueError(f"FCN: name is {name!r}; choose 'fcn_resnet50' or 'fcn_resnet101'")
         self.classes, self.net = classes, getattr(segmentation, name)(weights=weights, weights_backbone=weights_backbone, num_classes=21 if weights else classes, aux_loss=True if weights else None)
         self.net.aux_classifier = None
         if weights and classes != 21: self.net.classifier[-1] = nn.Conv2d(self.net.classifier[-1].in_channels, classes, 1)
-        # Without weights the recipe's [-1, 1]; with weights the mean and spread that they were trained with.
-        self.prepare = Signed() if not (weights or weights_backbone) else _ImageNet()
+        # Without weights the recipe's [-1, 1]; with weights the mean and spread of ImageNet's pictures, which they were trained with.
+        self.prepare = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if weights or weights_backbone else Signed()
 
     def forward(self, x: Tensor) -> Tensor: return self.net(self.prepare(x))["out"]
-
-# %% ../nbs/40_segmentation.ipynb #s40-021
-class _ImageNet(nn.Module):
-    "Normalise as ImageNet's weights expect."
-    def __init__(self):
-        super().__init__()
-        for name, v in (("mean", [0.485, 0.456, 0.406]), ("std", [0.229, 0.224, 0.225])): self.register_buffer(name, torch.tensor(v).view(3, 1, 1), persistent=False)
-
-    def forward(self, x): return (x - self.mean) / self.std
 
 # %% ../nbs/40_segmentation.ipynb #s40-023
 class SmallFCN(nn.Module):
@@ -372,9 +365,9 @@ def source_networks(
     return found
 
 # %% ../nbs/40_segmentation.ipynb #s40-072
-def _apart_and_train(train, test, backbone, weights, seed, usual, settings):
-    "Train with a tenth of the training pictures kept apart, and judge once."
-    keep, apart = train.fold(0, 10)
+def _apart_and_train(train, test, backbone, weights, seed, usual, settings, by=None):
+    "Train with a tenth of the training pictures kept apart, or with a tenth of their groups `by` a key of `meta`, and judge once."
+    keep, apart = train.fold(0, 10, by)
     seed_everything(seed)
     model = SmallFCN(len(train.mask_names), backbone, weights, width=64)
     h = fit_masks(model, keep, seed=seed, restore_best=False, **(usual | settings))
@@ -404,6 +397,15 @@ def pets_trimap(
     return _apart_and_train(train, test, backbone, weights, seed, usual, settings)
 
 # %% ../nbs/40_segmentation.ipynb #s40-075
+def _stretches(names, frames=20):
+    "For each picture the film that its name begins with and the number of its stretch; a stretch is so many successive frames: '0016E5 3'."
+    seen, found = Counter(), []
+    for film in (name.split("_")[0] for name in names):
+        found.append(f"{film} {seen[film] // frames}")
+        seen[film] += 1
+    return found
+
+
 def camvid(
     backbone: str = "resnet18", # or "efficientnet_lite0"
     weights: str | None = None, # "DEFAULT": ImageNet's; None: from scratch
@@ -414,10 +416,11 @@ def camvid(
     root: str | os.PathLike | None = None, # data folder
     **settings, # of `fit`, such as checkpoint and resume
 ) -> dict: # as of `judge_masks`, with model, history and seconds
-    "Street scenes with 11 classes; judged on the validation part."
+    "Street scenes with 11 classes; judged on the validation part. What is kept apart are whole stretches of the films: single frames have neighbours that look like them."
     train, test = data or (real_masks("camvid", s, size, root) for s in ("train", "valid"))
     usual = dict(epochs=epochs, batch_size=8, lr=2e-3, weight_decay=0.05, schedule="one-cycle", augment=_shake(5.0, (0.8, 1.5)), fast="auto")
-    return _apart_and_train(train, test, backbone, weights, seed, usual, settings)
+    train = replace(train, meta=train.meta | {"stretch": _stretches(train.names)})
+    return _apart_and_train(train, test, backbone, weights, seed, usual, settings, by="stretch")
 
 # %% ../nbs/40_segmentation.ipynb #s40-082
 def _pixel(pred, target): return (pred == target)[target != 255].float().mean()

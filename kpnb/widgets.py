@@ -936,14 +936,14 @@ def __init__(
     if unknown := [n for n in fixed if n not in self.points]: raise ValueError(f"fixed: no point {unknown[0]!r}; there are {', '.join(self.points) or 'none'}")
     self.fixed = list(fixed)
     self._asked_width = width
-    _set_picture(self, image, width)
+    _set_picture(self, image)
     self.set_overlay(overlay); self.set_covariances(covariances); self._choose_first()
 
 # %% ../nbs/06_widgets.ipynb #405e296d
-def _set_picture(canvas, image, width=None):
+def _set_picture(canvas, image):
     "Send a picture, and choose the size on the screen: whole screen pixels for a picture's pixel where it is small."
     pixels = _pixels(image)
-    h, w = pixels.shape[:2]
+    (h, w), width = pixels.shape[:2], canvas._asked_width
     if width is not None and width < 1: raise ValueError(f"width is {width}; expected at least 1 pixel")
     whole = min(480 // w, 480 // h)
     with canvas.hold_sync():
@@ -989,7 +989,7 @@ def set_image(
     points=None, # its points; default: those of before stay
 ) -> None:
     "Show another picture, without its predecessor's overlay and ellipses, and choose the first point again."
-    _set_picture(self, image, self._asked_width)
+    _set_picture(self, image)
     self.set_overlay(None); self.set_covariances(None)
     if points is not None: self.points = points
     self._choose_first()
