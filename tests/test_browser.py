@@ -168,7 +168,8 @@ class Notebook:
         return [text for text in found if text.strip() and not any(re.search(p, text) for p in ALLOWED_OUTPUTS)]
 
     def visualisers(self):
-        return [Visualiser(self, root) for root in self.page.locator(".jp-OutputArea-output .widget-vbox:has(img)").all()]
+        # handles of elements: a locator would look for its element anew each time, and these pages are long
+        return [Visualiser(self, root) for root in self.page.query_selector_all(".jp-OutputArea-output .widget-vbox:has(img)")]
 
     def close(self):
         "Check what stood in the console and what was asked for; end the kernel."
@@ -183,15 +184,15 @@ class Visualiser:
     "One visualiser on the page."
 
     def __init__(self, notebook, root):
-        self.notebook, self.page, self.root, self.image = notebook, notebook.page, root, root.locator("img").first
+        self.notebook, self.page, self.root, self.image = notebook, notebook.page, root, root.query_selector("img")
         root.evaluate("r => { r.heights = []; new ResizeObserver(() => r.heights.push(r.offsetHeight)).observe(r) }")
 
     def picture(self):
         "A fingerprint of what is shown: of the picture's file, or the error message in its place."
-        if not self.image.is_visible(): return self.root.locator("[role=alert]").inner_text()
-        return self.image.evaluate("""async i => {
+        return self.root.evaluate("""async (r, i) => {
+            if (!i.checkVisibility()) return r.querySelector('[role=alert]').innerText;
             const hash = await crypto.subtle.digest('SHA-256', await (await fetch(i.src)).arrayBuffer());
-            return [...new Uint8Array(hash)].map(b => b.toString(16).padStart(2, '0')).join('') }""")
+            return [...new Uint8Array(hash)].map(b => b.toString(16).padStart(2, '0')).join('') }""", self.image)
 
     def settled(self, like=lambda picture: True, idle=0.15, seconds=60):
         "The fingerprint, once it is as it should be, has stayed the same for a while and the kernel is idle; after so many seconds, as it then is."
@@ -214,8 +215,8 @@ class Visualiser:
             .filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).map(e => e.className + ': ' + e.innerText.slice(0, 60))""")
 
     def controls(self):
-        return ([Control(self.page, box) for box in self.root.locator(".widget-hbox").first.locator(":scope > *:visible:not(:has(.kpnb-canvas))").all()]
-                + [Canvas(self.page, box) for box in self.root.locator(".kpnb-canvas").all()])
+        boxes = self.root.query_selector(".widget-hbox").query_selector_all(":scope > *:visible:not(:has(.kpnb-canvas))")
+        return [Control(self.page, box) for box in boxes] + [Canvas(self.page, box) for box in self.root.query_selector_all(".kpnb-canvas")]
 
     def unnamed(self):
         "What has no name for a reader who hears the page, or one that says nothing."
@@ -227,7 +228,7 @@ class Visualiser:
 class Canvas:
     "A `KeypointCanvas` among the controls: its first free point is moved and moved back."
 
-    def __init__(self, page, box): self.page, self.svg, self.label = page, box.locator("svg"), box.get_attribute("aria-label")
+    def __init__(self, page, box): self.page, self.box, self.svg, self.label = page, box, box.query_selector("svg"), box.get_attribute("aria-label")
 
     def moves(self):
         "Name, there and back."
@@ -236,7 +237,7 @@ class Canvas:
         yield "keys", lambda: self.press("ArrowRight"), lambda: self.press("ArrowLeft")
         yield "mouse", self.drag, lambda: self.press("ArrowLeft")
 
-    def chosen(self): return self.svg.locator("xpath=..").locator("[aria-pressed=true]").inner_text()
+    def chosen(self): return self.box.query_selector("[aria-pressed=true]").inner_text()
 
     def press(self, key):
         for _ in range(2): self.svg.press(key)
@@ -258,35 +259,30 @@ class Control:
 
     def __init__(self, page, box):
         self.page, self.box = page, box
-        self.label = " ".join(box.locator(".widget-label, .widget-label-basic").all_inner_texts()).strip(" \u200b") # an empty label is a space of no width
+        self.label = " ".join(e.inner_text() for e in box.query_selector_all(".widget-label, .widget-label-basic")).strip(" \u200b") # an empty label is a space of no width
 
     def moves(self):
         "Name, there and back."
-        has = lambda css: self.box.locator(css).count() > 0
-        if has(".noUi-handle"):
-            for i, handle in enumerate(self.box.locator(".noUi-handle").all()):
+        find, all_of = self.box.query_selector, self.box.query_selector_all
+        if find(".noUi-handle"):
+            for i, handle in enumerate(all_of(".noUi-handle")):
                 start, right = self.value(handle), self.room(handle)
                 there = "ArrowRight" if right else "ArrowLeft"
                 yield f"keys {i}", lambda: self.press(handle, there), lambda: self.bring_back(handle, start)
                 yield f"mouse {i}", lambda: self.drag(handle, right), lambda: self.bring_back(handle, start)
-        elif has("select"):
-            menu = self.box.locator("select")
-            old, n = menu.evaluate("m => m.selectedIndex"), menu.locator("option").count()
+        elif menu := find("select"):
+            old, n = menu.evaluate("m => [m.selectedIndex, m.options.length]")
             pick = lambda i: lambda: menu.select_option(index=i)
             # JupyterLab takes the arrow keys of a closed menu for itself, but not Home and End
             yield "keys", lambda: menu.press("Home" if old else "End"), (lambda: menu.press("End" if old else "Home")) if old in (0, n - 1) else pick(old)
             yield "choice", pick((old + 1) % n), pick(old)
-        elif has("input[type=checkbox]"):
-            tick = self.box.locator("input[type=checkbox]")
+        elif tick := find("input[type=checkbox]"):
             yield "keys", lambda: tick.press("Space"), lambda: tick.press("Space")
             yield "mouse", tick.click, tick.click
-        elif has("button, input[type=radio]"):
-            options = self.box.locator("button, input[type=radio]")
-            old = self.box.locator("button.mod-active, input[type=radio]:checked")
-            i = options.evaluate_all("(all, on) => all.indexOf(on)", old.element_handle())
-            yield "mouse", lambda: options.nth(0 if i else 1).click(), lambda: options.nth(i).click()
-        elif has("input, textarea"):
-            field = self.box.locator("input, textarea").first
+        elif options := all_of("button, input[type=radio]"):
+            i = [o.evaluate("o => o.matches('.mod-active, :checked')") for o in options].index(True)
+            yield "mouse", options[0 if i else 1].click, options[i].click
+        elif field := find("input, textarea"):
             old = field.input_value()
             new = re.sub(r"\d+(?=\D*$)", lambda m: str(int(m[0]) + 1), old) if re.search(r"\d", old) else old + "a" # another last number, or one letter more
             yield "keys", *[lambda t=t: (field.fill(t), field.press("Tab")) for t in (new, old)]
@@ -307,7 +303,7 @@ class Control:
     def drag(self, handle, right):
         "Hold the handle and draw it over more than half of the way, so that it moves even where there are two values."
         handle.scroll_into_view_if_needed()
-        track, box = self.box.locator(".noUi-target").bounding_box(), handle.bounding_box()
+        track, box = self.box.query_selector(".noUi-target").bounding_box(), handle.bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self.page.mouse.move(x, y)
         self.page.mouse.down()
@@ -328,8 +324,8 @@ class Control:
 
 def keys_stay(v, where):
     "Keys that are commands of the notebook (a and b add a cell, x cuts one, m and y change its kind) do nothing while the focus is on a control."
-    handle = v.root.locator(".noUi-handle, input[type=checkbox], .kpnb-canvas svg").first
-    if not handle.count(): return
+    handle = v.root.query_selector(".noUi-handle, input[type=checkbox], .kpnb-canvas svg")
+    if not handle: return
     cells = lambda: v.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.map(c => c.model.type).join()")
     before = cells()
     for key in "baxmdd": handle.press(key)
