@@ -12,11 +12,12 @@ from heatmap_networks import VARIANTS as UNTRAINED
 
 from kpnb.core import seed_everything
 from kpnb.heatmaps import train_heatmaps
-from kpnb.models import HeatmapNet
+from kpnb.models import HeatmapNet, ResNet18Heatmap
 from kpnb.scenes import pets
 
 WEIGHTED = "efficientnet_lite0, top-down, stride 4, ImageNet weights"
-VARIANTS = UNTRAINED | {WEIGHTED: lambda: HeatmapNet(backbone="efficientnet_lite0", decoder="top-down", stride=4, weights="DEFAULT")}
+VARIANTS = UNTRAINED | {"no last batch norm": lambda: ResNet18Heatmap(last_batchnorm=False), "stride 4, no last batch norm": lambda: ResNet18Heatmap(stride=4, last_batchnorm=False),
+                        WEIGHTED: lambda: HeatmapNet(backbone="efficientnet_lite0", decoder="top-down", stride=4, weights="DEFAULT")}
 
 
 def spread(values): return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"

@@ -29,7 +29,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import make_generator, seed_everything
+from .core import seed_everything
 from .datasets import load
 from .geometry import Augment, KeypointDataset, inside, normalise, swap_order
 from .metrics import distances
@@ -717,11 +717,6 @@ def _how_many(network, pictures, most, scenes):
     if 0 <= n <= most and n + scenes: return n
     raise ValueError(f"pictures is {pictures} and scenes is {scenes}; expected 0 to {most} real pictures, and at least one of either kind")
 
-
-def _some(ds, n, seed):
-    "So many pictures at random, in their old order; those of a smaller n are among those of a larger one. (The first files of a folder may all show one breed.)"
-    return ds if n == len(ds) else ds[torch.randperm(len(ds), generator=make_generator(seed))[:n].sort().values]
-
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph183
 def pet_noses(
     fold: int = 0, # the part to judge on; the network never sees it before the end
@@ -747,7 +742,7 @@ def pet_noses(
     how = dict(sigma=sigma, seed=seed, augment=strong_augmentation(), blur=1.5, scales=scales, batch_size=16, weight_decay=0.05, lr=lr)
     drawn = train_heatmaps(model, pets(scenes, size, seed=1000, points=1, masks=False), valid, epochs=scene_epochs, **(how | settings)) if scenes else None
     if not n: return drawn | {"scenes": drawn["accuracy"]}
-    return train_heatmaps(model, _some(train, n, seed), valid, epochs=round(epochs * len(train) / n), **(how | settings)) | {"scenes": drawn and drawn["accuracy"]}
+    return train_heatmaps(model, train.sample(n, seed), valid, epochs=round(epochs * len(train) / n), **(how | settings)) | {"scenes": drawn and drawn["accuracy"]}
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #phcurve1
 def pet_curve(
