@@ -183,6 +183,12 @@ def _groups(ds, by, where):
     return groups, sorted(set(groups))
 
 
+def _hold_back(ds, groups, held):
+    "All other samples, and those whose group is held back."
+    back = torch.tensor([g in held for g in groups])
+    return ds[~back], ds[back]
+
+
 @patch
 def split(self: KeypointDataset,
           fraction: float = 0.2, # share of the samples (or of the groups) in the second part
@@ -195,8 +201,7 @@ def split(self: KeypointDataset,
     if len(kinds) < 2: raise ValueError(f"split: {len(kinds)} group(s) cannot be divided into two parts")
     order = torch.randperm(len(kinds), generator=make_generator(seed)).tolist()
     held = {kinds[i] for i in order[:min(max(1, round(fraction * len(kinds))), len(kinds) - 1)]}
-    back = torch.tensor([g in held for g in groups])
-    return self[~back], self[back]
+    return _hold_back(self, groups, held)
 
 # %% ../nbs/02_geometry.ipynb #fold0002
 @patch
@@ -210,8 +215,7 @@ def fold(self: KeypointDataset,
     groups, kinds = _groups(self, by, "fold")
     if i >= len(kinds): raise ValueError(f"fold: {len(kinds)} {by or 'sample'}(s) in {folds} parts leave part {i} empty")
     held = {kinds[k] for k in torch.randperm(len(kinds), generator=make_generator(0))[i::folds].tolist()}
-    back = torch.tensor([g in held for g in groups])
-    return self[~back], self[back]
+    return _hold_back(self, groups, held)
 
 
 @patch
