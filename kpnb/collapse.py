@@ -110,7 +110,7 @@ def try_switches(
         seen = batch["visible"]
         return (output[seen] - switches.target(batch)[seen]).pow(2).mean()
 
-    settings = dict(batch_size=32, schedule=None, weight_decay=0.0, fast=False, progress=False, seed=switches.seed, restore_best=False) | kw
+    settings = dict(batch_size=32, schedule=None, weight_decay=0.0, amp=False, progress=False, seed=switches.seed, restore_best=False) | kw
     history = fit(model, train, valid, loss=loss, decode=switches.pixels, epochs=epochs, lr=switches.lr, optimizer=switches.optimizer, **settings)
     return Outcome(switches, model, before, history, valid)
 

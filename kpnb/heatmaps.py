@@ -607,12 +607,13 @@ def scene_noses(
     pictures: int = 1500, # to train on
     epochs: int = 15, # rounds of training
     points: int = 1, # 1 (nose) or 8
+    judged: int = 400, # other pictures, to judge on
     size: int = 128, # side of the pictures
     **settings, # of `train_heatmaps`
 ) -> dict: # as for `train_heatmaps`
-    "Train a network on the scenes' pets, and judge it on 400 others."
+    "Train a network on the scenes' pets, and judge it on others."
     if network not in NETWORKS: raise ValueError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")
-    train, valid = (pets(n, size, seed=s, points=points, masks=False) for n, s in ((pictures, 1), (400, 2)))
+    train, valid = (pets(n, size, seed=s, points=points, masks=False) for n, s in ((pictures, 1), (judged, 2)))
     seed_everything(seed)
     return train_heatmaps(NETWORKS[network](points), train, valid, seed=seed, epochs=epochs, **settings)
 

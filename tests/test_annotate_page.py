@@ -8,7 +8,7 @@ import signal
 import nbformat
 import pytest
 from test_annotate import label, picture, whole
-from test_browser import browser, lab, shots, tools, wait_for  # noqa: F401
+from test_browser import Desk, browser, lab, shots, tools, wait_for  # noqa: F401
 from test_canvas import Page
 
 from kpnb.annotate import HIDDEN, SEEN, Annotator, read_csv
@@ -29,7 +29,7 @@ def page(browser, lab, tmp_path): # noqa: F811
     for i in range(3): picture(tmp_path / f"{i}.png", (120, 80), i)
     cells = [nbformat.v4.new_code_cell(c.strip()) for c in (SETUP.format(folder=str(tmp_path)), "annotator", "1", "2")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), lab.folder / "annotator_page.ipynb")
-    page = Page(browser, lab, "annotator_page.ipynb")
+    page = Page(Desk(browser, lab), "annotator_page.ipynb")
     page.run()
     page.svg.wait_for()
     yield page

@@ -2,7 +2,7 @@
 
 Needs Playwright (`pip install playwright`) and a Chromium that is already on the machine (Debian: `apt-get install chromium`; no browser is downloaded). Without
 them the tests are skipped. The environment variable KPNB_BROWSER changes that: with `required` they fail instead, with `off` they are always skipped. Pictures of
-each visualiser, at first and after each control has moved, go to the folder that KPNB_SCREENSHOTS names, else to pytest's temporary folder. A lesson that calls
+each visualiser, at first and after its first control has moved, go to the folder that KPNB_SCREENSHOTS names, else to pytest's temporary folder. A lesson that calls
 `live` or `sample_slider` is found by itself.
 """
 import json
@@ -33,7 +33,10 @@ AHEAD = 3 # notebooks that are open beside the one that is driven, at most
 
 # What may stand on the page or in the console although it looks like an error: pattern -> reason
 ALLOWED_OUTPUTS = {r"there is <no> answer at 5": "notebook 06 shows on purpose what an error looks like"}
-ALLOWED_CONSOLE: dict[str, str] = {}
+ALLOWED_CONSOLE = {
+    r"404 .*127\.0\.0\.1:\d+/images/": "JupyterLab asks for a picture in the text relative to its own page at first, then for that beside the notebook, below /files/",
+    "debugger state: Canceled future": "the debugger asked a kernel that this test ends",
+}
 
 
 def sources(path): return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
@@ -84,7 +87,6 @@ def lab(tools, tmp_path_factory):
     shutil.copytree(NBS, home / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     write = lambda path, content: (path.parent.mkdir(parents=True, exist_ok=True), path.write_text(json.dumps(content), encoding="utf-8"))
     write(home / "config/labconfig/page_config.json", {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}})
-    write(home / "config/lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings", {"windowingMode": "none"})
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -126,33 +128,55 @@ def shots(tmp_path_factory):
     return folder
 
 
-class Notebook:
-    "A notebook open in JupyterLab, with what it asked for and complained about."
+class Desk:
+    "JupyterLab in the browser, with what it asked for and complained about. It has all notebooks, each in a tab of its own: only the one in front is laid out."
 
-    def __init__(self, context, url, name, meanwhile=lambda: None):
-        self.name, self.page, self.requests, self.console, self.meanwhile, self.started = name, context.new_page(), [], [], meanwhile, False
+    def __init__(self, context, url):
+        self.page, self.requests, self.console = context.new_page(), [], []
         self.page.set_default_timeout(30_000)
         self.page.on("console", lambda m: self.console.append(f"{m.text} ({m.location.get('url', '')})") if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.console.append(str(e)))
         self.page.on("request", lambda r: self.requests.append(r.url))
         self.page.on("websocket", lambda w: self.requests.append(w.url))
-        self.page.goto(f"{url}/lab/workspaces/auto-{name[:2]}/tree/{name}?reset", wait_until="commit")
+        self.page.goto(f"{url}/lab?reset", wait_until="commit")
+        wait_for(self.ready, 90, lambda: f"JupyterLab does not appear: {self.console}")
+
+    def ready(self):
+        "Whether JupyterLab is there; not while the browser still leaves its empty page."
+        try: return self.page.evaluate("() => window.jupyterapp?.restored.then(() => true)")
+        except BrowserError: return False
+
+    def check(self, name):
+        "What stood in the console and what was asked for since the last check."
+        asked, said, self.requests[:], self.console[:] = [*self.requests], [*self.console], [], []
+        assert asked and not (away := [u for u in asked if not HERE.match(u)]), f"{name} asks other machines: {away[:3]}"
+        bad = [text for text in said if not any(re.search(p, text) for p in ALLOWED_CONSOLE)]
+        assert not bad, f"{name}: errors in the browser's console: {bad[:3]}"
+
+
+class Notebook:
+    "A notebook open in JupyterLab."
+
+    def __init__(self, desk, name, meanwhile=lambda: None):
+        self.desk, self.page, self.name, self.meanwhile, self.started = desk, desk.page, name, meanwhile, False
+        self.page.evaluate("""name => { window.books ??= {}; window.ran ??= {};
+            window.jupyterapp.commands.execute('docmanager:open', {path: name, options: {activate: false}}).then(w => window.books[name] = w) }""", name)
 
     def status(self):
-        "What the kernel does; nothing while the page loads."
-        try: return self.page.evaluate("() => window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.status")
-        except BrowserError: return None
+        "What the kernel does; nothing while the notebook loads."
+        return self.page.evaluate("name => window.books[name]?.context.sessionContext.session?.kernel?.status", self.name)
 
     def start(self):
         "Run All Cells as soon as there is a kernel, without waiting: whether it has begun."
         if not self.started and self.status() == "idle":
-            self.page.evaluate("() => { window.ran = null; window.jupyterapp.commands.execute('notebook:run-all-cells').then(v => window.ran = String(v), e => window.ran = String(e)) }")
+            self.page.evaluate("""name => { const note = v => window.ran[name] = String(v);
+                window.jupyterapp.commands.execute('notebook:run-all-cells', {semanticWidget: window.books[name].id, activate: false}).then(note, note) }""", self.name)
             self.started = True
         return self.started
 
     def ran(self):
         "What Run All Cells gave, once it is over."
-        return self.start() and self.page.evaluate("() => window.ran")
+        return self.start() and self.page.evaluate("name => window.ran[name]", self.name)
 
     def run(self):
         "Run All Cells and wait for the end; errors that stand on the page are failures."
@@ -161,49 +185,69 @@ class Notebook:
         assert not self.errors(), f"{self.name}: {self.errors()}"
         assert self.ran() == "true", f"{self.name}: Run All Cells gave {self.ran()}"
         wait_for(lambda: self.status() == "idle", 60, lambda: f"{self.name}: the kernel does not come to rest")
+        self.show()
 
     def errors(self):
         "The text of every traceback and error message in the outputs."
-        found = self.page.locator("[data-mime-type='application/vnd.jupyter.error'], .jp-OutputArea-output [role=alert]").all_inner_texts()
-        return [text for text in found if text.strip() and not any(re.search(p, text) for p in ALLOWED_OUTPUTS)]
+        found = self.panel().query_selector_all("[data-mime-type='application/vnd.jupyter.error'], .jp-OutputArea-output [role=alert]")
+        return [text for text in (e.inner_text() for e in found) if text.strip() and not any(re.search(p, text) for p in ALLOWED_OUTPUTS)]
 
     def visualisers(self):
-        # handles of elements: a locator would look for its element anew each time, and these pages are long
-        return [Visualiser(self, root) for root in self.page.query_selector_all(".jp-OutputArea-output .widget-vbox:has(img)")]
+        "Their elements, held: a locator would look for its element anew each time, and these pages are long."
+        return self.panel().query_selector_all(".jp-OutputArea-output .widget-vbox:has(img)")
+
+    def panel(self): return self.page.evaluate_handle("name => window.books[name].node", self.name)
+
+    def show(self):
+        "Bring its tab to the front."
+        self.page.evaluate("name => window.jupyterapp.shell.activateById(window.books[name].id)", self.name)
 
     def close(self):
-        "Check what stood in the console and what was asked for; end the kernel."
-        self.page.evaluate("() => { window.jupyterapp.shell.currentWidget.context.sessionContext.shutdown() }") # without waiting
-        self.page.close()
-        assert self.requests and not (away := [u for u in self.requests if not HERE.match(u)]), f"{self.name} asks other machines: {away[:3]}"
-        bad = [text for text in self.console if not any(re.search(p, text) for p in ALLOWED_CONSOLE)]
-        assert not bad, f"{self.name}: errors in the browser's console: {bad[:3]}"
+        "Close the tab and end the kernel, without waiting."
+        self.page.evaluate("name => { const book = window.books[name]; book.context.sessionContext.shutdown().finally(() => book.dispose()) }", self.name)
+        self.desk.check(self.name)
+
+
+# What is shown: a fingerprint of the picture's file, or the error message in its place. The page itself watches it, since each question from outside costs more than the watching.
+SETTLED = """async (root, {image, other, same, idle, patience}) => {
+    const pause = ms => new Promise(done => setTimeout(done, ms)), kernel = window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
+    const shown = async () => {
+        if (!image.checkVisibility()) return root.querySelector('[role=alert]').innerText;
+        const file = image.src;
+        if (file !== root.file) {
+            const hash = await crypto.subtle.digest('SHA-256', await (await fetch(file)).arrayBuffer());
+            [root.file, root.print] = [file, [...new Uint8Array(hash)].map(b => b.toString(16).padStart(2, '0')).join('')];
+        }
+        return root.print;
+    };
+    const start = performance.now();
+    let last = null, since = start;
+    while (performance.now() - start < patience) {
+        const now = await shown().catch(() => null), good = now && (!other || now !== other) && (!same || now === same);
+        if (now !== last || !good || kernel.status !== 'idle') [last, since] = [now, performance.now()];
+        else if (performance.now() - since > idle) return [last, true];
+        await pause(25);
+    }
+    return [last, false];
+}"""
 
 
 class Visualiser:
-    "One visualiser on the page."
+    "One visualiser on the page. The other cells are hidden: most of the browser's work would be the layout of a whole lesson after each picture."
 
     def __init__(self, notebook, root):
         self.notebook, self.page, self.root, self.image = notebook, notebook.page, root, root.query_selector("img")
+        root.evaluate("r => { const cell = r.closest('.jp-Cell'); for (const c of cell.parentElement.children) c.style.display = c === cell ? '' : 'none' }")
+        root.scroll_into_view_if_needed()
         root.evaluate("r => { r.heights = []; new ResizeObserver(() => r.heights.push(r.offsetHeight)).observe(r) }")
 
-    def picture(self):
-        "A fingerprint of what is shown: of the picture's file, or the error message in its place."
-        return self.root.evaluate("""async (r, i) => {
-            if (!i.checkVisibility()) return r.querySelector('[role=alert]').innerText;
-            const hash = await crypto.subtle.digest('SHA-256', await (await fetch(i.src)).arrayBuffer());
-            return [...new Uint8Array(hash)].map(b => b.toString(16).padStart(2, '0')).join('') }""", self.image)
-
-    def settled(self, like=lambda picture: True, idle=0.15, seconds=60):
-        "The fingerprint, once it is as it should be, has stayed the same for a while and the kernel is idle; after so many seconds, as it then is."
-        last, since, end = self.picture(), time.monotonic(), time.monotonic() + seconds
-        while time.monotonic() < end:
-            time.sleep(0.05)
+    def settled(self, other=None, same=None, idle=0.15, seconds=60):
+        "The fingerprint, once it is another one than `other` or the same as `same`, has stayed for a while and the kernel is idle; after so many seconds, as it then is."
+        end = time.monotonic() + seconds
+        while True:
             self.notebook.meanwhile()
-            now = self.picture()
-            if now != last or self.notebook.status() != "idle" or not like(now): last, since = now, time.monotonic()
-            elif time.monotonic() - since > idle: break
-        return last
+            last, rests = self.root.evaluate(SETTLED, {"image": self.image, "other": other, "same": same, "idle": 1000 * idle, "patience": 1000})
+            if rests or time.monotonic() > end: return last
 
     def heights(self):
         "All heights that it has had, in pixels."
@@ -269,7 +313,9 @@ class Control:
                 start, right = self.value(handle), self.room(handle)
                 there = "ArrowRight" if right else "ArrowLeft"
                 yield f"keys {i}", lambda: self.press(handle, there), lambda: self.bring_back(handle, start)
-                yield f"mouse {i}", lambda: self.drag(handle, right), lambda: self.bring_back(handle, start)
+                x, width = self.middle(handle), find(".noUi-target").bounding_box()["width"]
+                far = x + (0.55 if right else -0.55) * width # more than half of the way, so that it moves even where there are two values
+                yield f"mouse {i}", lambda: self.drag(handle, far), lambda: (self.drag(handle, x), self.bring_back(handle, start))
         elif menu := find("select"):
             old, n = menu.evaluate("m => [m.selectedIndex, m.options.length]")
             pick = lambda i: lambda: menu.select_option(index=i)
@@ -300,14 +346,19 @@ class Control:
         "Three steps, or as many as there is room for."
         for _ in range(3): handle.press(key)
 
-    def drag(self, handle, right):
-        "Hold the handle and draw it over more than half of the way, so that it moves even where there are two values."
+    def middle(self, handle):
+        "Where a slider's handle is on the page."
+        box = handle.bounding_box()
+        return box["x"] + box["width"] / 2
+
+    def drag(self, handle, x):
+        "Hold the handle and draw it to this place."
         handle.scroll_into_view_if_needed()
-        track, box = self.box.query_selector(".noUi-target").bounding_box(), handle.bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        self.page.mouse.move(x, y)
+        box = handle.bounding_box()
+        y = box["y"] + box["height"] / 2
+        self.page.mouse.move(self.middle(handle), y)
         self.page.mouse.down()
-        self.page.mouse.move(x + (1 if right else -1) * 0.55 * track["width"], y, steps=8)
+        self.page.mouse.move(x, y, steps=3)
         self.page.mouse.up()
 
     def bring_back(self, handle, start):
@@ -345,10 +396,10 @@ def drive(v, where, keep):
         name, moved = f"{where}, {control.label!r}", 0
         for way, there, back in control.moves():
             there()
-            assert v.settled(lambda p: p != first, idle=0.05 if moved else 0.15) != first, f"{name} by {way}: the picture does not change"
-            if not moved: keep(v, "_" + re.sub(r"\W+", "_", control.label))
+            assert v.settled(other=first, idle=0.05 if moved else 0.15) != first, f"{name} by {way}: the picture does not change"
+            if not i and not moved: keep(v, "_" + re.sub(r"\W+", "_", control.label))
             back()
-            assert v.settled(lambda p: p == first, idle=0.05) == first, f"{name} by {way}: going back does not give the same picture"
+            assert v.settled(same=first, idle=0.05) == first, f"{name} by {way}: going back does not give the same picture"
             moved += 1
         assert moved, f"{name}: a kind of control that this test cannot move"
         assert not v.notebook.errors(), f"{name}: {v.notebook.errors()}"
@@ -358,14 +409,12 @@ def drive(v, where, keep):
 class Ahead:
     "Notebooks that run beside that of this test, one at a time, in the order of the tests."
 
-    def __init__(self, browser, lab): self.browser, self.lab, self.waiting, self.open, self.driven, self.looked = browser, lab, [], {}, None, 0.0
+    def __init__(self, desk): self.desk, self.waiting, self.open, self.driven, self.looked = desk, [], {}, None, 0.0
 
-    def begin(self, name):
-        self.open[name] = Notebook(self.browser, self.lab, name, self.look)
-        if self.driven: self.driven.page.bring_to_front() # a page behind another gets its mouse moves once a second
+    def begin(self, name): self.open[name] = Notebook(self.desk, name, self.look)
 
     def look(self):
-        "Begin the next one if there is a core for it; asked some twenty times a second, it looks once."
+        "Begin the next one if there is a core for it; it looks once a second."
         if time.monotonic() - self.looked < 1: return
         self.looked = time.monotonic()
         busy = sum([not n.ran() for n in self.open.values()]) # asks each, since that is what starts it; until it is driven, that of this test is among them
@@ -377,15 +426,11 @@ class Ahead:
         if name not in self.open: self.begin(name)
         self.open[name].run()
         self.driven = self.open.pop(name)
-        self.driven.page.bring_to_front()
         return self.driven
 
 
 @pytest.fixture(scope="module")
-def ahead(lab, browser):
-    notebooks = Ahead(browser, lab)
-    yield notebooks
-    for notebook in notebooks.open.values(): notebook.page.close()
+def ahead(lab, browser): return Ahead(Desk(browser, lab))
 
 
 def later_lessons(request):
@@ -405,7 +450,6 @@ def test_visualisers(shots, ahead, request, name):
     notebook = ahead.run(name, later_lessons(request))
     found = notebook.visualisers()
     assert len(found) >= max(1, visualisers(NBS / name)), f"{name}: {len(found)} visualisers on the page"
-    for i, v in enumerate(found):
-        v.root.scroll_into_view_if_needed()
-        drive(v, f"{name}, visualiser {i}", lambda v, what, i=i: v.root.screenshot(path=str(shots / f"{name[:2]}_{i}{what}.png")))
+    for i, root in enumerate(found):
+        drive(Visualiser(notebook, root), f"{name}, visualiser {i}", lambda v, what, i=i: v.root.screenshot(path=str(shots / f"{name[:2]}_{i}{what}.png")))
     notebook.close()

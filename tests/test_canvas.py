@@ -10,7 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
-from test_browser import Notebook, browser, lab, shots, tools, wait_for  # noqa: F401
+from test_browser import Desk, Notebook, browser, lab, shots, tools, wait_for  # noqa: F401
 
 W, H, SPOTS = 60, 40, [(7, 4), (31, 22), (59, 39), (0, 0)] # (column, row) of the green pixels
 SETUP = f"""
@@ -86,7 +86,7 @@ def page(browser, lab, tmp_path_factory): # noqa: F811
     cells = [nbformat.v4.new_code_cell(SETUP.strip()), nbformat.v4.new_code_cell("canvas"), nbformat.v4.new_code_cell("1"), nbformat.v4.new_code_cell("2")]
     nb = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
     nbformat.write(nb, lab.folder / "canvas_page.ipynb")
-    page = Page(browser, lab, "canvas_page.ipynb")
+    page = Page(Desk(browser, lab), "canvas_page.ipynb")
     page.run()
     yield page
     page.close()
