@@ -5,8 +5,9 @@ Run from the repository: `python bench/redraw.py [00 21 ...] [--runs 7] [--full]
 visualiser needs no line here. A drawing is what the reader waits for in Python: `draw`, the layout and the PNG. The way to the browser is not in it,
 nor the collection of cyclic garbage that `live` puts off until the picture is out.
 
-Machines are noisy: the first and last line say how long two panels take matplotlib alone and in a visualiser, in the same minutes. Where a drawing calls a network
-(a `forward` of torch.nn is seen during it), the target is 150 ms, else 60 ms. Whether it is met is printed, and no test asserts it.
+Machines are noisy, so after each drawing a yardstick is drawn, two labelled panels with a curve, in the same process: its median stands in each line, and the ratio of
+the two can be compared between machines and hours. The first and last line say what the yardstick takes matplotlib alone. Where a drawing calls a network (a `forward`
+of torch.nn is seen during it), the target is 150 ms, else 60 ms. Whether it is met is printed, and no test asserts it.
 """
 import argparse
 import gc
@@ -47,7 +48,7 @@ def timed(draw):
 
 
 def measure_viewer(viewer, runs):
-    "Milliseconds of each drawing, and whether one of them runs a network."
+    "Milliseconds of each drawing and of the yardstick after it, and whether a drawing runs a network."
     import torch
 
     first, calls = viewer.values, []
@@ -55,12 +56,14 @@ def measure_viewer(viewer, runs):
     hook = torch.nn.modules.module.register_module_forward_hook(lambda *a: calls.append(1))
     for values in points: viewer._draw_once(values) # what is slow only once: fonts, the layout of each kind of picture
     hook.remove()
-    ms = []
+    ms, beside, yardstick = [], [], yardsticks()[1]
+    for power in (1, 2, 3): yardstick(power)
     while len(ms) < max(runs, len(points)):
         for values in points:
             ms.append(timed(lambda: viewer._draw_once(values)))
             if viewer.error: raise viewer.error
-    return ms, bool(calls)
+            beside.append(timed(lambda: yardstick(1 + len(ms) % 3)))
+    return {"ms": ms, "beside": beside, "network": bool(calls)}
 
 
 def run_notebook(path, runs):
@@ -74,20 +77,20 @@ def run_notebook(path, runs):
     # whatever its class is called from (notebook 06 defines its own), and whether or not a variable holds it
     shown = [o for o in gc.get_objects() if type(o).__name__ == "Live" and o._shown_in is not None and o.error is None and o.picture.comm is not None]
     for viewer in sorted(shown, key=lambda o: o._shown_in):
-        ms, network = measure_viewer(viewer, runs)
         name = getattr(viewer.draw, "__name__", "draw").strip("<>")
-        print("REDRAW " + json.dumps({"name": name, "controls": list(viewer.controls), "ms": ms, "network": network}), flush=True)
+        print("REDRAW " + json.dumps({"name": name, "controls": list(viewer.controls)} | measure_viewer(viewer, runs)), flush=True)
 
 
 def row(path, v):
     "A line of the table."
     low, mid, high = statistics.quantiles(v["ms"], n=4)
-    target = RUNS_A_NETWORK if v["network"] else DRAWS
-    return f"| {path.stem} | {v['name']}({', '.join(v['controls'])}) | {'yes' if v['network'] else 'no'} | {len(v['ms'])} | {mid:.0f} | {low:.0f}–{high:.0f} | {target} | {'yes' if mid <= target else '**no**'} |"
+    target, beside = RUNS_A_NETWORK if v["network"] else DRAWS, statistics.median(v["beside"])
+    return (f"| {path.stem} | {v['name']}({', '.join(v['controls'])}) | {'yes' if v['network'] else 'no'} | {len(v['ms'])} | {mid:.0f} | {low:.0f}–{high:.0f} | {beside:.0f} | {mid / beside:.2f} "
+            f"| {target} | {'yes' if mid <= target else '**no**'} |")
 
 
-def scale(runs=21):
-    "For scale: a figure of two panels by matplotlib's `savefig`, as a notebook shows it, and the same in a `Live`; medians in ms, in turn."
+def yardsticks():
+    "Two ways to draw two labelled panels: matplotlib's `savefig`, as a notebook shows a figure, and a `Live`."
     import io
 
     import ipywidgets as W
@@ -108,10 +111,14 @@ def scale(runs=21):
         fig.savefig(io.BytesIO(), format="png", bbox_inches="tight")
         plt.close(fig)
 
-    viewer, ms = Live(panels, {"power": W.IntSlider(1, 1, 3)}), []
-    for i in range(runs + 3):
-        power = 1 + i % 3
-        ms.append((timed(lambda: saved(power)), timed(lambda: viewer._draw_once({"power": power}))))
+    viewer = Live(panels, {"power": W.IntSlider(1, 1, 3)})
+    return saved, lambda power: viewer._draw_once({"power": power})
+
+
+def scale(runs=21):
+    "Medians in ms of the two yardsticks, in turn."
+    ways = yardsticks()
+    ms = [[timed(lambda: way(1 + i % 3)) for way in ways] for i in range(runs + 3)]
     return [statistics.median(way) for way in zip(*ms[3:])]
 
 
@@ -128,7 +135,7 @@ def main():
     from common import machine
     print("For scale, two labelled panels: {:.0f} ms by matplotlib's savefig, {:.0f} ms in a visualiser.".format(*scale()))
     print(f"At least {args.runs} drawings each; {machine(matplotlib=matplotlib.__version__, ipywidgets=ipywidgets.__version__)}\n")
-    print("| lesson | visualiser | runs a network | drawings | median ms | quartiles ms | target ms | met |\n|---|---|---|---|---|---|---|---|", flush=True)
+    print("| lesson | visualiser | runs a network | drawings | median ms | quartiles ms | yardstick ms | ratio | target ms | met |\n|---|---|---|---|---|---|---|---|---|---|", flush=True)
     env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "KPNB_BUDGET")} | {"MPLBACKEND": "agg"} | ({} if args.full else {"KPNB_BUDGET": "test"})
     for path in sorted(NBS.glob("*.ipynb")):
         if (args.lessons and not path.name.startswith(tuple(args.lessons))) or not re.search(r'^ *"(\w+ = )?live\(', path.read_text(encoding="utf-8"), re.M): continue
