@@ -147,11 +147,11 @@ class Desk:
         except BrowserError: return False
 
     def check(self, name):
-        "What stood in the console and what was asked for since the last check."
+        "What stood in the console and what was asked for since the last check. A notebook that runs behind this one may be the cause."
         asked, said, self.requests[:], self.console[:] = [*self.requests], [*self.console], [], []
-        assert asked and not (away := [u for u in asked if not HERE.match(u)]), f"{name} asks other machines: {away[:3]}"
+        assert asked and not (away := [u for u in asked if not HERE.match(u)]), f"while {name} was in front, the page asked other machines: {away[:3]}"
         bad = [text for text in said if not any(re.search(p, text) for p in ALLOWED_CONSOLE)]
-        assert not bad, f"{name}: errors in the browser's console: {bad[:3]}"
+        assert not bad, f"while {name} was in front, errors in the browser's console: {bad[:3]}"
 
 
 class Notebook:
