@@ -607,8 +607,8 @@ def scene_noses(
     pictures: int = 1500, # to train on
     epochs: int = 15, # rounds of training
     points: int = 1, # 1 (nose) or 8
-    judged: int = 400, # other pictures, to judge on
     size: int = 128, # side of the pictures
+    judged: int = 400, # other pictures, to judge on
     **settings, # of `train_heatmaps`
 ) -> dict: # as for `train_heatmaps`
     "Train a network on the scenes' pets, and judge it on others."

@@ -45,9 +45,9 @@ class Page(Notebook):
         "Run code in cell i, without moving the focus for good."
         self.page.evaluate("""([i, code]) => {
             const n = window.jupyterapp.shell.currentWidget.content;
-            n.activeCellIndex = i; n.activeCell.model.sharedModel.setSource(code); window.ran = null;
-            window.jupyterapp.commands.execute('notebook:run-cell').then(v => window.ran = String(v), e => window.ran = String(e)) }""", [i, code])
-        wait_for(lambda: self.page.evaluate("() => window.ran"), 60, lambda: f"cell {i} does not end")
+            n.activeCellIndex = i; n.activeCell.model.sharedModel.setSource(code) }""", [i, code])
+        self.execute("notebook:run-cell")
+        wait_for(self.ran, 60, lambda: f"cell {i} does not end")
         assert not self.errors(), self.errors()
 
     def shown(self):
