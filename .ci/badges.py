@@ -5,7 +5,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGE = "images/open-in-colab.svg" # our own, so that a notebook opens without a network
+IMAGE = "images/open-in-colab.svg" # our own, so that a notebook opens without a network; a place in nbs
 
 
 def settings() -> dict:
@@ -14,10 +14,16 @@ def settings() -> dict:
     return dict(cfg["DEFAULT"])
 
 
-def badge(name: str) -> str:
-    "The badge of a notebook, by its file name."
+def badge(place: Path) -> str:
+    "The badge of a notebook, by its place in nbs."
     s = settings()
-    return f"[![Open in Colab]({IMAGE})](https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{name})"
+    page = f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{place.as_posix()}"
+    return f"[![Open in Colab]({'../' * (len(place.parts) - 1)}{IMAGE})]({page})"
+
+
+def notebooks() -> list[Path]:
+    "All notebooks of all shelves."
+    return sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
 
 def setup() -> str:
@@ -30,14 +36,15 @@ def setup() -> str:
 def lines(text: str) -> list[str]: return text.splitlines(keepends=True)
 
 
-def put(path: Path) -> bool:
-    "Insert or update both in one notebook; says whether anything changed."
+def put(path: Path, place: Path | None = None) -> bool:
+    "Insert or update both in one notebook, whose place in nbs is `place`; says whether anything changed."
+    place = place or path.relative_to(ROOT / "nbs")
     old = path.read_text(encoding="utf-8")
     nb = json.loads(old)
     title = nb["cells"][0]
     text = "\n".join(line for line in "".join(title["source"]).splitlines() if not line.startswith("[![Open in Colab](")).rstrip()
     if title["cell_type"] != "markdown" or not text.startswith("# "): raise ValueError(f"{path.name}: the first cell is not a title")
-    title["source"] = lines(f"{text}\n\n{badge(path.name)}")
+    title["source"] = lines(f"{text}\n\n{badge(place)}")
     rest = [c for c in nb["cells"][1:] if "google.colab" not in "".join(c["source"])]
     cell = {"cell_type": "code", "execution_count": None, "id": "colab-setup", "metadata": {}, "outputs": [], "source": lines(setup())}
     nb["cells"] = [title, cell, *rest]
@@ -47,5 +54,6 @@ def put(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    for path in sorted((ROOT / "nbs").glob("*.ipynb")): print(f"{'changed' if put(path) else 'same   '}  {path.name}")
+    for path in notebooks():
+        print(f"{'changed' if put(path) else 'same   '}  {path.relative_to(ROOT)}")
     sys.exit(0)

@@ -91,7 +91,12 @@ def check_notebooks() -> None:
 
 
 def modules() -> list[str]:
-    return sorted("kpnb" if p.stem == "__init__" else f"kpnb.{p.stem}" for p in (ROOT / "kpnb").glob("*.py"))
+    "Every module and package of kpnb, as it is imported."
+    found = []
+    for p in (ROOT / "kpnb").rglob("*.py"):
+        parts = p.relative_to(ROOT).with_suffix("").parts
+        found.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return sorted(found)
 
 
 def check_imports() -> None:

@@ -1,7 +1,7 @@
 """Execute notebooks in place, clean them, and store their outputs, so that a reader on a web page sees every plot.
 
 python .ci/run_notebooks.py          all
-python .ci/run_notebooks.py 00 21    those whose names begin so
+python .ci/run_notebooks.py 00 21    those whose names begin so, on all shelves; workshop/02 and lesson/10 name a shelf
 """
 import asyncio
 import base64
@@ -15,6 +15,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from PIL import Image
+
+from badges import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1_500_000  # bytes of one notebook
@@ -53,17 +55,24 @@ def _lighter(png: str) -> str:
     return base64.b64encode(file.getvalue()).decode() if len(file.getvalue()) < len(raw) else png
 
 
+def wanted(path: Path, word: str) -> bool:
+    "Whether a notebook is meant by a word such as 21, exercises/21 or lesson/21."
+    shelf, _, start = word.rpartition("/")
+    own = "lesson" if path.parent.name == "nbs" else path.parent.name
+    return path.name.startswith(start) and shelf in ("", own)
+
+
 def main() -> int:
     if os.environ.pop("IN_TEST", None): print("IN_TEST is ignored: stored outputs come from full runs")
     if sys.platform == "win32": asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())
-    paths = [p for p in sorted((ROOT / "nbs").glob("*.ipynb")) if not sys.argv[1:] or p.name.startswith(tuple(sys.argv[1:]))]
+    paths = [p for p in notebooks() if not sys.argv[1:] or any(wanted(p, word) for word in sys.argv[1:])]
     failed = 0
     for path in paths:
         start, problem = time.perf_counter(), ""
         try: size = run(path)
         except Exception as e: size, problem = "", f"{type(e).__name__}: {e}"
         failed += bool(problem)
-        print(f"{'FAIL' if problem else 'ok  '}  {path.name:<34} {time.perf_counter() - start:6.1f} s  {size}", flush=True)
+        print(f"{'FAIL' if problem else 'ok  '}  {str(path.relative_to(ROOT / 'nbs')):<44} {time.perf_counter() - start:6.1f} s  {size}", flush=True)
         if problem: print("      " + "\n      ".join(problem.strip().splitlines()[-25:]), flush=True)
     subprocess.run([Path(sys.executable).parent / "nbdev_clean"], check=True, cwd=ROOT)
     for path in [p for p in paths if p.stat().st_size > LIMIT]: # only now is what nbdev_clean takes away gone

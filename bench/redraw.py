@@ -137,7 +137,7 @@ def main():
     print(f"At least {args.runs} drawings each; {machine(matplotlib=matplotlib.__version__, ipywidgets=ipywidgets.__version__)}\n")
     print("| lesson | visualiser | runs a network | drawings | median ms | quartiles ms | yardstick ms | ratio | target ms | met |\n|---|---|---|---|---|---|---|---|---|---|", flush=True)
     env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "KPNB_BUDGET")} | {"MPLBACKEND": "agg"} | ({} if args.full else {"KPNB_BUDGET": "test"})
-    for path in sorted(NBS.glob("*.ipynb")):
+    for path in sorted(NBS.rglob("[0-9]*.ipynb")):
         if (args.lessons and not path.name.startswith(tuple(args.lessons))) or not re.search(r'^ *"(\w+ = )?live\(', path.read_text(encoding="utf-8"), re.M): continue
         command = [sys.executable, __file__, "--inside", str(path), "--runs", str(args.runs)]
         out = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")

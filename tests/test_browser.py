@@ -44,7 +44,7 @@ def visualisers(path) -> int:
     return sum(bool(re.search(r"^(\w+ = )?live\(", s, re.M)) for s in sources(path))
 
 
-LESSONS = [p.name for p in sorted(NBS.glob("*.ipynb")) if any(re.search(r"(?<!def )\b(live|sample_slider)\(", s) for s in sources(p))]
+LESSONS = [p.relative_to(NBS).as_posix() for p in sorted(NBS.rglob("[0-9]*.ipynb")) if any(re.search(r"(?<!def )\b(live|sample_slider)\(", s) for s in sources(p))]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -441,7 +441,7 @@ def later_lessons(request):
 
 
 def test_lessons_are_found():
-    assert {"00_start_here.ipynb", "06_widgets.ipynb", "20_models.ipynb", "21_nose_tip.ipynb"} <= set(LESSONS)
+    assert {"00_start_here.ipynb", "workshop/06_widgets.ipynb", "20_models.ipynb", "21_nose_tip.ipynb"} <= set(LESSONS)
     assert visualisers(NBS / "00_start_here.ipynb") == 1
 
 
@@ -452,5 +452,5 @@ def test_visualisers(shots, ahead, request, name):
     found = notebook.visualisers()
     assert len(found) >= max(1, visualisers(NBS / name)), f"{name}: {len(found)} visualisers on the page"
     for i, root in enumerate(found):
-        drive(Visualiser(notebook, root), f"{name}, visualiser {i}", lambda v, what, i=i: v.root.screenshot(path=str(shots / f"{name[:2]}_{i}{what}.png")))
+        drive(Visualiser(notebook, root), f"{name}, visualiser {i}", lambda v, what, i=i: v.root.screenshot(path=str(shots / f"{Path(name).stem[:2]}_{i}{what}.png")))
     notebook.close()

@@ -12,9 +12,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-MODULES = sorted(p for p in (ROOT / "kpnb").glob("*.py") if not p.name.startswith("_"))
-CELLS = {p.name: json.loads(p.read_text(encoding="utf-8"))["cells"] for p in NOTEBOOKS}
+NBS = ROOT / "nbs"
+NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+MODULES = sorted(p for p in (ROOT / "kpnb").rglob("*.py") if not p.name.startswith("_"))
+CELLS = {p: json.loads(p.read_text(encoding="utf-8"))["cells"] for p in NOTEBOOKS}
+SHELVES = ("workshop", "lesson", "exercises", "recipes")  # imports go from later ones to earlier ones
+REALLY_MADE = {"convolution", "layers", "models", "heatmaps", "likelihood", "calibration", "segmentation"}  # the workshop may import these lessons
+
+
+def place(path): return path.relative_to(NBS).as_posix()
+
+
+def shelf(path): return "lesson" if path.parent == NBS else path.parent.name
+
+
+def module_name(path): return ".".join(path.relative_to(ROOT / "kpnb").with_suffix("").parts)
 
 
 def text(cell): return "".join(cell["source"])
@@ -27,33 +39,33 @@ def config():
 
 
 def owners():
-    "module -> number of the notebook that owns it"
+    "module -> the notebook that owns it"
     found = {}
-    for name, cells in CELLS.items():
-        for m in re.findall(r"^#\| default_exp (\w+)$", "\n".join(text(c) for c in cells if c["cell_type"] == "code"), re.M):
-            assert m not in found, f"{name} and notebook {found[m]} both export {m}"
-            found[m] = name[:2]
+    for path, cells in CELLS.items():
+        for m in re.findall(r"^#\| default_exp ([\w.]+)$", "\n".join(text(c) for c in cells if c["cell_type"] == "code"), re.M):
+            assert m not in found, f"{place(path)} and {place(found[m])} both export {m}"
+            found[m] = path
     return found
 
 
 def test_there_are_notebooks_and_modules(): assert len(NOTEBOOKS) >= 11 and len(MODULES) >= 10
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
 def test_badge_leads_to_its_own_notebook(path):
     cfg = config()
-    link = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{path.name}"
-    links = re.findall(r"\]\((https://colab\.research\.google\.com/github/[^)]*)\)", text(CELLS[path.name][0]))
+    link = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{place(path)}"
+    links = re.findall(r"\]\((https://colab\.research\.google\.com/github/[^)]*)\)", text(CELLS[path][0]))
     assert links == [link]
-    setup = text(CELLS[path.name][1])
+    setup = text(CELLS[path][1])
     assert "google.colab" in setup and f"git+https://github.com/{cfg['user']}/{cfg['repo']}@{cfg['branch']}" in setup
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
 def test_notebook_form(path):
     assert re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", path.name)
     assert path.stat().st_size <= 1_500_000
-    cells = CELLS[path.name]
+    cells = CELLS[path]
     assert re.search(r"^# \S.*\n+> \S", text(cells[0])), "the first cell is a title and a one-sentence promise"
     code = [c for c in cells if c["cell_type"] == "code"]
     assert not [c for c in code if re.match(r"#export\b", text(c))], "#export without a bar is ignored by nbdev"
@@ -77,14 +89,38 @@ def test_no_path_of_one_machine_and_no_private_folder():
             assert not found, f"{f}, line {i}: {line[max(0, found.start() - 40):found.end() + 40]}"
 
 
-def test_modules_import_only_lower_numbers():
-    numbers = owners()
-    assert {p.stem for p in MODULES} == set(numbers)
-    for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("kpnb")):
-                other = (node.module or "").removeprefix("kpnb.").split(".")[0]
-                assert numbers[other] < numbers[path.stem], f"{path.stem} imports {other}, whose notebook comes later"
+def imported_modules(path):
+    "The modules of kpnb that a module imports, at its top or inside functions."
+    package = ["kpnb", *module_name(path).split(".")[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            start = package[:len(package) - node.level + 1] if node.level else []
+            full = ".".join([*start, *filter(None, [node.module])])
+            if full.startswith("kpnb."):
+                yield full.removeprefix("kpnb."), [a.name for a in node.names]
+
+
+def test_imports_go_one_way():
+    notebooks = owners()
+    assert {module_name(p) for p in MODULES} == set(notebooks)
+    order = {m: (SHELVES.index(shelf(p)), p.name[:2]) for m, p in notebooks.items()}
+    arrows = {module_name(p): [other for other, _ in imported_modules(p)] for p in MODULES}
+    for name, others in arrows.items():
+        for other in others:
+            allowed = order[other] < order[name] or (shelf(notebooks[name]) == "workshop" and other in REALLY_MADE)
+            assert allowed, f"{name} imports {other}, which comes later"
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, f"a circle of imports: {' → '.join([*path[path.index(name):], name])}"
+        if name not in done:
+            path.append(name)
+            for other in arrows[name]:
+                visit(other)
+            done.add(path.pop())
+
+    for name in arrows:
+        visit(name)
 
 
 def test_requirements_are_what_is_imported():
@@ -134,14 +170,23 @@ def test_constraints_lie_in_the_ranges():
             assert r.specifier.contains(pins[name]), f"{r.name}: {pins[name]} is outside {r.specifier}"
 
 
-def test_badges_script_is_idempotent(tmp_path):
+@pytest.mark.parametrize("name", ["00_start_here.ipynb", "workshop/07_training.ipynb"])
+def test_badges_script_is_idempotent(tmp_path, name):
     spec = importlib.util.spec_from_file_location("badges", ROOT / ".ci" / "badges.py")
     badges = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(badges)
-    copy = tmp_path / "07_training.ipynb"
-    copy.write_text((ROOT / "nbs" / copy.name).read_text(encoding="utf-8").replace("/kpnb/blob/", "/other/blob/"), encoding="utf-8")
-    assert badges.put(copy) and not badges.put(copy)
-    assert copy.read_text(encoding="utf-8") == (ROOT / "nbs" / copy.name).read_text(encoding="utf-8")
+    copy, original = tmp_path / "copy.ipynb", (NBS / name).read_text(encoding="utf-8")
+    copy.write_text(original.replace("/kpnb/blob/", "/other/blob/"), encoding="utf-8")
+    assert badges.put(copy, Path(name)) and not badges.put(copy, Path(name))
+    assert copy.read_text(encoding="utf-8") == original
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
+def test_links_between_notebooks_lead_somewhere(path):
+    for cell in CELLS[path]:
+        if cell["cell_type"] == "markdown":
+            for link in re.findall(r"\]\((?!https?:|mailto:|#|attachment:)([^)#\s]+)", text(cell)):
+                assert (path.parent / link).exists(), f"cell {cell['id']}: {link}"
 
 
 def bound_and_used(source):
@@ -176,16 +221,16 @@ def test_rebound_is_found():
     assert rebound([*cells, "def f(x): return x"]) == [(2, "f", 7), (5, "f", 7)]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
 def test_no_later_cell_changes_what_a_visualiser_uses(path):
-    code = [(i, "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in text(c).splitlines())) for i, c in enumerate(CELLS[path.name]) if c["cell_type"] == "code"]
+    code = [(i, "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in text(c).splitlines())) for i, c in enumerate(CELLS[path]) if c["cell_type"] == "code"]
     assert not [f"cell {code[j][0]} changes {n}, which the visualiser in cell {code[i][0]} uses" for i, n, j in rebound([s for _, s in code])]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
 def test_every_picture_is_described(path):
     "The nearest text above a picture, or the one right below it, holds a line such as *The picture: ...*, for readers who hear the page or read it without its pictures."
-    above, bare, cells = "", [], CELLS[path.name]
+    above, bare, cells = "", [], CELLS[path]
     for i, c in enumerate(cells):
         if c["cell_type"] == "markdown": above = text(c)
         elif any("image/png" in o.get("data", {}) for o in c["outputs"]):
