@@ -101,7 +101,7 @@ def test_changed_code_makes_rows_stale_and_changed_words_do_not(tmp_path):
     assert check_study("toy", tmp_path) == []
 
     @study(grid={"n": [10, 20]}, seeds=(0, 1, 2), name="toy")
-    def function(n, seed, width=1):
+    def function(n, seed, width=1):  # noqa: F811
         return {"v": n + seed / 11 * width}
     assert "6 row(s) stale: the code or a fixed setting has changed" in check_study("toy", tmp_path)[0]
     table = run_study("toy", tmp_path, report=None)
