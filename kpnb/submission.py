@@ -9,13 +9,17 @@ __all__ = ['IBUG_LINES', 'check_into_crop', 'check_home', 'check_smooth_l1', 'ch
            'read_submission', 'wild_folds', 'lfpw_68']
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw003
+import csv
+import io
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw004
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
@@ -23,7 +27,7 @@ from torch import Tensor, nn
 
 from .checks import Exercise, whole
 from .core import make_generator, seed_everything
-from .datasets import load, to_original
+from .datasets import DataError, load, to_original
 from .geometry import KeypointDataset, crop_matrix, denormalise, inside, invert, swap_order, transform_points, warp
 from .metrics import IBUG_EYES, augmentation, nme
 from .models import CoarseToFine, ResNet18Regressor
@@ -50,12 +54,16 @@ def draw_face(
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw012
 def point_boxes(
     points: Tensor, # (N,K,2) pixels, NaN where missing
+    visible: Tensor | None = None, # (N,K) bool: points that count; default: all that are numbers
 ) -> Tensor: # (N,4) pixels: left, top, right, bottom
-    "The smallest box around each picture's known points."
-    known = points.isfinite().all(-1, keepdim=True)
+    "The smallest box around each picture's points that count."
+    known = (points.isfinite().all(-1) if visible is None else visible.to(points.device))[..., None]
+    if known.dtype != torch.bool or known.shape != (*points.shape[:2], 1):
+        raise ValueError(f"point_boxes: found visible {tuple(known.shape[:-1])}; expected bool {tuple(points.shape[:2])}")
     boxes = torch.cat([torch.where(known, points, math.inf).amin(1), torch.where(known, points, -math.inf).amax(1)], 1)
     bad = ~((boxes[:, 2:] > boxes[:, :2]).all(1))
-    if bad.any(): raise ValueError(f"point_boxes: picture {int(bad.nonzero()[0])} has no two known points with a width and a height between them")
+    if bad.any():
+        raise ValueError(f"point_boxes: picture {int(bad.nonzero()[0])} has no two known points with a width and a height between them")
     return boxes
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw013
@@ -67,6 +75,7 @@ def shake_boxes(
 ) -> Tensor: # (N,4) pixels
     "Boxes as a face finder would draw them: a little beside, a little too large or too small."
     if not 0 <= scale < 1 or shift < 0: raise ValueError(f"shake_boxes: shift is {shift} and scale {scale}; expected shift at least 0, and scale at least 0 and below 1")
+    boxes = boxes if boxes.is_floating_point() else boxes.float() # whole numbers could not be moved by a part of a pixel
     u = 2 * torch.rand(len(boxes), 3, generator=make_generator(generator)).to(boxes) - 1
     extent = boxes[:, 2:] - boxes[:, :2]
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2 + shift * u[:, :2] * extent, extent / 2 * (1 + scale * u[:, 2:])
@@ -172,60 +181,109 @@ def predict_mirrored(
     return (predict(model, ds, **kw) + mirrored) / 2
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw095
-class SubmissionError(ValueError):
-    "What is wrong with a file of answers; `problems` is the list."
-
-    def __init__(self, problems: Sequence[str]): # one for each kind of problem
-        super().__init__("; ".join(problems))
-        self.problems = list(problems)
+class SubmissionError(DataError):
+    "What is wrong with a file of answers; `problems` is the list, one for each kind of problem."
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw096
+def _two(columns):
+    "The names of the two columns, checked."
+    if isinstance(columns, str) or len(columns) != 2 or columns[0] == columns[1]:
+        raise ValueError(f"columns: found {columns!r}; expected two different names")
+    return list(columns)
+
+
 def submission_table(
     points: Tensor, # (N,K,2) pixels of the original pictures
     columns: Sequence[str] = ("Id", "Predicted"), # names of the two columns
 ) -> pd.DataFrame: # N·K·2 rows: face by face, point by point, x before y
     "Answers in the order in which a competition wants them."
-    if points.ndim != 3 or points.shape[-1] != 2: raise ValueError(f"submission_table: found points {tuple(points.shape)}; expected (N,K,2)")
-    return pd.DataFrame({columns[0]: range(points.numel()), columns[1]: points.detach().double().cpu().flatten().numpy()})
+    if points.ndim != 3 or points.shape[-1] != 2:
+        raise ValueError(f"submission_table: found points {tuple(points.shape)}; expected (N,K,2)")
+    number, value = _two(columns)
+    return pd.DataFrame({number: range(points.numel()), value: points.detach().double().cpu().flatten().numpy()})
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw100
 def _named(i, faces):
-    "A row's number in words."
+    "A running number in words."
     k = faces.keypoints.shape[1]
     return f"{i} ({faces.names[i // (2 * k)]}, point {i // 2 % k}, {'xy'[i % 2]})"
 
 
-def _id_problems(ids, total, faces):
+def _place(i, lines):
+    "Where the i-th row of a table stands: in which line of its file, if it comes from one."
+    return f"row {i}" if lines is None else f"line {lines[i]}"
+
+
+def _numbers(column):
+    "A column as floats; NaN for whatever is no number, such as True, a word, or an integer of 400 digits."
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
+        return column.to_numpy(float)
+
+    def number(value):
+        if isinstance(value, (bool, np.bool_, bytes, complex)) or "_" in str(value):
+            return math.nan
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            return math.nan
+    return np.array([number(v) for v in column], dtype=float)
+
+
+def _id_problems(ids, total, faces, lines):
     "Numbers that are unknown, repeated, missing or in disorder."
-    good, problems = ids.isin(range(total)), []
-    if not good.all(): problems.append(f"{(~good).sum()} rows have a number that is none of 0 to {total - 1}, the first is row {int((~good).to_numpy().argmax())}")
-    counts = Counter(ids[good].astype(int))
-    if repeated := sorted(i for i, n in counts.items() if n > 1): problems.append(f"{len(repeated)} numbers are repeated, the first is {_named(repeated[0], faces)}")
-    if missing := sorted(set(range(total)) - set(counts)): problems.append(f"{len(missing)} of {total} rows are missing, the first is {_named(missing[0], faces)}")
-    if not problems and (disorder := ids.to_numpy() != range(total)).any():
-        problems.append(f"the rows are not in order: row {int(disorder.argmax())} has the number {int(ids.iloc[int(disorder.argmax())])}")
+    good, problems = np.isin(ids, np.arange(total)), []
+    if not good.all():
+        first = _place(int((~good).argmax()), lines)
+        problems.append(f"{(~good).sum()} rows have a number that is none of 0 to {total - 1}, the first is {first}")
+    numbers, counts = np.unique(ids[good].astype(int), return_counts=True)
+    if (counts > 1).any():
+        first = int(numbers[counts > 1][0])
+        again = _place(int((ids == first).nonzero()[0][1]), lines)
+        problems.append(f"{(counts > 1).sum()} numbers are repeated, the first is {_named(first, faces)}, again in {again}")
+    missing = np.setdiff1d(np.arange(total), numbers)
+    if len(missing):
+        problems.append(f"{len(missing)} of {total} rows are missing, the first is {_named(int(missing[0]), faces)}")
+    if not problems and (ids != np.arange(total)).any():
+        i = int((ids != np.arange(total)).argmax())
+        problems.append(f"the rows are not in order: {_place(i, lines)} has the number {int(ids[i])}")
     return problems
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw101
 def _limits(faces):
     "(N,1,2) the width and height of each original picture."
-    if "original_size" not in faces.meta: raise ValueError("submission: the faces have no meta 'original_size'; expected faces from `load` or `crop_faces`")
+    if "original_size" not in faces.meta:
+        raise ValueError("submission: the faces have no meta 'original_size'; expected faces from `load` or `crop_faces`")
     return faces.meta["original_size"].flip(1)[:, None].double()
 
 
-def _value_problems(ids, values, faces, outside):
+def _value_problems(ids, values, faces, outside, lines):
     "Coordinates that are no numbers, or lie outside their picture."
-    k, problems = faces.keypoints.shape[1], []
-    good = (values.abs() < math.inf).to_numpy()
-    if not good.all(): problems.append(f"{(~good).sum()} values are no finite numbers, the first is that of {_named(int(ids[~good].iloc[0]), faces)}")
-    limits = _limits(faces).expand(-1, k, -1).flatten()[torch.tensor(ids.to_numpy(int))].numpy()
-    off = good & ((values < 0) | (values > limits)).to_numpy()
+    known, problems = np.isin(ids, np.arange(faces.keypoints.numel())), []
+    bad = known & ~np.isfinite(values)
+    def where(i): return f"{_place(i, lines)}, that of {_named(int(ids[i]), faces)}"
+
+    if bad.any():
+        problems.append(f"{bad.sum()} values are no finite numbers, the first is in {where(int(bad.argmax()))}")
+    limits = np.full(len(ids), math.inf)
+    limits[known] = _limits(faces).expand(-1, faces.keypoints.shape[1], -1).flatten().numpy()[ids[known].astype(int)]
+    off = known & ~bad & ((values < 0) | (values > limits))
     if off.any() and not outside:
-        first = int(off.argmax())
-        problems.append(f"{off.sum()} values lie outside their picture, the first is {values.iloc[first]:g} for {_named(int(ids.iloc[first]), faces)}; expected 0 to {limits[first]:g}")
+        i = int(off.argmax())
+        problems.append(f"{off.sum()} values lie outside their picture, the first is {values[i]:g} in {where(i)}; "
+                        f"expected 0 to {limits[i]:g}")
     return problems
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw102
+def _problems(table, faces, columns, outside, lines=None):
+    "Everything that is wrong with a table; `lines` are those of its file."
+    if list(table.columns) != _two(columns):
+        found = ", ".join(map(str, table.columns))
+        return [f"found the columns {found}; expected {', '.join(columns)}"]
+    ids, values = (_numbers(table[c]) for c in columns)
+    return (_id_problems(ids, faces.keypoints.numel(), faces, lines)
+            + _value_problems(ids, values, faces, outside, lines))
+
+
 def submission_problems(
     table: pd.DataFrame, # as from `submission_table` or `pandas.read_csv`
     faces: KeypointDataset, # the faces asked for, from `load` or `crop_faces`
@@ -233,11 +291,7 @@ def submission_problems(
     outside: bool = False, # whether points may lie outside their picture
 ) -> list[str]: # empty if all is well
     "Everything that is wrong with a table of answers, in words."
-    if list(table.columns) != list(columns): return [f"found the columns {', '.join(map(str, table.columns))}; expected {', '.join(columns)}"]
-    total = faces.keypoints.numel()
-    ids, values = (pd.to_numeric(table[c], errors="coerce") for c in columns)
-    known = ids.isin(range(total))
-    return _id_problems(ids, total, faces) + _value_problems(ids[known], values[known], faces, outside)
+    return _problems(table, faces, columns, outside)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw104
 def _check_names(names, faces):
@@ -265,23 +319,52 @@ def write_submission(
     if names is not None: _check_names(list(names), faces)
     if points.shape != faces.keypoints.shape: raise SubmissionError([f"found points {tuple(points.shape)}; expected {tuple(faces.keypoints.shape)}"])
     points = points.detach().double().cpu()
-    table = submission_table(points.clamp(min=0).minimum(_limits(faces)) if outside == "clip" else points, columns)
-    if problems := submission_problems(table, faces, columns, outside == "allow"): raise SubmissionError(problems)
+    if outside == "clip":
+        points = points.clamp(min=0).minimum(_limits(faces))
+    table = submission_table(points, columns)
+    if problems := submission_problems(table, faces, columns, outside == "allow"):
+        raise SubmissionError(problems)
     write_safely(path, table.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
     return table
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw107
+def _csv_rows(path):
+    "The rows of a CSV file with the number of the line on which each ends; an error that names file and line if it is none."
+    if Path(path).is_dir():
+        raise SubmissionError(f"{path}: this is a folder; expected a CSV file")
+    raw = Path(path).read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = raw.count(b"\n", 0, e.start) + 1
+        raise SubmissionError(f"{path}: this is no CSV table (line {line} is no UTF-8 text)") from None
+    reader, rows = csv.reader(io.StringIO(text, newline=""), strict=True), []
+    try:
+        for row in reader:
+            if row:
+                rows.append((reader.line_num, row))
+    except csv.Error as e:
+        raise SubmissionError(f"{path}: this is no CSV table (line {reader.line_num}: {e})") from None
+    if not rows:
+        raise SubmissionError(f"{path}: this is no CSV table (the file is empty)")
+    for line, row in rows:
+        if len(row) != len(rows[0][1]):
+            raise SubmissionError(f"{path}: line {line} has {len(row)} fields; expected {len(rows[0][1])}, as in the first line")
+    return rows
+
+
 def read_submission(
     path: str | os.PathLike, # a CSV file
     faces: KeypointDataset, # the faces asked for, from `load` or `crop_faces`
     columns: Sequence[str] = ("Id", "Predicted"), # names of the two columns
     outside: bool = False, # whether points may lie outside their picture
 ) -> Tensor: # (N,K,2) pixels of the original pictures
-    "Read a CSV of answers; a SubmissionError names the file and lists what is wrong."
-    try: table = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise SubmissionError([f"{path}: this is no CSV table ({e})"]) from None
-    if problems := submission_problems(table, faces, columns, outside): raise SubmissionError([f"{path}: {problems[0]}", *problems[1:]])
-    return torch.tensor(table[columns[1]].to_numpy(float), dtype=torch.float32).view(faces.keypoints.shape)
+    "Read a CSV of answers; a SubmissionError names file and line and lists what is wrong."
+    (_, header), *rows = _csv_rows(path)
+    table = pd.DataFrame([row for _, row in rows], columns=header, dtype=object)
+    if problems := _problems(table, faces, columns, outside, [line for line, _ in rows]):
+        raise SubmissionError([f"{path}: {problem}" for problem in problems])
+    return torch.tensor(_numbers(table[columns[1]]), dtype=torch.float32).view(faces.keypoints.shape)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw117
 def wild_folds(
