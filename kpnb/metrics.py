@@ -32,10 +32,14 @@ from .training import fit, predict
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk011
 def all_known(
-    ds: KeypointDataset, # any data set
+    ds: KeypointDataset, # any data set; the places of invisible points must be true, or NaN where nobody knows them
 ) -> KeypointDataset: # with other `visible`
     "The same data, in which every point counts whose place in the picture is known, also where something hides it."
-    return replace(ds, visible=inside(ds.keypoints, ds.size))
+    known = inside(ds.keypoints, ds.size)
+    if "original_size" in ds.meta: # a crop may reach beyond its file, where no point can lie
+        at, size = transform_points(ds.keypoints.double(), ds.to_file), ds.meta["original_size"].flip(1)[:, None]
+        known &= ((at >= -1e-3) & (at <= size + 1e-3)).all(-1)
+    return replace(ds, visible=ds.visible | known)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk015
 class ExerciseDataset:
@@ -381,7 +385,7 @@ def failure_rate(
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk075
 def augmentation(
-    pairs: Sequence[tuple[int, int]], # (left, right) points, exchanged by a mirror
+    pairs: Sequence[tuple[int, int]] | None = None, # (left, right) points, exchanged by a mirror; default: the data set's own
     degrees: float = 15.0, # rotation about the middle
     scale: tuple[float, float] = (0.85, 1.18), # factor
     shift: float = 0.08, # as a share of the picture
@@ -389,7 +393,8 @@ def augmentation(
 ) -> Augment:
     "The augmentation of this lesson's recipes: rotation, scale, shift, mirror with exchanged sides, light."
     from torchvision.transforms import v2
-    return Augment(pairs=pairs, degrees=degrees, scale=scale, shift=shift, flip=0.5, colour=v2.ColorJitter(light, light) if light else None)
+    colour = v2.ColorJitter(light, light) if light else None
+    return Augment(pairs=pairs, degrees=degrees, scale=scale, shift=shift, flip=0.5, colour=colour)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk084
 def plot_per_point(
@@ -495,7 +500,7 @@ def fifteen_points(
     train, valid = data or tuple(all_known(faces(n, 96, seed=s, gray=True, masks=False)) for n, s in ((1546, 1), (298, 2)))
     seed_everything(seed)
     settings = dict(epochs=epochs, batch_size=32, lr=4e-3, fast="auto")
-    return _train(CoarseToFine(train.keypoints.shape[1]), train, valid, seed, augmentation(train.pairs), settings, kw)
+    return _train(CoarseToFine(train.keypoints.shape[1]), train, valid, seed, augmentation(), settings, kw)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk129
 def fifteen_of_68(
@@ -538,7 +543,8 @@ def lfpw_fifteen(
     train, valid = data or lfpw_folds(fold, root=root, crop=crop)
     seed_everything(seed)
     settings = dict(epochs=epochs, batch_size=32, lr=4e-3, weight_decay=0.05, fast="auto")
-    return _train(CoarseToFine(15, deep=True), train, valid, seed, augmentation(train.pairs, 25.0, (0.8, 1.25), 0.1, 0.4), settings, kw)
+    augment = augmentation(degrees=25.0, scale=(0.8, 1.25), shift=0.1, light=0.4)
+    return _train(CoarseToFine(15, deep=True), train, valid, seed, augment, settings, kw)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk136
 def imm_points_data(
@@ -571,7 +577,7 @@ def imm_points(
     k, ours = train.keypoints.shape[1], network == "coarse-to-fine"
     model = CoarseToFine(k) if ours else NoseNet(k, train.size, channels=(16, 32, 64, 128, 128), batchnorm=False, hidden=256)
     settings = dict(epochs=epochs, batch_size=16, lr=4e-3 if ours else 1e-3, weight_decay=0.05, fast="auto")
-    augment = augmentation(train.pairs, 15.0, (0.85, 1.18), 0.08, 0.4) if ours else Augment(train.pairs, 15.0, (1.0, 1.0), 0.0)
+    augment = augmentation(light=0.4) if ours else Augment(degrees=15.0, scale=(1.0, 1.0), shift=0.0)
     return _train(model, train, valid, seed, augment, settings, kw)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk144

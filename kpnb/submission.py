@@ -26,13 +26,13 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import make_generator, seed_everything
-from .datasets import DataError, load, to_original
-from .geometry import KeypointDataset, crop_matrix, denormalise, inside, invert, swap_order, transform_points, warp
+from .core import VOID, DataError, make_generator, seed_everything, write_safely
+from .datasets import load
+from .geometry import KeypointDataset, crop_matrix, denormalise, mirror_pairs, swap_order, to_original
 from .metrics import IBUG_EYES, augmentation, nme
 from .models import CoarseToFine, ResNet18Regressor
 from .plot import COLOURS
-from .training import fit, masked_mean, predict, visible_points, write_safely
+from .training import fit, masked_mean, mean_points, predict, visible_points
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw008
 IBUG_LINES = [range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36), [*range(36, 42), 36], [*range(42, 48), 42], [*range(48, 60), 48], [*range(60, 68), 60]]
@@ -82,30 +82,33 @@ def shake_boxes(
     return torch.cat([centre - half, centre + half], 1)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw017
+def _file_size(ds):
+    "(N,2) height and width of the files; None if only a part of a file has been kept, whose size nobody noted."
+    if "original_size" in ds.meta:
+        return ds.meta["original_size"]
+    scale = ds.to_file.diagonal(dim1=1, dim2=2)
+    if not torch.equal(ds.to_file, torch.diag_embed(scale)) or (scale <= 0).any():
+        return None
+    return (scale[:, [1, 0]] * torch.tensor(ds.size)).round().long()
+
+
 def crop_faces(
     ds: KeypointDataset, # pictures of one size
     boxes: Tensor, # (N,4) pixels: left, top, right, bottom
     size: int | tuple[int, int] = 224, # (H, W) of the crops
     margin: float = 0.2, # added on every side, as a share of the box's width and height
     keep_aspect: bool = True, # grow the box to the crop's proportions; False squeezes it
-) -> KeypointDataset: # points in pixels of the crops; meta `window` and `original_size`, for `to_original`
+    mask_fill: int = VOID, # label of what lies outside the picture
+) -> KeypointDataset: # points in pixels of the crops; `to_original` leads them back to the file
     """Cut one face out of each picture, and remember where it came from.
 
     What lies outside the picture repeats its border. Pixels are interpolated without a filter, so do not shrink by more than about 2;
     for large photographs, `kpnb.datasets.load(..., crop=margin)` cuts while reading, with a filter."""
-    if boxes.shape != (len(ds), 4): raise ValueError(f"crop_faces: found boxes {tuple(boxes.shape)}; expected ({len(ds)},4): left, top, right, bottom")
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    m, parts = crop_matrix(boxes, size, margin, keep_aspect), []
-    for part in torch.arange(len(ds)).split(128): # not all pictures as floats at once
-        batch = {"image": ds.images[part].float() / 255} | ({} if ds.masks is None else {"mask": ds.masks[part]})
-        out = warp(batch, m[part], size, padding="border")
-        parts.append(((out["image"] * 255).round().clamp(0, 255).byte(), out.get("mask")))
-    images, masks = zip(*parts)
-    points = transform_points(ds.keypoints, m)
-    corners = torch.tensor([[0.0, 0.0], [size[1], size[0]]]).expand(len(ds), 2, 2)
-    meta = ds.meta | {"window": transform_points(corners, invert(m)).flatten(1), "original_size": torch.tensor([ds.size] * len(ds)).view(-1, 2)}
-    return replace(ds, images=torch.cat(images), masks=None if ds.masks is None else torch.cat(masks),
-                   keypoints=points, visible=ds.visible & inside(points, size), meta=meta)
+    if boxes.shape != (len(ds), 4):
+        raise ValueError(f"crop_faces: found boxes {tuple(boxes.shape)}; expected ({len(ds)},4): left, top, right, bottom")
+    files = _file_size(ds)
+    crops = ds.warp(crop_matrix(boxes, size, margin, keep_aspect), size, padding="border", mask_fill=mask_fill)
+    return crops if files is None else replace(crops, meta=crops.meta | {"original_size": files})
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw033
 def l2(d: Tensor) -> Tensor:
@@ -175,7 +178,7 @@ def predict_mirrored(
     **kw, # for `predict`
 ) -> Tensor: # (N,K,2) pixels
     "The mean of the answers for each picture and for its mirror image."
-    order = swap_order(ds.pairs, ds.keypoints.shape[1])
+    order = swap_order(mirror_pairs(ds.keypoint_names, ds.pairs), ds.keypoints.shape[1])
     mirrored = predict(model, replace(ds, images=ds.images.flip(-1)), **kw)[:, order]
     mirrored[..., 0] = ds.size[1] - mirrored[..., 0]
     return (predict(model, ds, **kw) + mirrored) / 2
@@ -382,10 +385,10 @@ def wild_folds(
 
 
 def _shaken(ds, seed):
-    "The same crops, cut again with shaken boxes, and the way from their pixels to those of `ds`."
+    "The same crops, cut again with shaken boxes."
     h, w = ds.size
-    again = crop_faces(ds, shake_boxes(torch.tensor([[0.0, 0.0, w, h]]).repeat(len(ds), 1), generator=seed), ds.size, margin=0.0)
-    return again, lambda points: to_original(again, points)
+    whole_picture = torch.tensor([[0.0, 0.0, w, h]]).repeat(len(ds), 1)
+    return crop_faces(ds, shake_boxes(whole_picture, generator=seed), ds.size, margin=0.0)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw118
 def lfpw_68(
@@ -404,17 +407,21 @@ def lfpw_68(
     ours, k = network == "coarse-to-fine", train.keypoints.shape[1]
     model = CoarseToFine(k, in_channels=3, deep=True) if ours else ResNet18Regressor(k)
     settings = dict(epochs=epochs, batch_size=16, lr=4e-3 if ours else 2e-3, weight_decay=0.05, schedule="one-cycle", loss=PointLoss(smooth_l1), fast="auto")
-    history = fit(model, train, seed=seed, augment=augmentation(train.pairs, 25.0, (0.8, 1.25), 0.08, 0.4), restore_best=False, **(settings | kw))
+    augment = augmentation(degrees=25.0, scale=(0.8, 1.25), shift=0.08, light=0.4)
+    history = fit(model, train, seed=seed, augment=augment, restore_best=False, **(settings | kw))
     return _judge_wild(model, train, held, fold) | {"held": held, "model": model, "history": history, "seconds": sum(history["seconds"])}
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw119
 def _judge_wild(model, train, held, seed):
     "Errors on a part that was held back, in pixels of the files."
-    truth, (again, back) = to_original(held), _shaken(held, seed)
-    error = lambda points: nme(to_original(held, points), truth, eyes=IBUG_EYES)
-    pred = predict_mirrored(model, held)
-    return {"nme": error(pred), "nme_shaken": error(back(predict_mirrored(model, again))),
-            "mean_nme": error(train.keypoints.nanmean(0).expand_as(pred)), "pred": to_original(held, pred)}
+    truth, again = to_original(held), _shaken(held, seed)
+    mean = mean_points(train.keypoints, train.visible).expand_as(truth)
+
+    def error(points): return nme(points, truth, held.visible, eyes=IBUG_EYES)
+
+    pred = to_original(held, predict_mirrored(model, held))
+    shaken = to_original(again, predict_mirrored(model, again))
+    return {"nme": error(pred), "nme_shaken": error(shaken), "mean_nme": error(to_original(held, mean)), "pred": pred}
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw126
 def _into(points, box, margin, size, offset=True, sides=2, swap=False):

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from kpnb.core import make_generator
-from kpnb.metrics import (PCKCurve, all_known, fifteen_of_68, failure_rate, nme, normaliser, pck, picture_errors, plot_pck,
-                          pull)
+from kpnb.metrics import PCKCurve, all_known, failure_rate, fifteen_of_68, nme, normaliser, pck, picture_errors, plot_pck, pull
 from kpnb.scenes import faces
 
 EMPTY = [math.nan, 0.0, -1.0, 1e9]

@@ -14,26 +14,18 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-import pytest
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
 import kpnb
 from kpnb.core import seed_everything
-from kpnb.geometry import KeypointDataset, hflip_matrix, normalise
+from kpnb.geometry import KeypointDataset, normalise
 from kpnb.heatmaps import gaussian_heatmaps
 from kpnb.metrics import all_known
 from kpnb.models import NoseNet, conv_block
 from kpnb.scenes import faces
-from kpnb.submission import submission_table
 from kpnb.uncertainty import Gaussians
 
 N, K, SIDE = 12, 15, 32
