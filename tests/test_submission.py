@@ -279,7 +279,8 @@ def test_odd_answers_are_refused_by_file_and_line(tmp_path, asked, answers, odd)
     ("Id,Predicted\n0,1\n".encode("utf-16"), "line 1 is no UTF-8 text"),
     (b"Id,Predicted\n0,\x00\n", "answers.csv"),
     (b"\x00" * 5000, "answers.csv"),
-    (bytes(range(128, 256)), "line 1 is no UTF-8 text")])
+    (bytes(range(128, 256)), "line 1 is no UTF-8 text"),
+], ids=["bytes", "UTF-16", "a zero", "zeros", "high bytes"])
 def test_bytes_that_are_no_table_are_refused_by_name(tmp_path, asked, raw, says):
     path = tmp_path / "answers.csv"
     path.write_bytes(raw)
