@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import kpnb
+from kpnb import heatmaps
 from kpnb.annotate import guess, learn, small_network
 from kpnb.collapse import Switches
 from kpnb.core import seed_everything
@@ -194,8 +195,11 @@ def by_name(w, p):
     made = {"pred": w.pred, "target": w.points, "points": w.points, "keypoints": w.points, "visible": w.visible,
             "batch": w.batch(), "output": normalise(noise(N, K, 2), SIDE), "size": (SIDE, SIDE), "seed": 0,
             "names": w.ds.keypoint_names, "values": w.hide(noise(N, K, 2)), "model": seeded(Points), "self": w.ds,
-            "images": w.ds.images, "maps": w.maps(), "logits": w.maps(), "sigma": torch.full((N, K), 1.5)}
+            "images": w.ds.images, "maps": w.maps(), "logits": w.maps(), "sigma": torch.full((N, K), 1.5),
+            "stride": 4}
     made |= dict.fromkeys(("ds", "data", "dataset", "train", "valid", "test", "pool", "faces", "held"), w.ds)
+    if p.name not in made and "KeypointDataset" in written(p):
+        return w.ds
     if p.name not in made:
         raise KeyError(p.name)
     return made[p.name]
@@ -269,14 +273,14 @@ CALLS = {
     "geometry.KeypointDataset.batches": [dict(batch_size=5), dict(batch_size=5, augment=Augment(flip=0.5))],
     "geometry.KeypointDataset.resize": dict(size=20),
     "heatmaps.binary_heatmaps": dict(stride=4), "heatmaps.gaussian_heatmaps": dict(sigma=2.0),
-    "heatmaps.heatmap_mse": dict(target=lambda w: w.maps()),
+    "heatmaps.heatmap_mse": dict(maps=lambda w: w.maps().sigmoid(), target=lambda w: w.maps().sigmoid()),
     "heatmaps.heatmap_bce": dict(target=lambda w: w.maps().sigmoid()),
     "heatmaps.heatmap_focal": dict(target=lambda w: w.maps().sigmoid()),
-    "heatmaps.gaussian_mse": dict(sigma=2.0), "heatmaps.dsnt_loss": dict(sigma=2.0),
+    "heatmaps.gaussian_mse": dict(maps=lambda w: w.maps().sigmoid(), sigma=2.0), "heatmaps.dsnt_loss": dict(sigma=2.0),
     "heatmaps.HeatmapLoss.__call__": dict(output=lambda w: w.maps()),
     "heatmaps.Decode.__call__": dict(output=lambda w: w.maps()),
     "heatmaps.accuracy": {}, "heatmaps.train_heatmaps": QUICK | dict(model=nets),
-    "heatmaps.pet_noses": dict(network="resnet18-heatmap", data=lambda w: (w.nose(), w.nose())) | QUICK,
+    "heatmaps.pet_noses": dict(network="hourglass", scales=(1.0,), data=lambda w: (w.nose(), w.nose())) | QUICK,
     "training.predict": {}, "training.evaluate": {}, "training.fit": QUICK,
     "training.masked_mean": dict(values=lambda w: w.hide(noise(N, K, 2))),
     "uncertainty.DistributionLoss.__call__": dict(output=lambda w: w.spread()),
@@ -305,7 +309,7 @@ CALLS = {
 }
 
 # How to make the object of a method, where the class needs arguments.
-MAKE = {"uncertainty.Gaussians": lambda w: w.gaussians()}
+MAKE = {"uncertainty.Gaussians": lambda w: w.gaussians(), "heatmaps.HeatmapCodec": lambda w: heatmaps.HeatmapCodec(stride=4)}
 
 # Functions that answer with points: what they say of an invisible one is no result.
 POINTS = {"geometry.to_original", "collapse.Switches.target"}
@@ -350,7 +354,9 @@ def call(path, given, w):
         arguments[name] = value(w) if inspect.isfunction(value) else value
     seed_everything(0)
     result = f(**arguments)
-    return list(result) if inspect.isgenerator(result) else result
+    if inspect.isgenerator(result):
+        return list(result)
+    return Path(arguments["path"]) if result is None and "path" in arguments else result
 
 
 def made_object(path, cls, w):
