@@ -7,7 +7,22 @@ import pytest
 import torch
 
 from kpnb.core import make_generator
-from kpnb.metrics import PCKCurve, all_known, failure_rate, fifteen_of_68, nme, normaliser, pck, picture_errors, plot_pck, pull
+from kpnb.metrics import (
+    PCKCurve,
+    all_known,
+    distances,
+    failure_rate,
+    fifteen_of_68,
+    mae,
+    mse,
+    nme,
+    normaliser,
+    pck,
+    per_point_error,
+    picture_errors,
+    plot_pck,
+    pull,
+)
 from kpnb.scenes import faces
 
 EMPTY = [math.nan, 0.0, -1.0, 1e9]
@@ -141,3 +156,13 @@ def test_measures_are_right_on_random_faces_with_random_holes():
             length = (t.amax(0) - t.amin(0)).prod().sqrt()
             assert errors[i] == pytest.approx(float((p - t).norm(dim=1).mean() / length), rel=1e-6)
         assert failure_rate(errors, float(errors.median())).n_used == n
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_measures_of_whole_numbers_are_those_of_the_same_floats(dtype):
+    target, pred = TARGET.to(dtype), (TARGET + torch.tensor([3.0, -4.0])).to(dtype)
+    for measure in (mse, mae, distances, per_point_error, pull):
+        found, expected = (torch.as_tensor(measure(p, t)) for p, t in ((pred, target), (pred.double(), target.double())))
+        assert torch.allclose(found.double(), expected.double(), rtol=1e-12), measure
+    assert mse(pred, target) == 12.5 and mae(pred, target, size=(40, 30)) == pytest.approx(0.1)
+    assert distances(pred, target).tolist() == [[5.0] * 5]
