@@ -161,8 +161,8 @@ def layer_evidence(
 # %% ../nbs/21_nose_tip.ipynb #13b4ee88
 ADVICE = {
     "healthy": "The answers follow the pictures.",
-    "varied but wrong": "The answers differ from picture to picture, but not as the truth does: look whether labels "
-                        "belong to their pictures, in which units both count, and how large the weights are.",
+    "varied but wrong": "The answers differ from picture to picture, but not as the truth does: look whether "
+                        "labels belong to their pictures, in which units both are, how large the weights are.",
     "diverged": "Numbers have overflowed: lower the learning rate, and look for NaN in the data.",
     "output cannot reach the targets": "The last activation's range does not hold the targets: drop it, or scale the targets into it.",
     "targets not scaled": "The answers must become many times larger than they start: predict normalised coordinates, about [-1, 1].",
@@ -186,7 +186,7 @@ class Diagnosis:
     layers: list[dict] = field(default_factory=list, repr=False) # of `layer_evidence`
 
     @property
-    def collapsed(self) -> bool: # whether the network answers the same for all pictures, or with no numbers at all
+    def collapsed(self) -> bool: # the same answer for all pictures, or none that is a number
         return self.cause not in ("healthy", "varied but wrong")
 
     def __str__(self):
@@ -237,7 +237,7 @@ def _varied(out, target, visible, R, skill):
     "The evidence against a network whose answers vary, but not as the truth does."
     follows = _follows(out, target, visible)
     hint = ": they follow the pictures, in other units or beside the points" if follows > 0.7 else ""
-    return [f"skill decides: it is {skill:.3g} (1 is perfect, 0 as good as always the mean, above {_LEAST:g} is healthy)",
+    return [f"skill decides: it is {skill:.3g} (0: no better than the mean; above {_LEAST:g} is healthy)",
             f"R alone would not tell: the answers vary {R:.3g} times as much as the targets",
             f"answers and targets have the correlation {follows:.2f}{hint}"]
 
@@ -246,12 +246,12 @@ def _judged(out, target, visible):
     "R and skill, after a look whether they can be measured."
     pictures = int(visible.any(1).sum())
     if pictures < 8:
-        raise ValueError(f"diagnose: found {pictures} pictures with a visible point; expected at least 8, since the "
-                         "answers' spread must be measured")
+        raise ValueError(f"diagnose: found {pictures} pictures with a visible point; expected at least 8, "
+                         "since the answers' spread must be measured")
     R, skill = measured_r_and_skill(out, target, visible)
     if math.isnan(R):
-        raise ValueError("diagnose: the targets are the same in all pictures; expected points that move, since R and "
-                         "skill compare with their spread")
+        raise ValueError("diagnose: the targets are the same in all pictures; expected points that move, "
+                         "since R and skill compare with their spread")
     return R, skill
 
 
@@ -281,7 +281,7 @@ def diagnose(
     if R > _LEAST:
         return Diagnosis("varied but wrong", R, skill, _varied(out, t, visible, R, skill), rows)
     cause, evidence = next(_rules(rows, t[visible], *_last_activation(seen, t[visible])))
-    decides = f"R decides: the answers vary {R:.2g} times as much as the targets (above {_LEAST:g} is healthy)"
+    decides = f"R decides: the answers vary {R:.2g} times as much as the targets, {_LEAST:g} or less"
     return Diagnosis(cause, R, skill, [decides, *evidence], rows)
 
 # %% ../nbs/21_nose_tip.ipynb #30b90fb1

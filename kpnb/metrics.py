@@ -32,12 +32,13 @@ from .training import fit, predict
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk011
 def all_known(
-    ds: KeypointDataset, # any data set; the places of invisible points must be true, or NaN where nobody knows them
+    ds: KeypointDataset, # with true places of invisible points, or NaN where nobody knows them
 ) -> KeypointDataset: # with other `visible`
     "The same data, in which every point counts whose place in the picture is known, also where something hides it."
     known = inside(ds.keypoints, ds.size)
     if "original_size" in ds.meta: # a crop may reach beyond its file, where no point can lie
-        at, size = transform_points(ds.keypoints.double(), ds.to_file), ds.meta["original_size"].flip(1)[:, None]
+        at = transform_points(ds.keypoints.double(), ds.to_file)
+        size = ds.meta["original_size"].flip(1)[:, None]
         known &= ((at >= -1e-3) & (at <= size + 1e-3)).all(-1)
     return replace(ds, visible=ds.visible | known)
 
@@ -261,7 +262,8 @@ def _extent(target, seen, boxes):
         extent = torch.where(points, target, -math.inf).amax(1) - low
         return torch.where(seen.sum(1, keepdim=True) > 1, extent, math.nan)
     if boxes.shape != (len(target), 4):
-        raise ValueError(f"boxes: found {tuple(boxes.shape)}; expected ({len(target)},4): left, top, right, bottom")
+        raise ValueError(f"boxes: found {tuple(boxes.shape)}; expected ({len(target)},4): "
+                         "left, top, right, bottom")
     boxes = boxes.to(target)
     wrong = (boxes[:, 2:] <= boxes[:, :2]).any(1)
     if wrong.any():
@@ -276,7 +278,7 @@ def normaliser(
     *,
     eyes: tuple = EYES, # for "inter-ocular": the two outer eye corners, as names or indices
     names: Sequence[str] | None = None, # of the K points
-    boxes: Tensor | None = None, # for "box": (N,4) left, top, right, bottom; default: around the points that count
+    boxes: Tensor | None = None, # for "box": (N,4) left, top, right, bottom; default: of points that count
     size: tuple[int, int] | None = None, # for "image": (H, W)
     visible: Tensor | None = None, # (N,K) bool: points that count; default: all whose target is known
 ) -> Tensor: # (N,) pixels; NaN where a picture's points do not tell
@@ -337,10 +339,10 @@ class PCKCurve:
     auc: float # area under the exact curve up to the last threshold, divided by that threshold
     n_used: int # points
     n_ignored: int # points
-    errors: Tensor | None = field(default=None, repr=False, compare=False) # (n_used,) sorted, shares of the length
+    errors: Tensor | None = field(default=None, repr=False, compare=False) # (n_used,) sorted shares
 
     def at(self, threshold: float) -> float:
-        "The exact share of points within any threshold; a curve without `errors` knows its own thresholds only."
+        "The exact share of points within any threshold; without `errors`, within one of the curve's own."
         if not threshold >= 0:
             raise ValueError(f"PCKCurve.at: threshold is {threshold}; expected a share of the length, from 0")
         if self.errors is not None:
@@ -385,7 +387,7 @@ def failure_rate(
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk075
 def augmentation(
-    pairs: Sequence[tuple[int, int]] | None = None, # (left, right) points, exchanged by a mirror; default: the data set's own
+    pairs: Sequence[tuple[int, int]] | None = None, # (left, right) points; default: the data set's own
     degrees: float = 15.0, # rotation about the middle
     scale: tuple[float, float] = (0.85, 1.18), # factor
     shift: float = 0.08, # as a share of the picture

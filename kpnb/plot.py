@@ -176,7 +176,7 @@ def show_keypoints(
 
 # %% ../nbs/05_plot.ipynb #e31e3e38
 def _placed(xy, visible, hw):
-    "The truth without hidden points that lie outside the picture, whose numbers are no places, and which points are seen."
+    "The truth, NaN for hidden points outside the picture (their numbers are no places), and what is seen."
     seen = np.ones(len(xy), bool) if visible is None else _array(visible).astype(bool)
     if seen.shape != (len(xy),):
         raise ValueError(f"visible has the shape {seen.shape}; expected ({len(xy)},), one for each point")
@@ -210,7 +210,8 @@ def _draw_guess(ax, truth, xy, hw, size):
 def _draw_names(ax, xy, names, seen=None):
     "Write the names beside the points, on the outside of the visible ones, so that neighbours stay readable."
     if xy is None or len(names) != len(xy):
-        raise ValueError(f"names: found {len(names)}; expected {0 if xy is None else len(xy)}, one for each point")
+        expected = 0 if xy is None else len(xy)
+        raise ValueError(f"names: found {len(names)}; expected {expected}, one for each point")
     counted = np.isfinite(xy).all(1) if seen is None else seen & np.isfinite(xy).all(1)
     middle = xy[counted, 0].mean() if len(names) > 1 and counted.any() else -np.inf
     for p, name in zip(xy, names):
@@ -388,7 +389,7 @@ def plot_history(
     keys: Sequence[str] | None = None, # columns; default: those of train_loss and valid_loss that are there
     *,
     log: bool = True, # logarithmic axis, if all values are above zero
-    best: str | None = "auto", # mark "min" or "max" of the last of `keys`; "auto": the history's best epoch, or what its name says is best
+    best: str | None = "auto", # "min" or "max" of the last key, "auto": what its name says is best; or None
     ylabel: str = "loss", # with its unit
     title: str | None = None, # above the curves
 ) -> Axes:
@@ -413,7 +414,7 @@ def _curve(ax, values, label, last):
     ax.plot(values.index, values, "-" if last else "--", marker="o" if len(values) == 1 else None, label=label)
 
 # %% ../nbs/05_plot.ipynb #01c79c02
-_LARGE = ("accuracy", "skill", "iou", "pck", "auc") # a column with one of these in its name is best where it is largest
+_LARGE = ("accuracy", "skill", "iou", "pck", "auc") # columns that are best where they are largest
 
 
 def _mark_best(ax, values, how, history):

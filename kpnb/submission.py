@@ -59,11 +59,13 @@ def point_boxes(
     "The smallest box around each picture's points that count."
     known = (points.isfinite().all(-1) if visible is None else visible.to(points.device))[..., None]
     if known.dtype != torch.bool or known.shape != (*points.shape[:2], 1):
-        raise ValueError(f"point_boxes: found visible {tuple(known.shape[:-1])}; expected bool {tuple(points.shape[:2])}")
+        found, expected = tuple(known.shape[:-1]), tuple(points.shape[:2])
+        raise ValueError(f"point_boxes: found visible {found}; expected bool {expected}")
     boxes = torch.cat([torch.where(known, points, math.inf).amin(1), torch.where(known, points, -math.inf).amax(1)], 1)
     bad = ~((boxes[:, 2:] > boxes[:, :2]).all(1))
     if bad.any():
-        raise ValueError(f"point_boxes: picture {int(bad.nonzero()[0])} has no two known points with a width and a height between them")
+        raise ValueError(f"point_boxes: picture {int(bad.nonzero()[0])} has no two known points with a width "
+                         "and a height between them")
     return boxes
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw013
@@ -75,7 +77,7 @@ def shake_boxes(
 ) -> Tensor: # (N,4) pixels
     "Boxes as a face finder would draw them: a little beside, a little too large or too small."
     if not 0 <= scale < 1 or shift < 0: raise ValueError(f"shake_boxes: shift is {shift} and scale {scale}; expected shift at least 0, and scale at least 0 and below 1")
-    boxes = boxes if boxes.is_floating_point() else boxes.float() # whole numbers could not be moved by a part of a pixel
+    boxes = boxes if boxes.is_floating_point() else boxes.float() # shaken by parts of a pixel
     u = 2 * torch.rand(len(boxes), 3, generator=make_generator(generator)).to(boxes) - 1
     extent = boxes[:, 2:] - boxes[:, :2]
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2 + shift * u[:, :2] * extent, extent / 2 * (1 + scale * u[:, 2:])
@@ -83,7 +85,7 @@ def shake_boxes(
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw017
 def _file_size(ds):
-    "(N,2) height and width of the files; None if only a part of a file has been kept, whose size nobody noted."
+    "(N,2) height and width of the files; None if only parts of files are left, whose size nobody noted."
     if "original_size" in ds.meta:
         return ds.meta["original_size"]
     scale = ds.to_file.diagonal(dim1=1, dim2=2)
@@ -105,9 +107,10 @@ def crop_faces(
     What lies outside the picture repeats its border. Pixels are interpolated without a filter, so do not shrink by more than about 2;
     for large photographs, `kpnb.datasets.load(..., crop=margin)` cuts while reading, with a filter."""
     if boxes.shape != (len(ds), 4):
-        raise ValueError(f"crop_faces: found boxes {tuple(boxes.shape)}; expected ({len(ds)},4): left, top, right, bottom")
-    files = _file_size(ds)
-    crops = ds.warp(crop_matrix(boxes, size, margin, keep_aspect), size, padding="border", mask_fill=mask_fill)
+        raise ValueError(f"crop_faces: found boxes {tuple(boxes.shape)}; expected ({len(ds)},4): "
+                         "left, top, right, bottom")
+    files, matrix = _file_size(ds), crop_matrix(boxes, size, margin, keep_aspect)
+    crops = ds.warp(matrix, size, padding="border", mask_fill=mask_fill)
     return crops if files is None else replace(crops, meta=crops.meta | {"original_size": files})
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw033
@@ -203,7 +206,8 @@ def submission_table(
     if points.ndim != 3 or points.shape[-1] != 2:
         raise ValueError(f"submission_table: found points {tuple(points.shape)}; expected (N,K,2)")
     number, value = _two(columns)
-    return pd.DataFrame({number: range(points.numel()), value: points.detach().double().cpu().flatten().numpy()})
+    values = points.detach().double().cpu().flatten().numpy()
+    return pd.DataFrame({number: range(len(values)), value: values})
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw100
 def _named(i, faces):
@@ -237,15 +241,18 @@ def _id_problems(ids, total, faces, lines):
     good, problems = np.isin(ids, np.arange(total)), []
     if not good.all():
         first = _place(int((~good).argmax()), lines)
-        problems.append(f"{(~good).sum()} rows have a number that is none of 0 to {total - 1}, the first is {first}")
+        problems.append(f"{(~good).sum()} rows have a number that is none of 0 to {total - 1}, "
+                        f"the first is {first}")
     numbers, counts = np.unique(ids[good].astype(int), return_counts=True)
     if (counts > 1).any():
         first = int(numbers[counts > 1][0])
         again = _place(int((ids == first).nonzero()[0][1]), lines)
-        problems.append(f"{(counts > 1).sum()} numbers are repeated, the first is {_named(first, faces)}, again in {again}")
+        problems.append(f"{(counts > 1).sum()} numbers are repeated, the first is {_named(first, faces)}, "
+                        f"again in {again}")
     missing = np.setdiff1d(np.arange(total), numbers)
     if len(missing):
-        problems.append(f"{len(missing)} of {total} rows are missing, the first is {_named(int(missing[0]), faces)}")
+        first = _named(int(missing[0]), faces)
+        problems.append(f"{len(missing)} of {total} rows are missing, the first is {first}")
     if not problems and (ids != np.arange(total)).any():
         i = int((ids != np.arange(total)).argmax())
         problems.append(f"the rows are not in order: {_place(i, lines)} has the number {int(ids[i])}")
@@ -255,7 +262,8 @@ def _id_problems(ids, total, faces, lines):
 def _limits(faces):
     "(N,1,2) the width and height of each original picture."
     if "original_size" not in faces.meta:
-        raise ValueError("submission: the faces have no meta 'original_size'; expected faces from `load` or `crop_faces`")
+        raise ValueError("submission: the faces have no meta 'original_size'; "
+                         "expected faces from `load` or `crop_faces`")
     return faces.meta["original_size"].flip(1)[:, None].double()
 
 
@@ -266,14 +274,15 @@ def _value_problems(ids, values, faces, outside, lines):
     def where(i): return f"{_place(i, lines)}, that of {_named(int(ids[i]), faces)}"
 
     if bad.any():
-        problems.append(f"{bad.sum()} values are no finite numbers, the first is in {where(int(bad.argmax()))}")
-    limits = np.full(len(ids), math.inf)
-    limits[known] = _limits(faces).expand(-1, faces.keypoints.shape[1], -1).flatten().numpy()[ids[known].astype(int)]
+        first = where(int(bad.argmax()))
+        problems.append(f"{bad.sum()} values are no finite numbers, the first is in {first}")
+    limits, every = np.full(len(ids), math.inf), _limits(faces).expand(-1, faces.keypoints.shape[1], -1)
+    limits[known] = every.flatten().numpy()[ids[known].astype(int)]
     off = known & ~bad & ((values < 0) | (values > limits))
     if off.any() and not outside:
         i = int(off.argmax())
-        problems.append(f"{off.sum()} values lie outside their picture, the first is {values[i]:g} in {where(i)}; "
-                        f"expected 0 to {limits[i]:g}")
+        problems.append(f"{off.sum()} values lie outside their picture, the first is {values[i]:g} in "
+                        f"{where(i)}; expected 0 to {limits[i]:g}")
     return problems
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw102
@@ -332,7 +341,7 @@ def write_submission(
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw107
 def _csv_rows(path):
-    "The rows of a CSV file with the number of the line on which each ends; an error that names file and line if it is none."
+    "The rows of a CSV file with the line on which each ends; an error with file and line if it is none."
     if Path(path).is_dir():
         raise SubmissionError(f"{path}: this is a folder; expected a CSV file")
     raw = Path(path).read_bytes()
@@ -352,7 +361,8 @@ def _csv_rows(path):
         raise SubmissionError(f"{path}: this is no CSV table (the file is empty)")
     for line, row in rows:
         if len(row) != len(rows[0][1]):
-            raise SubmissionError(f"{path}: line {line} has {len(row)} fields; expected {len(rows[0][1])}, as in the first line")
+            raise SubmissionError(f"{path}: line {line} has {len(row)} fields; expected {len(rows[0][1])}, "
+                                  "as in the first line")
     return rows
 
 
@@ -421,7 +431,8 @@ def _judge_wild(model, train, held, seed):
 
     pred = to_original(held, predict_mirrored(model, held))
     shaken = to_original(again, predict_mirrored(model, again))
-    return {"nme": error(pred), "nme_shaken": error(shaken), "mean_nme": error(to_original(held, mean)), "pred": pred}
+    return {"nme": error(pred), "nme_shaken": error(shaken), "mean_nme": error(to_original(held, mean)),
+            "pred": pred}
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw126
 def _into(points, box, margin, size, offset=True, sides=2, swap=False):

@@ -40,7 +40,8 @@ class Change(nn.Module):
         super().__init__()
         self.f = f
 
-    def forward(self, x): return self.f(x)
+    def forward(self, x):
+        return self.f(x)
 
 
 def doctor(change=None, data=None, **kw):

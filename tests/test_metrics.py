@@ -38,7 +38,9 @@ def with_hole(place):
 
 @pytest.mark.parametrize("place", EMPTY)
 def test_the_box_of_nme_is_around_the_visible_points_only(place):
-    assert nme(TARGET + torch.tensor([3.0, 4.0]), with_hole(place), SEEN, "box") == pytest.approx(5 / math.sqrt(30 * 40))
+    assert nme(TARGET + torch.tensor([3.0, 4.0]), with_hole(place), SEEN, "box") == pytest.approx(
+        5 / math.sqrt(30 * 40)
+    )
 
 
 @pytest.mark.parametrize("place", EMPTY)
@@ -67,7 +69,9 @@ def test_a_picture_with_one_visible_point_has_no_box_and_is_counted_as_ignored()
 
 
 def test_normaliser_refuses_a_visible_point_without_a_place_and_boxes_that_are_inside_out():
-    with pytest.raises(ValueError, match="picture 0, point 4 is marked visible, but its target is not a number"):
+    with pytest.raises(
+        ValueError, match="picture 0, point 4 is marked visible, but its target is not a number"
+    ):
         normaliser(with_hole(math.nan), "box", visible=torch.ones(1, 5, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"visible: found float32 \(1, 5\); expected bool"):
         normaliser(TARGET, "box", visible=SEEN.float())
@@ -94,7 +98,16 @@ def stairs(**kw):
 
 def test_pck_at_is_exact_at_between_and_beyond_the_thresholds():
     curve = stairs(up_to=0.05, steps=3)
-    for threshold, share in [(0, 0), (0.0099, 0), (0.01, 0.1), (0.0349, 0.3), (0.05, 0.5), (0.051, 0.5), (0.1, 1), (0.5, 1)]:
+    for threshold, share in [
+        (0, 0),
+        (0.0099, 0),
+        (0.01, 0.1),
+        (0.0349, 0.3),
+        (0.05, 0.5),
+        (0.051, 0.5),
+        (0.1, 1),
+        (0.5, 1),
+    ]:
         assert curve.at(threshold) == share, threshold
     for threshold, share in zip(curve.thresholds.tolist(), curve.share.tolist()):
         assert curve.at(threshold) == pytest.approx(share)
@@ -136,7 +149,9 @@ def test_an_eye_is_placed_only_where_all_of_its_points_are_seen():
     seen = ds.visible.clone()
     seen[:, 37] = False
     for place in EMPTY:
-        fifteen = fifteen_of_68(replace(ds, keypoints=torch.where(seen[..., None], ds.keypoints, place), visible=seen))
+        fifteen = fifteen_of_68(
+            replace(ds, keypoints=torch.where(seen[..., None], ds.keypoints, place), visible=seen)
+        )
         assert not fifteen.visible[:, 1].any()
         assert torch.equal(fifteen.visible[:, 0], seen[:, 42:48].all(1))
 
@@ -150,7 +165,12 @@ def test_measures_are_right_on_random_faces_with_random_holes():
         seen = torch.rand(n, k, generator=g) < 0.7
         seen[:, :2] = True
         place = EMPTY[seed % 4]
-        errors = picture_errors(torch.where(seen[..., None], pred, place), torch.where(seen[..., None], target, place), seen, "box")
+        errors = picture_errors(
+            torch.where(seen[..., None], pred, place),
+            torch.where(seen[..., None], target, place),
+            seen,
+            "box",
+        )
         for i in range(n):
             p, t = pred[i, seen[i]].double(), target[i, seen[i]].double()
             length = (t.amax(0) - t.amin(0)).prod().sqrt()
@@ -162,7 +182,9 @@ def test_measures_are_right_on_random_faces_with_random_holes():
 def test_measures_of_whole_numbers_are_those_of_the_same_floats(dtype):
     target, pred = TARGET.to(dtype), (TARGET + torch.tensor([3.0, -4.0])).to(dtype)
     for measure in (mse, mae, distances, per_point_error, pull):
-        found, expected = (torch.as_tensor(measure(p, t)) for p, t in ((pred, target), (pred.double(), target.double())))
+        found, expected = (
+            torch.as_tensor(measure(p, t)) for p, t in ((pred, target), (pred.double(), target.double()))
+        )
         assert torch.allclose(found.double(), expected.double(), rtol=1e-12), measure
     assert mse(pred, target) == 12.5 and mae(pred, target, size=(40, 30)) == pytest.approx(0.1)
     assert distances(pred, target).tolist() == [[5.0] * 5]

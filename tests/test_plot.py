@@ -26,7 +26,9 @@ def closed():
 def parts(ax):
     "Markers, error lines, names with their side, and limits of a drawing."
     marks = sorted((line.get_marker(), *np.round(xy, 3)) for line in ax.lines for xy in line.get_xydata())
-    errors = sorted(np.round(segment, 3).ravel().tolist() for c in ax.collections for segment in c.get_segments())
+    errors = sorted(
+        np.round(segment, 3).ravel().tolist() for c in ax.collections for segment in c.get_segments()
+    )
     names = [(t.get_text(), t.get_ha()) for t in ax.texts]
     return marks, errors, names, ax.get_xlim(), ax.get_ylim()
 
@@ -50,7 +52,9 @@ def test_hidden_points_change_no_mark_line_or_name_of_the_others():
     there, gone = drawn(POINTS[~SEEN], **kw), drawn(math.nan, **kw)
     for a, b in zip(there[:3], gone[:3]):
         assert [x for x in a if x in b] == b
-    assert len(there[0]) == len(gone[0]) + 1 and len(there[1]) == len(gone[1]) + 2 # its ring, and its line in white and colour
+    assert (
+        len(there[0]) == len(gone[0]) + 1 and len(there[1]) == len(gone[1]) + 2
+    )  # its ring, and its line in white and colour
     assert there[3:] == gone[3:] == ((0, 60), (40, 0))
 
 
@@ -68,20 +72,29 @@ def test_a_hidden_point_in_the_picture_is_a_ring():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float64])
 def test_points_of_any_type_are_drawn_in_place(dtype):
-    assert parts(show_keypoints(IMAGE, POINTS.to(dtype), pred=(POINTS + 2).to(dtype))) == parts(show_keypoints(IMAGE, POINTS, pred=POINTS + 2))
+    assert parts(show_keypoints(IMAGE, POINTS.to(dtype), pred=(POINTS + 2).to(dtype))) == parts(
+        show_keypoints(IMAGE, POINTS, pred=POINTS + 2)
+    )
 
 
 def test_a_contact_sheet_shows_the_same_whatever_hidden_points_hold():
     ds = faces(3, 40, seed=2, masks=False)
     seen = ds.visible.clone()
     seen[:, ::4] = False
-    sheets = [show_batch({"image": ds.images, "keypoints": torch.where(seen[..., None], ds.keypoints, p), "visible": seen})
-              for p in (math.nan, -1.0, 1e9)]
+    sheets = [
+        show_batch(
+            {"image": ds.images, "keypoints": torch.where(seen[..., None], ds.keypoints, p), "visible": seen}
+        )
+        for p in (math.nan, -1.0, 1e9)
+    ]
     first, *others = [[parts(ax) for ax in sheet.flat] for sheet in sheets]
     assert all(other == first for other in others)
 
 
-@pytest.mark.parametrize("key, best", [("valid_accuracy", 2), ("skill", 2), ("mean IoU", 2), ("valid_loss", 1), ("valid_error_px", 1)])
+@pytest.mark.parametrize(
+    "key, best",
+    [("valid_accuracy", 2), ("skill", 2), ("mean IoU", 2), ("valid_loss", 1), ("valid_error_px", 1)],
+)
 def test_the_ring_of_a_history_is_on_the_best_epoch_of_its_column(key, best):
     history = pd.DataFrame({key: [0.2, 0.9, 0.5]})
     ax = plot_history(history, keys=[key])
@@ -95,12 +108,16 @@ BAD = '<img src=x onerror="alert(1)">\'&'
 
 def test_everything_that_a_table_shows_is_escaped():
     row = dict(what=BAD, unit=BAD, data=BAD, baseline=BAD, measured=BAD, reported=BAD, source=BAD)
-    page = compare_table([row, row | dict(source=f'{BAD} (https://example.org/"{BAD})')], caption=BAD)._repr_html_()
-    assert "<img" not in page and "onerror=\"" not in page and page.count("&lt;img") >= 14
+    page = compare_table(
+        [row, row | dict(source=f'{BAD} (https://example.org/"{BAD})')], caption=BAD
+    )._repr_html_()
+    assert "<img" not in page and 'onerror="' not in page and page.count("&lt;img") >= 14
     script = compare_table([dict(what="a", reported=1, source="x (javascript:alert(1))")])._repr_html_()
-    assert "href" not in script # only https becomes a link
+    assert "href" not in script  # only https becomes a link
 
 
 def test_void_pixels_of_a_mask_are_called_unknown():
-    ax = show_mask(None, torch.tensor([[0, 1], [VOID, 1]]), names=["background", "hair"], ax=show_keypoints(IMAGE))
+    ax = show_mask(
+        None, torch.tensor([[0, 1], [VOID, 1]]), names=["background", "hair"], ax=show_keypoints(IMAGE)
+    )
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["background", "hair", "unknown"]

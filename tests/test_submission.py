@@ -1,4 +1,4 @@
-"Crops that know the way home, boxes around what can be seen, and files of answers that are refused by file and line."
+"Crops that know the way home, boxes around what can be seen, and answers that are refused by file and line."
 
 import csv
 import math
@@ -41,7 +41,8 @@ def far(a, b, visible):
     return float((a - b).norm(dim=-1)[visible].max())
 
 
-# ---------------------------------------------------------------- the way home
+# ---- the way home
+
 
 def test_crop_faces_of_a_resized_crop_leads_home(tmp_path):
     "Load at another size, cut, resize: each step used to replace the way home of the step before."
@@ -53,12 +54,16 @@ def test_crop_faces_of_a_resized_crop_leads_home(tmp_path):
         points = "\n".join(f"{x + 0.5} {y + 0.5}" for x, y in photos.keypoints[i].double().tolist())
         path.with_suffix(".pts").write_text(f"version: 1\nn_points: 68\n{{\n{points}\n}}\n")
     truth = photos.keypoints
-    for settings in (dict(size=(45, 60)), dict(size=64, crop=0.2, keep_aspect=True), dict(size=(70, 50), crop=0.1)):
+    for settings in (
+        dict(size=(45, 60)),
+        dict(size=64, crop=0.2, keep_aspect=True),
+        dict(size=(70, 50), crop=0.1),
+    ):
         loaded = load("lfpw", root=tmp_path, split="train", **settings)
         cut = crop_faces(loaded, point_boxes(loaded.keypoints, loaded.visible), (40, 56), margin=0.3)
         small = cut.resize((33, 47))
         for ds in (loaded, cut, small, small[1:]):
-            expected = truth[-len(ds):]
+            expected = truth[-len(ds) :]
             assert far(to_original(ds), expected, ds.visible) < 0.01
             assert ds.meta["original_size"].tolist() == [[90, 120]] * len(ds)
 
@@ -68,9 +73,13 @@ def random_step(ds, g):
     h, w = ds.size
     kind = int(torch.randint(6, (1,), generator=g))
     if kind == 0:
-        return ds.resize((int(torch.randint(30, 90, (1,), generator=g)), int(torch.randint(30, 90, (1,), generator=g))))
+        return ds.resize(
+            (int(torch.randint(30, 90, (1,), generator=g)), int(torch.randint(30, 90, (1,), generator=g)))
+        )
     if kind == 1:
-        return ds.warp(rotation(float(torch.rand(1, generator=g)) * 60 - 30, (w / 2, h / 2)), padding="border")
+        return ds.warp(
+            rotation(float(torch.rand(1, generator=g)) * 60 - 30, (w / 2, h / 2)), padding="border"
+        )
     if kind == 2:
         return ds.warp(hflip_matrix(w))
     if kind == 3:
@@ -95,7 +104,9 @@ def test_a_bright_spot_and_its_point_stay_together_through_crops():
     images = torch.zeros(1, 1, 60, 80, dtype=torch.uint8)
     images[0, 0, 20:24, 50:54] = 255
     ds = KeypointDataset(images, torch.tensor([[[52.0, 22.0]]]))
-    cut = crop_faces(crop_faces(ds, torch.tensor([[30, 5, 70, 45]]), 80), torch.tensor([[20, 10, 70, 60]]), 100, margin=0)
+    cut = crop_faces(
+        crop_faces(ds, torch.tensor([[30, 5, 70, 45]]), 80), torch.tensor([[20, 10, 70, 60]]), 100, margin=0
+    )
     light = cut.images[0, 0].double()
     at = torch.arange(100).double() + 0.5
     centre = torch.stack([(light * at).sum(), (light * at[:, None]).sum()]) / light.sum()
@@ -109,8 +120,11 @@ def test_original_size_is_that_of_the_file_not_that_of_the_step_before():
     assert cut.meta["original_size"].tolist() == [[60, 80]] * 2
     again = crop_faces(cut.resize(96), torch.tensor([[10, 10, 80, 80]] * 2), 32)
     assert again.meta["original_size"].tolist() == [[60, 80]] * 2
-    assert crop_faces(ds.resize((30, 40)), torch.tensor([[0, 0, 40, 30]] * 2), 32).meta["original_size"].tolist() == [[60, 80]] * 2
-    turned = ds.warp(rotation(20, (40, 30))) # how large the file was, nobody noted
+    assert (
+        crop_faces(ds.resize((30, 40)), torch.tensor([[0, 0, 40, 30]] * 2), 32).meta["original_size"].tolist()
+        == [[60, 80]] * 2
+    )
+    turned = ds.warp(rotation(20, (40, 30)))  # how large the file was, nobody noted
     assert "original_size" not in crop_faces(turned, torch.tensor([[0, 0, 40, 30]] * 2), 32).meta
 
 
@@ -133,7 +147,8 @@ def test_a_point_beyond_the_file_is_in_no_crop():
         assert int(cut.visible.sum()) == 2 * 68 - 2
 
 
-# ---------------------------------------------------------------- points that cannot be seen, whole numbers
+# ---- points that cannot be seen, whole numbers
+
 
 @pytest.mark.parametrize("place", EMPTY)
 def test_a_box_is_around_the_visible_points_only(place):
@@ -179,7 +194,8 @@ def test_points_and_boxes_of_whole_numbers_give_the_same_boxes_and_crops():
     assert torch.equal(a.images, b.images) and torch.equal(a.keypoints, b.keypoints)
 
 
-# ---------------------------------------------------------------- mirrors
+# ---- mirrors
+
 
 class Fixed(nn.Module):
     "The same answer for all pictures."
@@ -188,7 +204,8 @@ class Fixed(nn.Module):
         super().__init__()
         self.points = nn.Parameter(points)
 
-    def forward(self, x): return self.points.expand(len(x), -1, -1)
+    def forward(self, x):
+        return self.points.expand(len(x), -1, -1)
 
 
 def test_predict_mirrored_refuses_left_and_right_without_pairs():
@@ -212,15 +229,20 @@ def test_the_recipe_for_faces_in_the_wild_judges_visible_points_only(place):
         r = lfpw_68(data=(d[:8], d[8:]), epochs=1, progress=False, fast=False, device="cpu")
         return [float(r[k]) for k in ("nme", "nme_shaken", "mean_nme")]
 
-    assert run(torch.where(visible[..., None], ds.keypoints, place)) == pytest.approx(run(ds.keypoints), rel=1e-6)
+    assert run(torch.where(visible[..., None], ds.keypoints, place)) == pytest.approx(
+        run(ds.keypoints), rel=1e-6
+    )
 
 
-# ---------------------------------------------------------------- files of answers
+# ---- files of answers
+
 
 @pytest.fixture
 def asked():
     "Two faces of three points, in files of 60×80 pixels."
-    ds = KeypointDataset(torch.zeros(2, 1, 20, 20, dtype=torch.uint8), torch.rand(2, 3, 2) * 20, names=["a.png", "b.png"])
+    ds = KeypointDataset(
+        torch.zeros(2, 1, 20, 20, dtype=torch.uint8), torch.rand(2, 3, 2) * 20, names=["a.png", "b.png"]
+    )
     return replace(ds, meta={"original_size": torch.tensor([[60, 80]] * 2)})
 
 
@@ -246,19 +268,40 @@ ODD = {
     "an empty file": (lambda t: [], "the file is empty"),
     "a field too many": (lambda t: [*t[:4], t[4] + ",7", *t[5:]], "line 5 has 3 fields; expected 2"),
     "a field too few": (lambda t: [*t[:4], "3", *t[5:]], "line 5 has 1 fields; expected 2"),
-    "an index column": (lambda t: [t[0], *(f"{i},{row}" for i, row in enumerate(t[1:]))], "line 2 has 3 fields; expected 2"),
-    "a field of 300 KB": (lambda t: [*t[:4], "3," + "9" * 300_000, *t[5:]], "line 5: field larger than field limit"),
+    "an index column": (
+        lambda t: [t[0], *(f"{i},{row}" for i, row in enumerate(t[1:]))],
+        "line 2 has 3 fields; expected 2",
+    ),
+    "a field of 300 KB": (
+        lambda t: [*t[:4], "3," + "9" * 300_000, *t[5:]],
+        "line 5: field larger than field limit",
+    ),
     "a quote that never ends": (lambda t: [*t[:4], '3,"1.0', *t[5:]], "unexpected end of data"),
-    "a word": (lambda t: [*t[:4], "3,left", *t[5:]], "no finite numbers, the first is in line 5, that of 3 (a.png, point 1, y)"),
+    "a word": (
+        lambda t: [*t[:4], "3,left", *t[5:]],
+        "no finite numbers, the first is in line 5, that of 3 (a.png, point 1, y)",
+    ),
     "True": (lambda t: [*t[:4], "3,True", *t[5:]], "no finite numbers, the first is in line 5"),
     "an underscore": (lambda t: [*t[:4], "3,1_0", *t[5:]], "no finite numbers, the first is in line 5"),
     "infinity": (lambda t: [*t[:4], "3,inf", *t[5:]], "no finite numbers, the first is in line 5"),
     "400 digits": (lambda t: [*t[:4], "3," + "9" * 400, *t[5:]], "no finite numbers, the first is in line 5"),
-    "400 digits for a number": (lambda t: [*t[:4], "9" * 400 + ",1", *t[5:]], "number that is none of 0 to 11, the first is line 5"),
-    "half a number": (lambda t: [*t[:4], "3.5,1", *t[5:]], "number that is none of 0 to 11, the first is line 5"),
-    "a number twice": (lambda t: [*t[:4], "2,1", *t[5:]], "repeated, the first is 2 (a.png, point 1, x), again in line 5"),
+    "400 digits for a number": (
+        lambda t: [*t[:4], "9" * 400 + ",1", *t[5:]],
+        "number that is none of 0 to 11, the first is line 5",
+    ),
+    "half a number": (
+        lambda t: [*t[:4], "3.5,1", *t[5:]],
+        "number that is none of 0 to 11, the first is line 5",
+    ),
+    "a number twice": (
+        lambda t: [*t[:4], "2,1", *t[5:]],
+        "repeated, the first is 2 (a.png, point 1, x), again in line 5",
+    ),
     "two rows exchanged": (lambda t: [*t[:4], t[5], t[4], *t[6:]], "not in order: line 5 has the number 4"),
-    "a place outside": (lambda t: [*t[:4], "3,60.5", *t[5:]], "60.5 in line 5, that of 3 (a.png, point 1, y); expected 0 to 60"),
+    "a place outside": (
+        lambda t: [*t[:4], "3,60.5", *t[5:]],
+        "60.5 in line 5, that of 3 (a.png, point 1, y); expected 0 to 60",
+    ),
     "other columns": (lambda t: ["Id,Value", *t[1:]], "found the columns Id, Value; expected Id, Predicted"),
     "a column twice": (lambda t: ["Id,Id", *t[1:]], "found the columns Id, Id; expected Id, Predicted"),
 }
@@ -274,13 +317,17 @@ def test_odd_answers_are_refused_by_file_and_line(tmp_path, asked, answers, odd)
     assert isinstance(e.value, SubmissionError) and str(path) in str(e.value) and says in str(e.value)
 
 
-@pytest.mark.parametrize("raw, says", [
-    (b"Id,Predicted\n0,1\n\xff\xfe1,2\n", "line 3 is no UTF-8 text"),
-    ("Id,Predicted\n0,1\n".encode("utf-16"), "line 1 is no UTF-8 text"),
-    (b"Id,Predicted\n0,\x00\n", "answers.csv"),
-    (b"\x00" * 5000, "answers.csv"),
-    (bytes(range(128, 256)), "line 1 is no UTF-8 text"),
-], ids=["bytes", "UTF-16", "a zero", "zeros", "high bytes"])
+@pytest.mark.parametrize(
+    "raw, says",
+    [
+        (b"Id,Predicted\n0,1\n\xff\xfe1,2\n", "line 3 is no UTF-8 text"),
+        ("Id,Predicted\n0,1\n".encode("utf-16"), "line 1 is no UTF-8 text"),
+        (b"Id,Predicted\n0,\x00\n", "answers.csv"),
+        (b"\x00" * 5000, "answers.csv"),
+        (bytes(range(128, 256)), "line 1 is no UTF-8 text"),
+    ],
+    ids=["bytes", "UTF-16", "a zero", "zeros", "high bytes"],
+)
 def test_bytes_that_are_no_table_are_refused_by_name(tmp_path, asked, raw, says):
     path = tmp_path / "answers.csv"
     path.write_bytes(raw)
@@ -296,7 +343,7 @@ def test_random_damage_to_a_file_never_ends_in_another_error(tmp_path, asked, an
         raw = bytearray(good)
         for at in rng.integers(0, len(raw), 3):
             raw[at] = rng.integers(0, 256)
-        path.write_bytes(bytes(raw[:rng.integers(1, len(raw) + 1)]))
+        path.write_bytes(bytes(raw[: rng.integers(1, len(raw) + 1)]))
         try:
             assert read_submission(path, asked).shape == answers.shape
         except DataError as e:
@@ -313,13 +360,18 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path, asked):
 def test_tables_with_odd_values_are_problems_not_exceptions(asked, answers):
     good = submission_table(answers)
     assert submission_problems(good, asked) == []
-    for value in (True, b"1", 1 + 2j, 10 ** 400, None, pd.NA, "1_0", [1], math.inf):
+    for value in (True, b"1", 1 + 2j, 10**400, None, pd.NA, "1_0", [1], math.inf):
         column = good["Predicted"].astype(object)
         column.iloc[3] = value
-        assert "no finite numbers, the first is in row 3" in submission_problems(good.assign(Predicted=column), asked)[0], value
+        assert (
+            "no finite numbers, the first is in row 3"
+            in submission_problems(good.assign(Predicted=column), asked)[0]
+        ), value
         numbers = good["Id"].astype(object)
         numbers.iloc[3] = value
-        assert "none of 0 to 11, the first is row 3" in submission_problems(good.assign(Id=numbers), asked)[0], value
+        assert (
+            "none of 0 to 11, the first is row 3" in submission_problems(good.assign(Id=numbers), asked)[0]
+        ), value
 
 
 def test_two_columns_need_two_names(tmp_path, asked, answers):
@@ -338,5 +390,8 @@ def test_writing_keeps_a_link_and_leaves_the_old_file_when_it_refuses(tmp_path, 
         write_submission(link, answers + 500, asked)
     assert target.read_text() == "old"
     write_submission(link, answers, asked)
-    assert link.is_symlink() and [row[0] for row in csv.reader(target.read_text().splitlines())] == ["Id", *map(str, range(12))]
+    assert link.is_symlink() and [row[0] for row in csv.reader(target.read_text().splitlines())] == [
+        "Id",
+        *map(str, range(12)),
+    ]
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["answers.csv", "answers.csv", "real"]
