@@ -4,9 +4,9 @@
 2. Nothing mirrors points called left and right without knowing which belong together.
 
 A new public function that takes `visible`, a batch or a data set is called with arguments made by the names
-of its parameters (`by_name`). If they do not fit, give it a line in `CALLS` (other arguments, or several lines
-to try several settings); `MAKE` makes the object of a method. Only a function for which the rule cannot hold
-belongs in `EXCUSED`, with the reason.
+of its parameters (`by_name`). If they do not fit, give it a line in `CALLS` (other arguments, or a list for
+several tries); `MAKE` makes the object of a method. Only a function for which the rule cannot hold belongs
+in `EXCUSED`, with the reason.
 """
 
 import functools
