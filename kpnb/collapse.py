@@ -162,7 +162,8 @@ def layer_evidence(
 ADVICE = {
     "healthy": "The answers follow the pictures.",
     "varied but wrong": "The answers differ from picture to picture, but not as the truth does: look whether "
-                        "labels belong to their pictures, which units both use, and how large the weights are.",
+                        "labels belong to their pictures, which units both use, and how large the "
+                        "weights are.",
     "diverged": "Numbers have overflowed: lower the learning rate, and look for NaN in the data.",
     "output cannot reach the targets": "The last activation's range does not hold the targets: drop it, or scale the targets into it.",
     "targets not scaled": "The answers must become many times larger than they start: predict normalised coordinates, about [-1, 1].",
