@@ -856,8 +856,6 @@ def accuracy(
     "What a report of accuracy should hold."
     d = distances(pred, ds.keypoints, ds.visible)
     d = d[d.isfinite()]
-    if not len(d): # no point is visible: there is nothing to say
-        return dict.fromkeys(("min", "mean", "median", "max", "std", "R", "skill"), math.nan) | {"n": 0}
     R, skill = r_and_skill(pred, ds.keypoints, ds.visible, mean)
     return {"min": d.min().item(), "mean": d.mean().item(), "median": d.median().item(), "max": d.max().item(), "std": d.std().item(), "R": R, "skill": skill, "n": len(d)}
 
