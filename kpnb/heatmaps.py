@@ -31,7 +31,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import seed_everything, write_safely
+from .core import DataError, seed_everything, write_safely
 from .datasets import load
 from .geometry import Augment, KeypointDataset, inside, mirror_pairs, normalise, swap_order
 from .metrics import distances
@@ -1036,22 +1036,54 @@ def pet_noses(
     return train_heatmaps(model, train.sample(n, seed), valid, epochs=round(epochs * len(train) / n), **(how | settings)) | {"scenes": drawn and drawn["accuracy"]}
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #phcurve1
+_ASIDE = ("root", "progress", "live", "device", "csv", "callbacks") # settings that decide nothing
+
+
+def _in_words(settings):
+    "Settings as text that is the same in the next session."
+    told = {}
+    for name in sorted(set(settings) - {*_ASIDE}):
+        value = settings[name]
+        if name == "data":
+            value = "+".join(f"{len(ds)} of {'×'.join(map(str, ds.size))}" for ds in value)
+        told[name] = getattr(value, "__qualname__", None) or repr(value)
+    return "; ".join(f"{name}={value}" for name, value in told.items())
+
+
+def _measured(path, told):
+    "The rows of a curve's file; an error if it cannot be read, or if they were measured with other settings."
+    if path is None or not Path(path).exists():
+        return []
+    try:
+        rows = pd.read_csv(path, keep_default_na=False).to_dict("records")
+    except ValueError as e:
+        raise DataError([f"{path}: no CSV that can be read: {e}"]) from e
+    for i, row in enumerate(rows, 1):
+        if missing := {"network", "scenes", "pictures", "mean", "median", "settings"} - set(row):
+            raise DataError([f"{path}: found no column {', '.join(sorted(missing))}; expected the file of a pet_curve"])
+        if row["settings"] != told:
+            raise ValueError(f"{path}: row {i} was measured with {row['settings'] or 'no settings'}, and now it is {told or 'no settings'}; "
+                             "choose another file")
+    return rows
+
+
 def pet_curve(
     pictures: Sequence[int] = (25, 50, 100, 200, 413), # how many real ones to learn from
     networks: Sequence[str] = ("lite0", "lite0 from scratch"), # of `NETWORKS`
     scenes: int = 2000, # drawn pets to learn from first, in half of the rows
     path: str | os.PathLike | None = None, # keep the rows in this CSV; those that it holds are not computed again
-    **settings, # of `pet_noses`, such as fold, size, sigma and epochs
-) -> pd.DataFrame: # network, scenes, pictures, and mean and median error in pixels
+    **settings, # of `pet_noses`, such as fold, size, sigma and epochs; those of the file's rows must be the same
+) -> pd.DataFrame: # network, scenes, pictures, mean and median error in pixels, settings
     "The error against the number of real pictures, with and without drawn pets first; those are learned once for each network."
-    rows = pd.read_csv(path).to_dict("records") if path and Path(path).exists() else []
+    told = _in_words(settings)
+    rows = _measured(path, told)
     done = {(r["network"], r["scenes"], r["pictures"]) for r in rows}
     for network, drawn in itertools.product(networks, (0, scenes)):
         start, missing = None, [n for n in pictures if (network, drawn, n) not in done]
         if drawn and missing: start = pet_noses(network=network, pictures=0, scenes=drawn, **settings)["network"]
         for n in missing:
             found = pet_noses(network=network, pictures=n, start=start, **settings)["accuracy"]
-            rows.append({"network": network, "scenes": drawn, "pictures": n, "mean": found["mean"], "median": found["median"]})
+            rows.append({"network": network, "scenes": drawn, "pictures": n, "mean": found["mean"], "median": found["median"], "settings": told})
             if path: write_safely(path, pd.DataFrame(rows).to_csv(index=False).encode())
     return pd.DataFrame(rows)
 

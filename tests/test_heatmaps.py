@@ -1,6 +1,7 @@
 """Heatmaps: what a network answers, the target, the loss and the decoder belong together; places along both axes; what is hidden counts nothing."""
 import inspect
 import math
+import sys
 
 import pytest
 import torch
@@ -40,6 +41,7 @@ from kpnb.heatmaps import (
     heatmap_mse,
     js_divergence,
     maps_of,
+    pet_curve,
     pet_noses,
     train_heatmaps,
 )
@@ -581,3 +583,25 @@ def test_a_default_device_of_meta_changes_nothing_here_and_later():
             assert_close(USES[name](batch), expected[name], atol=0, rtol=0)
     for name in names:
         assert_close(USES[name](batch), expected[name], atol=0, rtol=0)
+
+
+# ---- a study that is resumed
+
+def test_a_curve_is_resumed_only_with_the_settings_of_its_file(tmp_path, monkeypatch):
+    asked = []
+
+    def instead(network, pictures, **settings):
+        asked.append((network, pictures, settings.get("sigma")))
+        return {"accuracy": {"mean": 1.0, "median": 2.0}, "network": None}
+    monkeypatch.setattr(sys.modules[pet_curve.__module__], "pet_noses", instead)
+    path = tmp_path / "curve.csv"
+    first = pet_curve((6,), ["hourglass"], 8, path, sigma=3.0, progress=False)
+    again = pet_curve((6, 12), ["hourglass"], 8, path, sigma=3.0)
+    assert len(first) == 2 and len(again) == 4 and asked.count(("hourglass", 6, 3.0)) == 2
+    for other in ({"sigma": 2.0}, {"sigma": 3.0, "size": 64}, {}):
+        with pytest.raises(ValueError, match=r"curve.csv: row 1 was measured with sigma=3.0, and now it is"):
+            pet_curve((6,), ["hourglass"], 8, path, **other)
+    for content, message in (("network,scenes,pictures,mean,median\nhourglass,0,6,1,2\n", "no column settings"), ("", "no CSV that can be read")):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=f"curve.csv: .*{message}"):
+            pet_curve((6,), ["hourglass"], 8, path, sigma=3.0)
