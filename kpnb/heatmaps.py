@@ -121,7 +121,7 @@ def _buffer(out, shape, dtype, device):
 def binary_heatmaps(
     points: Tensor, # (N,K,2) pixels
     size: int | tuple[int, int], # (H, W) of the picture
-    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell of the map, or (along y, along x)
+    stride: float | tuple[float, float] = 1, # pixels for each cell of the map, or (along y, along x)
     visible: Tensor | None = None, # (N,K) bool: the others get an empty map; default: all points that are numbers
     radius: float = 0.0, # pixels: also cells whose centre is at most so far away
     outside: str = "raise", # what to do with points outside the picture: "raise", or "drop" (an empty map)
@@ -193,7 +193,8 @@ class SlimHeatmap(nn.Module):
         if low_start: start_low(self.up[-1][1])
 
     @property
-    def space(self) -> str: return "logits" if self.logits else "probabilities" # what the network answers
+    def space(self) -> str:
+        return "logits" if self.logits else "probabilities" # what the network answers
 
     def forward(self, x: Tensor) -> Tensor: # (N,K,H,W)
         z = self.up(self.down(x)).float()
@@ -218,10 +219,12 @@ def _made_by(output):
 def are_probabilities(
     maps: Tensor, # (N,K,H,W)
 ) -> bool:
-    """Whether maps cannot be logits, but are the maps themselves. Any of three signs will do: a sigmoid or a softmax made them; each sums
-    to 1; or they have a peak (0.5 or more, and three times the mean of its map) and yet no cell outside [0, 1], give or take a little.
+    """Whether maps cannot be logits, but are the maps themselves.
 
-    Logits in [0, 1] call every cell a keypoint with 50 to 73 %. Only a network that has learned nothing does that, and it draws no peak."""
+    Any of three signs will do: a sigmoid or a softmax made them; each sums to 1; or they have a peak (0.5
+    or more, and three times the mean of its map) and yet no cell outside [0, 1], give or take a little. Logits
+    in [0, 1] call every cell a keypoint with 50 to 73 %: only a network that has learned nothing does that, and
+    it draws no peak."""
     if _made_by(maps).startswith(("Sigmoid", "Softmax")):
         return True
     values = _wide(maps.detach())
@@ -240,17 +243,18 @@ def _check_pair(who, takes, space):
     if space not in SPACES:
         raise ValueError(f"space is {space!r}; choose one of {', '.join(SPACES)}")
     if space not in takes:
-        raise ValueError(f"{who} takes {' or '.join(takes)}, and the network answers with {space}: {SPACES[space]}. Build the network "
-                         f"with logits={'logits' in takes}, or take a loss and a decoder for {space}")
+        raise ValueError(f"{who} takes {' or '.join(takes)}, and the network answers with {space}: "
+                         f"{SPACES[space]}. Build the network with logits={'logits' in takes}, "
+                         f"or take a loss and a decoder for {space}")
 
 
 def check_space(
     maps: Tensor, # (N,K,H,W) what a network answers
     takes: str | Sequence[str], # what can be used here: one or more of `SPACES`
     who: str, # uses it; for the message
-    space: str | None = None, # what the network is known to answer with; default: what autograd and the values show
+    space: str | None = None, # what the network is known to answer with; default: what its answer shows
 ) -> None:
-    "A ValueError that names both sides, if a network answers with one thing and a loss or a decoder takes another."
+    "A ValueError that names both, if a network answers with one thing and a loss or decoder takes another."
     takes = (takes,) if isinstance(takes, str) else tuple(takes)
     if space is not None:
         _check_pair(who, takes, space)
@@ -260,9 +264,9 @@ def check_space(
         return
     low, high = torch.aminmax(maps.detach())
     if low < -1e-3 or high > 1.001:
-        raise ValueError(f"{who} takes {' or '.join(takes)}, and found values from {low:.3g} to {high:.3g}, as logits have. Build the "
-                         "network with logits=False, or take a loss and a decoder for logits; if the maps are meant to leave [0, 1], "
-                         "say space='heights'")
+        raise ValueError(f"{who} takes {' or '.join(takes)}, and found values from {low:.3g} to {high:.3g}, "
+                         "as logits have. Build the network with logits=False, or take a loss and a decoder "
+                         "for logits; if the maps are meant to leave [0, 1], say space='heights'")
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph031
 def _same_shape(maps, target):
@@ -343,7 +347,7 @@ def _bumps(points, seen, sigma, stride, h, w):
     down, across = _strides(stride)
     rows = ((_centres(h, down, at) - at[..., 1, None]).square_() * scale).exp_()
     columns = ((_centres(w, across, at) - at[..., 0, None]).square_() * scale).exp_()
-    rows, columns = (g * (g > 1e-19) for g in (rows, columns)) # a product below 1e-38 would be a denormal number, which processors multiply slowly
+    rows, columns = (g * (g > 1e-19) for g in (rows, columns)) # below 1e-38 a product is denormal: slow
     return rows * seen[..., None], columns
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph053
@@ -351,7 +355,7 @@ def gaussian_heatmaps(
     points: Tensor, # (N,K,2) pixels
     size: int | tuple[int, int], # (H, W) of the picture
     sigma: float | Tensor, # pixels of the picture: a number, or for each point: (K,), (N,1) or (N,K)
-    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell of the map, or (along y, along x)
+    stride: float | tuple[float, float] = 1, # pixels for each cell of the map, or (along y, along x)
     visible: Tensor | None = None, # (N,K) bool: the others get an empty map; default: all points that are numbers
     outside: str = "raise", # what to do with points outside the picture: "raise", or "drop" (an empty map)
     out: Tensor | None = None, # (N,K,H/stride,W/stride) to write into
@@ -383,12 +387,13 @@ def decode_soft_argmax(
     maps: Tensor, # (N,K,H,W) logits, or values times `beta`
     stride: float | tuple[float, float] = 1, # pixels of the picture for each cell, or (along y, along x)
     beta: float = 1.0, # factor before the softmax: large is sharp
-    space: str | None = None, # what the network answers with; default: what the values show. With a beta, anything
+    space: str | None = None, # what the network answers with; default: what its answer shows
 ) -> Tensor: # (N,K,2) pixels of the picture; differentiable
     "A softmax over all cells, and the mean place under it (Luvizon et al. 2019; Nibali et al. 2018, arXiv:1801.07372)."
     maps = _checked_maps(maps, stride)
     if not beta > 0: raise ValueError(f"beta is {beta}; expected a number above 0")
-    if beta == 1: check_space(maps, "logits", "decode_soft_argmax without a beta", space)
+    if beta == 1:
+        check_space(maps, "logits", "decode_soft_argmax without a beta", space)
     weights = (maps - maps.detach().amax((-2, -1), keepdim=True)).mul_(beta).exp_() # a softmax that is not divided by its sum yet
     rows, columns = weights.sum(-1), weights.sum(-2)
     down, across = _strides(stride)
@@ -408,8 +413,8 @@ def decode_centroid(
     for wrong, what in ((~total.isfinite(), "holds NaN or infinity"), (low < 0, "has values below 0; give a sigmoid or a softmax of logits"), (total == 0, "is zero everywhere")):
         if wrong.any(): raise ValueError("the map of picture {}, point {} {}".format(*_first(wrong), what))
     (h, w), (down, across) = maps.shape[-2:], _strides(stride)
-    points = torch.stack([maps.sum(-2) @ _centres(w, across, maps), maps.sum(-1) @ _centres(h, down, maps)], -1)
-    return points / total[..., None]
+    x, y = maps.sum(-2) @ _centres(w, across, maps), maps.sum(-1) @ _centres(h, down, maps)
+    return torch.stack([x, y], -1) / total[..., None]
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph077
 def _windows(maps, row, col, radius):
@@ -422,13 +427,14 @@ def _windows(maps, row, col, radius):
 
 
 def _refuse_logits(maps, peak, who):
-    "An error for maps that fall further below 0 than half of what they rise above it, as logits do where nothing is."
+    "An error for maps that fall further below 0 than half of what they rise above it, as logits do."
     low = maps.amin((-2, -1))
     wrong = (low < 0) & (low < -peak / 2)
     if wrong.any():
         at = _first(wrong)
-        raise ValueError(f"{who} takes maps of at least 0, and the map of picture {at[0]}, point {at[1]} has values from {low[at]:.3g} "
-                         f"to {peak[at]:.3g}, as logits have; give a sigmoid or a softmax of logits")
+        raise ValueError(f"{who} takes maps of at least 0, and the map of picture {at[0]}, point {at[1]} has "
+                         f"values from {low[at]:.3g} to {peak[at]:.3g}, as logits have; "
+                         "give a sigmoid or a softmax of logits")
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph078
 def decode_local_centroid(
@@ -440,7 +446,8 @@ def decode_local_centroid(
     "The centre of mass of what stands out above a floor, in a window around the largest cell."
     maps = _checked_maps(maps, stride)
     if not 0 <= floor < 1: raise ValueError(f"floor is {floor}; expected at least 0 and less than 1")
-    if not isinstance(radius, int) or radius < 0: raise ValueError(f"radius is {radius}; expected a whole number of cells, at least 0")
+    if not isinstance(radius, int) or radius < 0:
+        raise ValueError(f"radius is {radius}; expected a whole number of cells, at least 0")
     row, col, value = _peaks(maps)
     _refuse_logits(maps, value, "decode_local_centroid")
     patch, top, left = _windows(maps, row, col, radius)
@@ -465,7 +472,8 @@ def decode_dark(
 ) -> Tensor: # (N,K,2) pixels of the picture
     "The top of the parabola through the logarithms around the largest cell (DARK: Zhang et al. 2020, arXiv:1910.06278). Exact if the map is a Gaussian."
     maps = _checked_maps(maps, stride)
-    if not 0 <= blur < math.inf: raise ValueError(f"blur is {blur}; expected a number of cells, at least 0")
+    if not 0 <= blur < math.inf:
+        raise ValueError(f"blur is {blur}; expected a number of cells, at least 0")
     if blur: maps = gaussian_blur(maps, maps.new_full((len(maps),), blur))
     row, col, value = _peaks(maps)
     z, y, x = _log_window(maps, row, col)
@@ -486,7 +494,8 @@ POINT_DECODERS = {"argmax": decode_argmax, "quarter shift": decode_quarter, "sof
 
 def _decoder(how):
     "A decoder by name; an error lists the choices."
-    if how not in POINT_DECODERS: raise ValueError(f"how is {how!r}; choose one of {', '.join(POINT_DECODERS)}")
+    if how not in POINT_DECODERS:
+        raise ValueError(f"how is {how!r}; choose one of {', '.join(POINT_DECODERS)}")
     return POINT_DECODERS[how]
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph084
@@ -502,7 +511,8 @@ def decoder_error(
     **options, # of the decoder
 ) -> float: # pixels
     "The mean distance between points and what a decoder makes of their heatmaps. The points keep a quarter of the picture away from its edge."
-    if not (n >= 1 and noise >= 0): raise ValueError(f"n is {n} and noise is {noise}; expected at least one point, and a noise of at least 0")
+    if not (n >= 1 and noise >= 0):
+        raise ValueError(f"n is {n} and noise is {noise}; expected at least 1, and at least 0")
     g = torch.Generator().manual_seed(seed)
     points = size * (0.25 + 0.5 * torch.rand(n, 1, 2, generator=g))
     if offset is not None: points[..., 0] = (points[..., 0] / stride).floor() * stride + offset * stride
@@ -606,8 +616,9 @@ def js_divergence(
         wrong = (low < 0) | ~((total - 1).abs() <= 0.01)
         if wrong.any():
             at = _first(wrong)
-            raise ValueError(f"js_divergence takes maps of at least 0 that sum to 1, and in {name} the map of picture {at[0]}, point {at[1]} goes "
-                             f"down to {low[at]:.3g} and sums to {total[at]:.3g}; give a softmax of logits, or divide a map by its sum")
+            raise ValueError("js_divergence takes maps of at least 0 that sum to 1, and in "
+                             f"{name} the map of picture {at[0]}, point {at[1]} goes down to {low[at]:.3g} "
+                             f"and sums to {total[at]:.3g}; give a softmax of logits")
     return _divergence(p, q)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph121
@@ -647,36 +658,42 @@ def _check_sigma(sigma):
 
 @dataclass
 class HeatmapLoss:
-    "A loss for `kpnb.training.fit`, of a network that answers with maps; the strides are the ratios of picture and map."
+    "A loss for `fit`, of a network that answers with maps; the strides are the ratios of picture and map."
     kind: str = "bce" # "mse" (maps in [0, 1]), "bce" or "focal" (logits), "dsnt" (logits for a softmax), or "binary" (maps in [0, 1], one cell for a target)
     sigma: float | Callable = 8.0 # pixels of the picture; or batch -> (N,K) or (N,1)
     options: dict = field(default_factory=dict) # of the loss: alpha and beta, or weight
-    space: str | None = None # what the network answers with, one of `SPACES`; default: what autograd and the values show
+    space: str | None = None # what the network answers with, one of `SPACES`; default: what its answer shows
 
     def __post_init__(self):
-        if self.kind not in LOSS_SPACES: raise ValueError(f"kind is {self.kind!r}; choose one of {', '.join(LOSS_SPACES)}")
+        if self.kind not in LOSS_SPACES:
+            raise ValueError(f"kind is {self.kind!r}; choose one of {', '.join(LOSS_SPACES)}")
         _check_sigma(self.sigma)
         if self.space is not None:
             _check_pair(f"the loss {self.kind!r}", self.takes, self.space)
 
     @property
-    def takes(self) -> tuple[str, ...]: return LOSS_SPACES[self.kind] # of `SPACES`
+    def takes(self) -> tuple[str, ...]:
+        return LOSS_SPACES[self.kind] # of `SPACES`
 
     def target(self, batch: dict, stride: float | tuple[float, float]) -> Tensor: # (N,K,h,w) in [0, 1]
         "What the loss compares maps with."
         points, seen, size = batch["keypoints"], batch["visible"], tuple(batch["image"].shape[-2:])
-        if self.kind == "binary": return binary_heatmaps(points, size, stride, seen)
+        if self.kind == "binary":
+            return binary_heatmaps(points, size, stride, seen)
         return gaussian_heatmaps(points, size, self._width(batch), stride, seen)
 
-    def _width(self, batch): return self.sigma(batch) if callable(self.sigma) else self.sigma
+    def _width(self, batch):
+        return self.sigma(batch) if callable(self.sigma) else self.sigma
 
     def __call__(self, output: Tensor, batch: dict) -> Tensor:
         points, seen, size = batch["keypoints"], batch["visible"], tuple(batch["image"].shape[-2:])
         if output.ndim != 4 or output.shape[:2] != points.shape[:2]: raise ValueError(f"the network answers {tuple(output.shape)}; expected maps of shape ({len(points)},{points.shape[1]},H,W)")
         stride = _stride_of(output, size)
         options = {"space": self.space} | self.options
-        if self.kind == "dsnt": return dsnt_loss(output, points, seen, size, self._width(batch), **options)
-        if self.kind == "mse": return gaussian_mse(output, points, seen, size, self._width(batch), **options)
+        if self.kind == "dsnt":
+            return dsnt_loss(output, points, seen, size, self._width(batch), **options)
+        if self.kind == "mse":
+            return gaussian_mse(output, points, seen, size, self._width(batch), **options)
         compare = {"binary": heatmap_mse, "bce": heatmap_bce, "focal": heatmap_focal}[self.kind]
         return compare(output, self.target(batch, stride), seen, **options)
 
@@ -690,30 +707,36 @@ class Decode:
     how: str = "DARK" # one of `POINT_DECODERS`
     activation: str | None = "sigmoid" # what turns the network's output into maps: "sigmoid", "softmax" or None
     options: dict = field(default_factory=dict) # of the decoder, such as blur or beta
-    space: str | None = None # what the network answers with, one of `SPACES`; default: what autograd and the values show
+    space: str | None = None # what the network answers with, one of `SPACES`; default: what its answer shows
 
     def __post_init__(self):
         _decoder(self.how)
         if self.activation not in ("sigmoid", "softmax", None): raise ValueError(f"activation is {self.activation!r}; expected 'sigmoid', 'softmax' or None")
         if self.how == "soft-argmax" and self.activation and self.options.get("beta", 1) == 1:
-            raise ValueError(f"{self._name}: a soft-argmax takes a softmax itself; expected activation=None for logits, or a beta for a map")
+            raise ValueError(f"{self._name}: a soft-argmax takes a softmax itself; "
+                             "expected activation=None for logits, or a beta for a map")
         if self.space is not None:
             _check_pair(self._name, self.takes, self.space)
 
     @property
-    def _name(self): return f"the decoder {self.how!r} after {self.activation or 'no activation'}"
+    def _name(self):
+        return f"the decoder {self.how!r} after {self.activation or 'no activation'}"
 
     @property
     def takes(self) -> tuple[str, ...]: # of `SPACES`
-        if self.activation is not None: return ("logits",)
-        if self.how == "soft-argmax": return ("logits",) if self.options.get("beta", 1) == 1 else tuple(SPACES)
+        if self.activation is not None:
+            return ("logits",)
+        if self.how == "soft-argmax":
+            return ("logits",) if self.options.get("beta", 1) == 1 else tuple(SPACES)
         return tuple(SPACES) if self.how in ("argmax", "quarter shift") else ("probabilities", "heights")
 
     def maps(self, output: Tensor) -> Tensor: # (N,K,H,W)
         "The network's output after the activation."
-        if len(self.takes) == 1: check_space(output, self.takes, self._name, self.space)
+        if len(self.takes) == 1:
+            check_space(output, self.takes, self._name, self.space)
         if self.activation == "softmax": return output.flatten(2).softmax(-1).view_as(output)
-        if self.activation == "sigmoid": return output.sigmoid()
+        if self.activation == "sigmoid":
+            return output.sigmoid()
         return output.clamp(min=0) if self.space == "heights" else output
 
     def __call__(self, output: Tensor, batch: dict) -> Tensor: # (N,K,2)
@@ -724,12 +747,15 @@ class Decode:
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #phcodec1
 @dataclass
 class HeatmapCodec:
-    "How points become maps, how maps are compared, and how they become points again: the three must fit what the network answers, so one object holds them."
+    """How points become maps, how maps are compared, and how they become points again.
+
+    They must fit what the network answers, so one object holds them; `fit` takes its `loss` and `decode`."""
+
     space: str = "logits" # what the network answers with, one of `SPACES`
     sigma: float | Callable = 8.0 # pixels of the picture; or batch -> (N,K) or (N,1)
     kind: str | None = None # of the loss, as in `HeatmapLoss`; default: "bce" for logits, else "mse"
-    how: str | None = None # of the decoder, one of `POINT_DECODERS`; default: "soft-argmax" for "dsnt", else "DARK"
-    stride: float | tuple[float, float] | None = None # pixels for each cell, for `encode`; loss and decoder see it from the sizes
+    how: str | None = None # of `POINT_DECODERS`; default: "soft-argmax" for "dsnt", else "DARK"
+    stride: float | tuple[float, float] | None = None # pixels for each cell; only `encode` needs to be told
     loss_options: dict = field(default_factory=dict) # as in `HeatmapLoss`
     decode_options: dict = field(default_factory=dict) # as in `Decode`, such as blur
 
@@ -753,18 +779,23 @@ class HeatmapCodec:
            ) -> "HeatmapCodec":
         "The codec of a network; an error that names both if loss or decoder does not fit what it answers."
         name, says = type(model).__name__, getattr(model, "space", None)
-        if says is None and space is None: raise ValueError(f"{name} has no attribute space; say what it answers: {', '.join(SPACES)}")
-        if says not in (None, *SPACES): raise ValueError(f"{name} answers with {says}; a HeatmapCodec is for maps: {', '.join(SPACES)}")
-        if None not in (says, space) and says != space: raise ValueError(f"{name} answers with {says}, and space is {space!r}")
+        if says is None and space is None:
+            raise ValueError(f"{name} has no attribute space; say what it answers: {', '.join(SPACES)}")
+        if says not in (None, *SPACES):
+            raise ValueError(f"{name} answers with {says}; a HeatmapCodec is for maps: {', '.join(SPACES)}")
+        if None not in (says, space) and says != space:
+            raise ValueError(f"{name} answers with {says}, and space is {space!r}")
         return cls(says or space, sigma, kind, how, getattr(model, "stride", None), **options)
 
     def encode(self,
                batch: dict, # with image, keypoints in pixels, visible
                ) -> Tensor: # (N,K,h,w)
-        "What a perfect network would answer: the target of the loss, in the network's space. `decode` finds the points again."
-        if self.stride is None: raise ValueError("HeatmapCodec: stride is None; expected the pixels of the picture for each cell")
+        "What a perfect network would answer: the target, in the network's space. `decode` is the way back."
+        if self.stride is None:
+            raise ValueError("HeatmapCodec: stride is None; expected the pixels of the picture for each cell")
         target = self.loss.target(batch, self.stride)
-        if self.space != "logits": return target
+        if self.space != "logits":
+            return target
         return target.clamp(min=1e-12).log() if self.kind == "dsnt" else target.clamp(1e-6, 1 - 1e-6).logit()
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph135
@@ -773,8 +804,8 @@ class FlipAverage(nn.Module):
 
     def __init__(self,
                  model: nn.Module, # (N,C,H,W) -> (N,K,h,w)
-                 pairs: Sequence[tuple[int, int]] | KeypointDataset = (), # (left, right) keypoints, or the data set that knows them
-                 keypoint_names: Sequence[str] | None = None, # of the K points; needed for K > 1 if there are no pairs
+                 pairs: Sequence[tuple[int, int]] | KeypointDataset = (), # (left, right), or the data set
+                 keypoint_names: Sequence[str] | None = None, # K names; needed for K > 1 without pairs
                  ):
         super().__init__()
         if isinstance(pairs, KeypointDataset):
@@ -784,17 +815,19 @@ class FlipAverage(nn.Module):
         self.model, self.pairs, self.keypoint_names = model, [tuple(p) for p in pairs], keypoint_names
 
     @property
-    def space(self) -> str | None: return getattr(self.model, "space", None) # a mean of logits is a logit, and likewise
+    def space(self) -> str | None:
+        return getattr(self.model, "space", None) # a mean of logits is a logit, and likewise
 
     @property
-    def stride(self) -> float | tuple[float, float] | None: return getattr(self.model, "stride", None)
+    def stride(self) -> float | tuple[float, float] | None:
+        return getattr(self.model, "stride", None)
 
     def forward(self, x: Tensor) -> Tensor: # (N,K,h,w)
         maps, mirrored = self.model(x), self.model(x.flip(-1)).flip(-1)
         k = maps.shape[1]
         if k > 1 and not self.pairs and self.keypoint_names is None:
-            raise ValueError(f"FlipAverage: {k} maps and no pairs; expected the pairs of left and right points, the data set, "
-                             "or keypoint_names that show that there are none")
+            raise ValueError(f"FlipAverage: {k} maps and no pairs; expected the pairs of left and right "
+                             "points, the data set, or keypoint_names that show that there are none")
         if self.keypoint_names and len(self.keypoint_names) != k:
             raise ValueError(f"FlipAverage: {k} maps, and {len(self.keypoint_names)} keypoint_names")
         return (maps + mirrored[:, swap_order(self.pairs, k, maps.device)]) / 2
@@ -808,14 +841,17 @@ class ScaleAverage(nn.Module):
                  scales: Sequence[float] = (0.75, 1.0, 1.25), # sizes of the copies
                  ):
         super().__init__()
-        if not len(scales) or not all(0 < s < math.inf for s in scales): raise ValueError(f"ScaleAverage: scales are {tuple(scales)}; expected numbers above 0")
+        if not len(scales) or not all(0 < s < math.inf for s in scales):
+            raise ValueError(f"ScaleAverage: scales are {tuple(scales)}; expected numbers above 0")
         self.model, self.scales = model, tuple(scales)
 
     @property
-    def space(self) -> str | None: return getattr(self.model, "space", None)
+    def space(self) -> str | None:
+        return getattr(self.model, "space", None)
 
     @property
-    def stride(self) -> float | tuple[float, float] | None: return getattr(self.model, "stride", None)
+    def stride(self) -> float | tuple[float, float] | None:
+        return getattr(self.model, "stride", None)
 
     def forward(self, x: Tensor) -> Tensor: # (N,K,h,w), in the size that belongs to a copy of size 1
         resize = lambda v, size: v if v.shape[-2:] == size else F.interpolate(v, size, mode="bilinear", align_corners=False, antialias=True)
@@ -872,15 +908,17 @@ def train_heatmaps(
     **settings, # of `fit`
 ) -> dict: # accuracy of the final weights, pred, valid, model (averages over mirror image and sizes), network (the bare one), decode, history, seconds
     "Train with BCE on Gaussians, decode with flip averaging and DARK."
-    both = FlipAverage(model if tuple(scales) == (1.0,) else ScaleAverage(model, scales), train) # before the training: it may be refused
+    averaged = model if tuple(scales) == (1.0,) else ScaleAverage(model, scales)
+    both = FlipAverage(averaged, train) # before the training, since it may be refused
     augment = augment or Augment(degrees=15, scale=(0.85, 1.18), shift=0.1, flip=0.5)
     space = getattr(model, "space", "logits")
     codec = HeatmapCodec.of(model, sigma, "bce", "DARK", space, decode_options={"blur": blur})
     learning = dict(batch_size=32, lr=4e-3, restore_best=False) | settings
     history = fit(model, train, loss=codec.loss, decode=codec.decode, augment=augment, seed=seed, **learning)
     pred = predict(both, valid, batch_size=64, decode=codec.decode)
-    return {"accuracy": accuracy(pred, valid, mean_points(train.keypoints, train.visible)), "pred": pred, "valid": valid,
-            "model": both, "network": model, "decode": codec.decode, "history": history, "seconds": sum(history["seconds"])}
+    report = accuracy(pred, valid, mean_points(train.keypoints, train.visible))
+    return {"accuracy": report, "pred": pred, "valid": valid, "model": both, "network": model,
+            "decode": codec.decode, "history": history, "seconds": sum(history["seconds"])}
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph147
 def scene_noses(
@@ -904,12 +942,13 @@ def scene_noses(
 def maps_of(
     model: nn.Module, # answers with maps
     images: Tensor, # (N,C,H,W) uint8
-    space: str | None = None, # what it answers with, one of `SPACES`; default: what its `space` says, else what its values show
+    space: str | None = None, # what it answers with; default: what its `space` says, or its answer shows
 ) -> Tensor: # (N,K,h,w) in [0, 1], on the CPU
     "A network's heatmaps of pictures, in eval mode; logits go through a sigmoid."
     where, space = next(model.parameters()).device, space or getattr(model, "space", None)
     output = model.eval()(images.to(where).float() / 255).float()
-    if space is None: space = "probabilities" if are_probabilities(output) else "logits"
+    if space is None:
+        space = "probabilities" if are_probabilities(output) else "logits"
     return (output.sigmoid() if space == "logits" else output.clamp(0, 1)).cpu()
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph156
@@ -969,14 +1008,16 @@ def head_sigma(
     share: float = 0.06, # σ as a share of the head's size
     least: float = 1.0, # pixels: never narrower than this
 ) -> Callable: # batch -> (N,1) pixels, for `HeatmapLoss`
-    "Hills whose width follows the size of the head: the root of width times height of the box around all visible points."
+    "Hills as wide as the head is large: the root of width times height of the box around the visible points."
     for name, value in (("share", share), ("least", least)):
-        if not 0 < value < math.inf: raise ValueError(f"head_sigma: {name} is {value}; expected a number above 0")
+        if not 0 < value < math.inf:
+            raise ValueError(f"head_sigma: {name} is {value}; expected a number above 0")
 
     def sigma(batch):
         points = batch["keypoints"]
         known = points.isfinite().all(-1, keepdim=True)
-        if "visible" in batch: known = known & batch["visible"][..., None]
+        if "visible" in batch:
+            known = known & batch["visible"][..., None]
         sides = torch.where(known, points, -math.inf).amax(1) - torch.where(known, points, math.inf).amin(1)
         return (share * sides.clamp(min=0).prod(-1).sqrt()).nan_to_num(0.0).clamp(min=least)[:, None]
     return sigma
@@ -1057,12 +1098,14 @@ def _measured(path, told):
     try:
         rows = pd.read_csv(path, keep_default_na=False).to_dict("records")
     except ValueError as e:
-        raise DataError([f"{path}: no CSV that can be read: {e}"]) from e
+        raise DataError(f"{path}: no CSV that can be read: {e}") from e
     for i, row in enumerate(rows, 1):
         if missing := {"network", "scenes", "pictures", "mean", "median", "settings"} - set(row):
-            raise DataError([f"{path}: found no column {', '.join(sorted(missing))}; expected the file of a pet_curve"])
+            columns = ", ".join(sorted(missing))
+            raise DataError(f"{path}: found no column {columns}; expected the file of a pet_curve")
         if row["settings"] != told:
-            raise ValueError(f"{path}: row {i} was measured with {row['settings'] or 'no settings'}, and now it is {told or 'no settings'}; "
+            then, now = row["settings"] or "no settings", told or "no settings"
+            raise ValueError(f"{path}: row {i} was measured with {then}, and now it is {now}; "
                              "choose another file")
     return rows
 
@@ -1072,7 +1115,7 @@ def pet_curve(
     networks: Sequence[str] = ("lite0", "lite0 from scratch"), # of `NETWORKS`
     scenes: int = 2000, # drawn pets to learn from first, in half of the rows
     path: str | os.PathLike | None = None, # keep the rows in this CSV; those that it holds are not computed again
-    **settings, # of `pet_noses`, such as fold, size, sigma and epochs; those of the file's rows must be the same
+    **settings, # of `pet_noses`, such as fold, size, sigma and epochs; the file's rows must have the same
 ) -> pd.DataFrame: # network, scenes, pictures, mean and median error in pixels, settings
     "The error against the number of real pictures, with and without drawn pets first; those are learned once for each network."
     told = _in_words(settings)
@@ -1083,7 +1126,8 @@ def pet_curve(
         if drawn and missing: start = pet_noses(network=network, pictures=0, scenes=drawn, **settings)["network"]
         for n in missing:
             found = pet_noses(network=network, pictures=n, start=start, **settings)["accuracy"]
-            rows.append({"network": network, "scenes": drawn, "pictures": n, "mean": found["mean"], "median": found["median"], "settings": told})
+            row = {"network": network, "scenes": drawn, "pictures": n}
+            rows.append(row | {name: found[name] for name in ("mean", "median")} | {"settings": told})
             if path: write_safely(path, pd.DataFrame(rows).to_csv(index=False).encode())
     return pd.DataFrame(rows)
 

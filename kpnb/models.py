@@ -34,7 +34,8 @@ def conv_block(
     pool: bool = True, # halve height and width at the end
 ) -> nn.Sequential: # (N,in_channels,H,W) -> (N,out_channels,H,W), or H/2 × W/2 with pooling
     "Convolution, batch norm if wanted, ReLU, and 2×2 max-pooling if wanted."
-    if kernel < 1 or kernel % 2 == 0: raise ValueError(f"conv_block: kernel is {kernel}; expected an odd number, so that the picture keeps its size")
+    if kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"conv_block: kernel is {kernel}; expected an odd number, so that the size is kept")
     layers = [nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=not batchnorm)]
     if batchnorm: layers.append(nn.BatchNorm2d(out_channels))
     return nn.Sequential(*layers, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
@@ -246,8 +247,8 @@ DECODERS = {"upsample": UpsampleDecoder}
 class HeatmapNet(nn.Module):
     """An encoder and a decoder: (N,C,H,W) pictures in [0, 1] to (N,K,H/stride,W/stride) heatmaps in [0, 1], or their logits.
 
-    Height and width must be divisible by 32. `encoder` gives the maps, `decoder` the logits, `logits` says which of the two come out;
-    `space` says it in words: "probabilities" or "logits"."""
+    Height and width must be divisible by 32. `encoder` gives the maps, `decoder` the logits, `logits` says
+    which of the two come out, and `space` says it in words: "probabilities" or "logits"."""
 
     def __init__(self,
                  keypoints: int = 1, # K, the number of points
@@ -267,7 +268,8 @@ class HeatmapNet(nn.Module):
         self.decoder = DECODERS[decoder](self.encoder.channels, keypoints, stride, **options)
 
     @property
-    def space(self) -> str: return "logits" if self.logits else "probabilities" # what the network answers
+    def space(self) -> str:
+        return "logits" if self.logits else "probabilities" # what the network answers
 
 # %% ../nbs/20_models.ipynb #rn042
 @patch

@@ -1,4 +1,5 @@
-"""Heatmaps: what a network answers, the target, the loss and the decoder belong together; places along both axes; what is hidden counts nothing."""
+"""Heatmaps: network, target, loss and decoder fit or are refused; places along both axes; hidden points."""
+
 import inspect
 import math
 import sys
@@ -49,7 +50,9 @@ from kpnb.models import HeatmapNet, ResNet18Heatmap, ResNet18Regressor
 from kpnb.training import fit
 
 SIZE = (64, 96)
-SMOOTH = [kind for kind in LOSS_SPACES if kind != "focal"] # the focal loss wants one bright cell, not the hill
+SMOOTH = [
+    kind for kind in LOSS_SPACES if kind != "focal"
+]  # the focal loss wants one bright cell, not the hill
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +65,11 @@ def a_batch(n=2, k=2, size=SIZE, seed=0):
     g = make_generator(seed)
     h, w = size
     points = 20 + torch.rand(n, k, 2, generator=g) * torch.tensor([w - 40.0, h - 40.0])
-    return {"image": torch.rand(n, 3, h, w, generator=g), "keypoints": points, "visible": torch.ones(n, k, dtype=torch.bool)}
+    return {
+        "image": torch.rand(n, 3, h, w, generator=g),
+        "keypoints": points,
+        "visible": torch.ones(n, k, dtype=torch.bool),
+    }
 
 
 def moved(batch, dx, dy):
@@ -79,16 +86,22 @@ def a_dataset(names=("left eye", "right eye"), pairs=((0, 1),), n=4, size=(32, 3
     g, k = make_generator(0), len(names)
     images = torch.randint(0, 256, (n, 3, *size), generator=g, dtype=torch.uint8)
     points = 4 + torch.rand(n, k, 2, generator=g) * 24
-    return KeypointDataset(images, points, torch.ones(n, k, dtype=torch.bool), keypoint_names=names, pairs=pairs)
+    return KeypointDataset(
+        images, points, torch.ones(n, k, dtype=torch.bool), keypoint_names=names, pairs=pairs
+    )
 
 
 def networks():
-    "Every class of the course whose first setting is the number of points, with and without logits where it has the choice."
+    "Every class whose first setting is the number of points, with and without logits where it has the choice."
     found = {}
     for module in (models, heatmaps):
         for name in module.__all__:
             kind = getattr(module, name)
-            settings = list(inspect.signature(kind).parameters) if inspect.isclass(kind) and issubclass(kind, nn.Module) else []
+            settings = (
+                list(inspect.signature(kind).parameters)
+                if inspect.isclass(kind) and issubclass(kind, nn.Module)
+                else []
+            )
             if not settings or settings[0] != "keypoints":
                 continue
             options = {"in_channels": 3} if "in_channels" in settings else {}
@@ -98,7 +111,9 @@ def networks():
                 found[name] = lambda kind=kind, options=options: kind(2, **options)
                 continue
             for logits in (False, True):
-                found[f"{name}, logits={logits}"] = lambda kind=kind, o=options | {"logits": logits}: kind(2, **o)
+                found[f"{name}, logits={logits}"] = lambda kind=kind, o=options | {"logits": logits}: kind(
+                    2, **o
+                )
     return found
 
 
@@ -107,6 +122,7 @@ DRAWING = [name for name in NETWORKS if "Heatmap" in name]
 
 
 # ---- what a network answers
+
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_says_what_it_answers(name):
@@ -123,7 +139,13 @@ def test_every_network_says_what_it_answers(name):
 
 
 def test_the_course_has_drawing_networks_of_both_kinds():
-    assert {"SlimHeatmap, logits=False", "SlimHeatmap, logits=True", "CoarseHeatmap", "ResNet18Heatmap, logits=False", "HeatmapNet, logits=True"} <= {*DRAWING}
+    assert {
+        "SlimHeatmap, logits=False",
+        "SlimHeatmap, logits=True",
+        "CoarseHeatmap",
+        "ResNet18Heatmap, logits=False",
+        "HeatmapNet, logits=True",
+    } <= {*DRAWING}
     switched = ResNet18Heatmap()
     switched.logits = True
     assert switched.space == "logits" and FlipAverage(ScaleAverage(switched, (1.0,))).space == "logits"
@@ -135,9 +157,13 @@ def test_a_network_learns_from_a_loss_or_is_refused_by_it(name):
     for kind in LOSS_SPACES:
         loss, output = HeatmapLoss(kind, 6.0), net(batch["image"])
         if net.space not in loss.takes:
-            with pytest.raises(ValueError, match=rf"takes .*{loss.takes[0]}.*(answers with {net.space}|as {net.space} have)"):
+            with pytest.raises(
+                ValueError, match=rf"takes .*{loss.takes[0]}.*(answers with {net.space}|as {net.space} have)"
+            ):
                 loss(output, batch)
-            with pytest.raises(ValueError, match=rf"{kind!r} takes {loss.takes[0]}.* answers with {net.space}"):
+            with pytest.raises(
+                ValueError, match=rf"{kind!r} takes {loss.takes[0]}.* answers with {net.space}"
+            ):
                 HeatmapCodec.of(net, 6.0, kind)
             continue
         tied = HeatmapCodec.of(net, 6.0, kind).loss
@@ -153,9 +179,16 @@ def test_a_network_learns_from_a_loss_or_is_refused_by_it(name):
 
 def test_all_defaults_are_refused_at_the_first_batch():
     data = a_dataset(size=(64, 64))
-    for net in (SlimHeatmap(2), SlimHeatmap(2, low_start=False), ResNet18Heatmap(2), ResNet18Heatmap(2, last_batchnorm=False)):
+    for net in (
+        SlimHeatmap(2),
+        SlimHeatmap(2, low_start=False),
+        ResNet18Heatmap(2),
+        ResNet18Heatmap(2, last_batchnorm=False),
+    ):
         before = [p.detach().clone() for p in net.parameters()]
-        with pytest.raises(ValueError, match="heatmap_bce takes logits, and the network answers with probabilities"):
+        with pytest.raises(
+            ValueError, match="heatmap_bce takes logits, and the network answers with probabilities"
+        ):
             fit(net, data, loss=HeatmapLoss(), epochs=1, progress=False, amp=False)
         assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
 
@@ -172,7 +205,9 @@ def test_the_defaults_of_a_codec_learn_where_the_defaults_of_the_parts_did_not()
     g, batch = make_generator(1), a_batch(4)
     for net in (SlimHeatmap(2), SlimHeatmap(2, logits=True)):
         codec = HeatmapCodec.of(net, 6.0)
-        free = torch.randn(4, 2, *SIZE, generator=g).mul(0.01).sub(2).requires_grad_() # the network's last layer, set free
+        free = (
+            torch.randn(4, 2, *SIZE, generator=g).mul(0.01).sub(2).requires_grad_()
+        )  # the network's last layer, set free
         answer = (lambda z: z) if net.space == "logits" else torch.sigmoid
         optimizer = torch.optim.Adam([free], 0.3)
         for _ in range(15):
@@ -185,13 +220,16 @@ def test_the_defaults_of_a_codec_learn_where_the_defaults_of_the_parts_did_not()
 
 # ---- every loss and every decoder, in every space
 
+
 def test_a_codec_is_right_or_refused_in_every_combination():
     batch, allowed = a_batch(), 0
     for space in SPACES:
         for kind in LOSS_SPACES:
             for how in POINT_DECODERS:
                 if space not in LOSS_SPACES[kind] or (how == "soft-argmax" and space != "logits"):
-                    with pytest.raises(ValueError, match=f"takes logits|takes probabilities.* answers with {space}"):
+                    with pytest.raises(
+                        ValueError, match=f"takes logits|takes probabilities.* answers with {space}"
+                    ):
                         HeatmapCodec(space, 8.0, kind, how, stride=4)
                     continue
                 codec, allowed = HeatmapCodec(space, 8.0, kind, how, stride=4), allowed + 1
@@ -200,7 +238,9 @@ def test_a_codec_is_right_or_refused_in_every_combination():
                 empty = {"logits": torch.full_like(perfect, -14.0)}.get(space, torch.zeros_like(perfect))
                 others = [codec.encode(moved(batch, 12, 0)), codec.encode(moved(batch, 0, -12)), empty]
                 assert all(best < codec.loss(o, batch) for o in others), (space, kind)
-                limit = {"DARK": 0.01, "argmax": 2.9, "global centroid": 0.6, "soft-argmax": 0.6}.get(how, 1.6)
+                limit = {"DARK": 0.01, "argmax": 2.9, "global centroid": 0.6, "soft-argmax": 0.6}.get(
+                    how, 1.6
+                )
                 if kind == "binary":
                     limit = 2.9
                 off = (codec.decode(perfect, batch) - batch["keypoints"]).norm(dim=-1)
@@ -224,21 +264,34 @@ def test_losses_called_directly_refuse_a_map_of_the_wrong_kind():
     batch = a_batch()
     points, seen, drawn = batch["keypoints"], batch["visible"], drawings(batch)
     target, logits, maps = drawn["probabilities"], drawn["logits"], drawn["probabilities"]
-    for_logits = [lambda z: heatmap_bce(z, target, seen), lambda z: heatmap_focal(z, target, seen), lambda z: dsnt_loss(z, points, seen, SIZE, 8.0),
-                  *(lambda z, k=k: HeatmapLoss(k)(z, batch) for k in ("bce", "focal", "dsnt"))]
+    for_logits = [
+        lambda z: heatmap_bce(z, target, seen),
+        lambda z: heatmap_focal(z, target, seen),
+        lambda z: dsnt_loss(z, points, seen, SIZE, 8.0),
+        *(lambda z, k=k: HeatmapLoss(k)(z, batch) for k in ("bce", "focal", "dsnt")),
+    ]
     for loss in for_logits:
         assert loss(logits).isfinite()
         with pytest.raises(ValueError, match="takes logits, and the network answers with probabilities"):
             loss(maps)
         with pytest.raises(ValueError, match="takes logits"):
-            loss(maps / maps.sum((-2, -1), keepdim=True)) # a softmax's
-    for_maps = [lambda m: heatmap_mse(m, target, seen), lambda m: gaussian_mse(m, points, seen, SIZE, 8.0), *(lambda m, k=k: HeatmapLoss(k)(m, batch) for k in ("mse", "binary"))]
+            loss(maps / maps.sum((-2, -1), keepdim=True))  # a softmax's
+    for_maps = [
+        lambda m: heatmap_mse(m, target, seen),
+        lambda m: gaussian_mse(m, points, seen, SIZE, 8.0),
+        *(lambda m, k=k: HeatmapLoss(k)(m, batch) for k in ("mse", "binary")),
+    ]
     for loss in for_maps:
         assert loss(maps) < loss(maps * 0) if loss is not for_maps[-1] else loss(maps).isfinite()
-        with pytest.raises(ValueError, match="takes probabilities or heights, and found values from -1.* as logits have"):
+        with pytest.raises(
+            ValueError, match="takes probabilities or heights, and found values from -1.* as logits have"
+        ):
             loss(logits)
     for wrong in (logits, maps, -maps / maps.sum((-2, -1), keepdim=True)):
-        with pytest.raises(ValueError, match="js_divergence takes maps of at least 0 that sum to 1, and in q the map of picture 0, point 0"):
+        with pytest.raises(
+            ValueError,
+            match="js_divergence takes maps of at least 0 that sum to 1, and in q the map of picture 0",
+        ):
             js_divergence(maps / maps.sum((-2, -1), keepdim=True), wrong)
 
 
@@ -253,11 +306,17 @@ def test_decoders_find_the_point_or_refuse_the_map(how, activation):
                     found = Decode(how, activation, options, known)(output, batch)
                 except ValueError as e:
                     assert "logits" in str(e) or "probabilities" in str(e), e
-                    assert space != "logits" or activation is None or how == "soft-argmax", (how, space, activation)
+                    assert space != "logits" or activation is None or how == "soft-argmax", (
+                        how,
+                        space,
+                        activation,
+                    )
                     continue
-                assert space == "logits" or activation is None, "a map that is one already needs no activation"
+                assert space == "logits" or activation is None, (
+                    "a map that is one already needs no activation"
+                )
                 if options and space == "logits":
-                    continue # a beta of one's own, on anything
+                    continue  # a beta of one's own, on anything
                 assert (found - batch["keypoints"]).norm(dim=-1).max() < 2.9, (how, space, activation)
 
 
@@ -299,9 +358,12 @@ def test_logits_before_the_first_step_raise_no_false_alarm():
         torch.manual_seed(seed)
         nets = [SlimHeatmap(2, logits=True, low_start=False), SlimHeatmap(2, logits=True), CoarseHeatmap(2)]
         if seed < 1:
-            nets += [ResNet18Heatmap(2, logits=True), HeatmapNet(2, decoder="top-down", stride=4, logits=True)]
+            nets += [
+                ResNet18Heatmap(2, logits=True),
+                HeatmapNet(2, decoder="top-down", stride=4, logits=True),
+            ]
         answers += [net.train(mode)(batch["image"]).detach() for net in nets for mode in (True, False)]
-        answers += [spread * torch.rand(2, 2, *SIZE) for spread in (0.1, 0.5, 1.0)] # all of them in [0, 1]
+        answers += [spread * torch.rand(2, 2, *SIZE) for spread in (0.1, 0.5, 1.0)]  # all of them in [0, 1]
     for output in answers:
         for kind in kinds:
             assert HeatmapLoss(kind, 6.0)(output, batch).isfinite()
@@ -312,23 +374,38 @@ def test_logits_before_the_first_step_raise_no_false_alarm():
 def test_a_declared_space_is_believed_and_a_wrong_one_is_named():
     batch = a_batch()
     maps, seen = drawings(batch)["probabilities"], batch["visible"]
-    assert HeatmapLoss("bce", space="logits")(maps, batch).isfinite() # whoever says so means it
+    assert HeatmapLoss("bce", space="logits")(maps, batch).isfinite()  # whoever says so means it
     assert heatmap_mse(3 * maps - 1, maps, seen, "heights") > 0
     with pytest.raises(ValueError, match="space is 'maps'; choose one of logits, probabilities, heights"):
         check_space(maps, "logits", "me", "maps")
-    with pytest.raises(ValueError, match="the loss 'mse' takes probabilities or heights, and the network answers with logits"):
+    with pytest.raises(
+        ValueError, match="the loss 'mse' takes probabilities or heights, and the network answers with logits"
+    ):
         HeatmapLoss("mse", space="logits")
-    with pytest.raises(ValueError, match="the decoder 'DARK' after sigmoid takes logits, and the network answers with probabilities"):
+    with pytest.raises(
+        ValueError,
+        match="the decoder 'DARK' after sigmoid takes logits, and the network answers with probabilities",
+    ):
         Decode(space="probabilities")
 
 
 def test_a_codec_names_a_network_that_does_not_fit():
-    for net, kw, message in ((ResNet18Regressor(2), {}, "ResNet18Regressor answers with points; a HeatmapCodec is for maps"),
-                             (nn.Conv2d(3, 2, 1), {}, "Conv2d has no attribute space; say what it answers"),
-                             (SlimHeatmap(), {"space": "logits"}, "SlimHeatmap answers with probabilities, and space is 'logits'"),
-                             (SlimHeatmap(), {"kind": "bce"}, "the loss 'bce' takes logits, and the network answers with probabilities"),
-                             (CoarseHeatmap(), {"kind": "mse"}, "the loss 'mse' takes probabilities or heights, and the network answers with logits"),
-                             (SlimHeatmap(), {"how": "soft-argmax"}, "the decoder 'soft-argmax' after no activation takes logits")):
+    for net, kw, message in (
+        (ResNet18Regressor(2), {}, "ResNet18Regressor answers with points; a HeatmapCodec is for maps"),
+        (nn.Conv2d(3, 2, 1), {}, "Conv2d has no attribute space; say what it answers"),
+        (SlimHeatmap(), {"space": "logits"}, "SlimHeatmap answers with probabilities, and space is 'logits'"),
+        (
+            SlimHeatmap(),
+            {"kind": "bce"},
+            "the loss 'bce' takes logits, and the network answers with probabilities",
+        ),
+        (
+            CoarseHeatmap(),
+            {"kind": "mse"},
+            "the loss 'mse' takes probabilities or heights, and the network answers with logits",
+        ),
+        (SlimHeatmap(), {"how": "soft-argmax"}, "the decoder 'soft-argmax' after no activation takes logits"),
+    ):
         with pytest.raises(ValueError, match=message):
             HeatmapCodec.of(net, **kw)
     codec = HeatmapCodec.of(FlipAverage(CoarseHeatmap()), 5.0)
@@ -350,29 +427,38 @@ def test_the_maps_of_a_network_go_through_one_sigmoid():
     expected = maps_of(inner, images)
     inner.logits = False
     assert_close(maps_of(inner, images), expected)
-    assert expected.max() < 0.3 # the low start
+    assert expected.max() < 0.3  # the low start
 
-    class Silent(nn.Module): # a network that does not say what it answers
+    class Silent(nn.Module):  # a network that does not say what it answers
         def __init__(self):
             super().__init__()
             self.weight = nn.Parameter(torch.zeros(1))
 
         def forward(self, x):
             return drawings(a_batch(len(x)))["probabilities"] + self.weight
+
     assert_close(maps_of(Silent(), images), drawings(a_batch(4))["probabilities"])
 
 
 # ---- along both axes
 
+
 def test_decoders_and_losses_see_the_stride_of_each_axis():
-    tall = {"image": torch.zeros(1, 3, 128, 64), "keypoints": torch.tensor([[[21.0, 92.0]]]), "visible": torch.ones(1, 1, dtype=torch.bool)}
+    tall = {
+        "image": torch.zeros(1, 3, 128, 64),
+        "keypoints": torch.tensor([[[21.0, 92.0]]]),
+        "visible": torch.ones(1, 1, dtype=torch.bool),
+    }
     size, seen = (128, 64), tall["visible"]
-    maps = gaussian_heatmaps(tall["keypoints"], size, 9.0, (4, 2)) # 32×32 cells of 4×2 pixels
+    maps = gaussian_heatmaps(tall["keypoints"], size, 9.0, (4, 2))  # 32×32 cells of 4×2 pixels
     assert maps.shape[-2:] == (32, 32)
     y, x = torch.meshgrid((torch.arange(32) + 0.5) * 4, (torch.arange(32) + 0.5) * 2, indexing="ij")
     assert_close(maps[0, 0], torch.exp(-((x - 21) ** 2 + (y - 92) ** 2) / (2 * 81)))
     assert binary_heatmaps(tall["keypoints"], size, (4, 2))[0, 0].nonzero().tolist() == [[23, 10]]
-    assert binary_heatmaps(tall["keypoints"], size, (4, 2), radius=5.0).sum() == (((x - 21) ** 2 + (y - 92) ** 2) <= 25).sum()
+    assert (
+        binary_heatmaps(tall["keypoints"], size, (4, 2), radius=5.0).sum()
+        == (((x - 21) ** 2 + (y - 92) ** 2) <= 25).sum()
+    )
     for how in POINT_DECODERS:
         if how == "soft-argmax":
             found = Decode(how, None)((maps + 1e-12).log(), tall)
@@ -384,13 +470,19 @@ def test_decoders_and_losses_see_the_stride_of_each_axis():
     for kind in SMOOTH:
         codec = HeatmapCodec(LOSS_SPACES[kind][0], 9.0, kind, stride=(4, 2))
         perfect = codec.encode(tall)
-        assert all(codec.loss(perfect, tall) < codec.loss(perfect, moved(tall, dx, dy)) for dx, dy in ((0, 8), (0, -8), (8, 0), (-8, 0)))
+        assert all(
+            codec.loss(perfect, tall) < codec.loss(perfect, moved(tall, dx, dy))
+            for dx, dy in ((0, 8), (0, -8), (8, 0), (-8, 0))
+        )
 
 
 def test_sizes_and_strides_that_do_not_fit_are_refused():
     points = torch.tensor([[[20.0, 20.0]]])
     seen, maps = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, 24, 31)
-    for draw in (lambda **k: gaussian_heatmaps(points, sigma=3.0, **k), lambda **k: binary_heatmaps(points, **k)):
+    for draw in (
+        lambda **k: gaussian_heatmaps(points, sigma=3.0, **k),
+        lambda **k: binary_heatmaps(points, **k),
+    ):
         for size in (0, (0, 64), (-64, 64), (64, 64, 3), (64.5, 64), (math.nan, 64), "64"):
             with pytest.raises(ValueError, match="size is .*; expected .height, width. in whole pixels"):
                 draw(size=size)
@@ -401,8 +493,12 @@ def test_sizes_and_strides_that_do_not_fit_are_refused():
             with pytest.raises(ValueError, match="does not fit a picture of 64×64 pixels"):
                 draw(size=64, stride=stride)
     batch = {"image": torch.zeros(1, 3, 96, 128), "keypoints": points, "visible": seen}
-    for use in (lambda: gaussian_mse(maps, points, seen, (96, 128), 3.0), lambda: dsnt_loss(maps, points, seen, (96, 128), 3.0),
-                lambda: HeatmapLoss()(maps, batch), lambda: Decode()(maps, batch)):
+    for use in (
+        lambda: gaussian_mse(maps, points, seen, (96, 128), 3.0),
+        lambda: dsnt_loss(maps, points, seen, (96, 128), 3.0),
+        lambda: HeatmapLoss()(maps, batch),
+        lambda: Decode()(maps, batch),
+    ):
         with pytest.raises(ValueError, match="maps of 24×31 cells do not fit a picture of 96×128 pixels"):
             use()
 
@@ -410,31 +506,53 @@ def test_sizes_and_strides_that_do_not_fit_are_refused():
 def test_other_silly_settings_are_refused_by_name():
     points, maps = torch.tensor([[[20.0, 20.0]]]), torch.zeros(1, 1, 16, 16)
     for sigma in (0, -1.0, math.nan, math.inf):
-        for use in (lambda: gaussian_heatmaps(points, 64, sigma), lambda: HeatmapLoss(sigma=sigma), lambda: HeatmapCodec(sigma=sigma)):
+        for use in (
+            lambda: gaussian_heatmaps(points, 64, sigma),
+            lambda: HeatmapLoss(sigma=sigma),
+            lambda: HeatmapCodec(sigma=sigma),
+        ):
             with pytest.raises(ValueError, match="sigma is .* expected a number above 0"):
                 use()
-    for use, message in ((lambda: decode_dark(maps, blur=-1.0), "blur is -1.0"), (lambda: decode_local_centroid(maps, radius=-1), "radius is -1"),
-                         (lambda: binary_heatmaps(points, 64, radius=-1.0), "radius is -1.0"), (lambda: decoder_error("best"), "how is 'best'; choose one of"),
-                         (lambda: decoder_error("DARK", n=0), "n is 0"), (lambda: ScaleAverage(nn.Identity(), (math.nan,)), "above 0"),
-                         (lambda: head_sigma(0.0), "share is 0.0"), (lambda: head_sigma(0.1, -1.0), "least is -1.0")):
+    for use, message in (
+        (lambda: decode_dark(maps, blur=-1.0), "blur is -1.0"),
+        (lambda: decode_local_centroid(maps, radius=-1), "radius is -1"),
+        (lambda: binary_heatmaps(points, 64, radius=-1.0), "radius is -1.0"),
+        (lambda: decoder_error("best"), "how is 'best'; choose one of"),
+        (lambda: decoder_error("DARK", n=0), "n is 0"),
+        (lambda: ScaleAverage(nn.Identity(), (math.nan,)), "above 0"),
+        (lambda: head_sigma(0.0), "share is 0.0"),
+        (lambda: head_sigma(0.1, -1.0), "least is -1.0"),
+    ):
         with pytest.raises(ValueError, match=message):
             use()
 
 
 # ---- left and right
 
+
 class Sides(nn.Module):
     "Sees bright spots: the left one in map 0, the right one in map 1."
+
     def forward(self, x):
         w = x.shape[-1] // 2
-        return torch.stack([torch.cat([x[:, 0, :, :w], 0 * x[:, 0, :, w:]], -1), torch.cat([0 * x[:, 0, :, :w], x[:, 0, :, w:]], -1)], 1)
+        return torch.stack(
+            [
+                torch.cat([x[:, 0, :, :w], 0 * x[:, 0, :, w:]], -1),
+                torch.cat([0 * x[:, 0, :, :w], x[:, 0, :, w:]], -1),
+            ],
+            1,
+        )
 
 
 def test_flip_averaging_exchanges_left_and_right_or_refuses():
     points = torch.tensor([[[8.0, 16.0], [24.0, 16.0]]])
     x = gaussian_heatmaps(points, 32, 3.0).sum(1, keepdim=True)
     data = a_dataset()
-    for both in (FlipAverage(Sides(), [(0, 1)]), FlipAverage(Sides(), data), FlipAverage(Sides(), data.pairs, data.keypoint_names)):
+    for both in (
+        FlipAverage(Sides(), [(0, 1)]),
+        FlipAverage(Sides(), data),
+        FlipAverage(Sides(), data.pairs, data.keypoint_names),
+    ):
         assert_close(decode_dark(both(x)), points, atol=0.01, rtol=0)
     with pytest.raises(ValueError, match="FlipAverage: 2 maps and no pairs"):
         FlipAverage(Sides())(x)
@@ -444,7 +562,7 @@ def test_flip_averaging_exchanges_left_and_right_or_refuses():
         with pytest.raises(ValueError, match=names[0]):
             FlipAverage(Sides(), a_dataset(names, ()))
     assert FlipAverage(Sides(), (), ["nose", "chin"])(x).shape == (1, 2, 32, 32)
-    assert FlipAverage(nn.Identity())(x).shape == (1, 1, 32, 32) # one point has no other side
+    assert FlipAverage(nn.Identity())(x).shape == (1, 1, 32, 32)  # one point has no other side
     with pytest.raises(ValueError, match="2 maps, and 3 keypoint_names"):
         FlipAverage(Sides(), (), ["a", "b", "c"])(x)
 
@@ -460,8 +578,10 @@ def test_training_refuses_sides_without_pairs_before_it_begins():
 
 # ---- what is hidden counts nothing
 
-SEEN = torch.tensor([[True, False], [False, True], [True, True], [False, False]]) # what is visible, and what is not
-Z = 3 * torch.randn(4, 2, *(s // 4 for s in SIZE), generator=make_generator(5)) # what a network answers
+SEEN = torch.tensor(
+    [[True, False], [False, True], [True, True], [False, False]]
+)  # what is visible, and what is not
+Z = 3 * torch.randn(4, 2, *(s // 4 for s in SIZE), generator=make_generator(5))  # what a network answers
 
 
 def tiny(keypoints):
@@ -481,12 +601,22 @@ def target(b):
 
 
 def every_loss(b):
-    return torch.stack([HeatmapLoss(kind, sigma)(Z if "logits" in spaces else Z.sigmoid(), b)
-                        for kind, spaces in LOSS_SPACES.items() for sigma in (6.0, head_sigma())])
+    return torch.stack(
+        [
+            HeatmapLoss(kind, sigma)(Z if "logits" in spaces else Z.sigmoid(), b)
+            for kind, spaces in LOSS_SPACES.items()
+            for sigma in (6.0, head_sigma())
+        ]
+    )
 
 
 def every_code(b):
-    return torch.stack([HeatmapCodec(spaces[0], head_sigma(), kind, stride=4).encode(b) for kind, spaces in LOSS_SPACES.items()])
+    return torch.stack(
+        [
+            HeatmapCodec(spaces[0], head_sigma(), kind, stride=4).encode(b)
+            for kind, spaces in LOSS_SPACES.items()
+        ]
+    )
 
 
 def trained(b):
@@ -495,15 +625,19 @@ def trained(b):
 
 
 def numbers(b):
-    return torch.tensor([*accuracy(torch.full((4, 2, 2), 30.0), as_dataset(b), torch.full((2, 2), 33.0)).values()])
+    return torch.tensor(
+        [*accuracy(torch.full((4, 2, 2), 30.0), as_dataset(b), torch.full((2, 2), 33.0)).values()]
+    )
 
 
 def pets_trained(b):
     data = as_dataset(b, 1)
-    return pet_noses(data=(data, data), start=tiny(1), epochs=1, scales=(1.0,), sigma=4.0, progress=False)["pred"]
+    return pet_noses(data=(data, data), start=tiny(1), epochs=1, scales=(1.0,), sigma=4.0, progress=False)[
+        "pred"
+    ]
 
 
-USES = { # every public name whose call, or one of its methods, takes labels -> what it makes of a batch
+USES = {  # every public name whose call, or one of its methods, takes labels -> what it makes of a batch
     "binary_heatmaps": lambda b: binary_heatmaps(b["keypoints"], SIZE, 4, b["visible"], radius=5.0),
     "gaussian_heatmaps": target,
     "heatmap_mse": lambda b: heatmap_mse(Z.sigmoid(), target(b), b["visible"]),
@@ -511,15 +645,24 @@ USES = { # every public name whose call, or one of its methods, takes labels -> 
     "heatmap_focal": lambda b: heatmap_focal(Z, target(b), b["visible"]),
     "gaussian_mse": lambda b: gaussian_mse(Z.sigmoid(), b["keypoints"], b["visible"], SIZE, 6.0),
     "dsnt_loss": lambda b: dsnt_loss(Z, b["keypoints"], b["visible"], SIZE, 6.0),
-    "HeatmapLoss": every_loss, "Decode": lambda b: Decode()(Z, b), "HeatmapCodec": every_code, "head_sigma": head_sigma(),
-    "accuracy": numbers, "train_heatmaps": trained, "pet_noses": pets_trained,
+    "HeatmapLoss": every_loss,
+    "Decode": lambda b: Decode()(Z, b),
+    "HeatmapCodec": every_code,
+    "head_sigma": head_sigma(),
+    "accuracy": numbers,
+    "train_heatmaps": trained,
+    "pet_noses": pets_trained,
 }
 
 
 def takes_labels(thing):
     calls = [thing]
     if inspect.isclass(thing):
-        calls = [f for name, f in inspect.getmembers(thing, inspect.isfunction) if name == "__call__" or not name.startswith("_")]
+        calls = [
+            f
+            for name, f in inspect.getmembers(thing, inspect.isfunction)
+            if name == "__call__" or not name.startswith("_")
+        ]
     names = {p for f in calls if callable(f) for p in inspect.signature(f).parameters}
     return bool(names & {"visible", "batch", "ds", "train", "data"})
 
@@ -541,14 +684,22 @@ def test_coordinates_of_hidden_points_change_nothing(name):
 @pytest.mark.parametrize("name", ["heatmap_mse", "heatmap_bce", "heatmap_focal", "gaussian_mse", "dsnt_loss"])
 def test_hidden_points_pull_at_nothing(name):
     "Nor do they in the gradient."
-    batch = a_batch(4) | {"visible": SEEN, "keypoints": torch.where(SEEN[..., None], a_batch(4)["keypoints"], math.nan)}
-    kind = {"heatmap_mse": "binary", "gaussian_mse": "mse"}.get(name, name.replace("heatmap_", "").replace("_loss", ""))
+    batch = a_batch(4) | {
+        "visible": SEEN,
+        "keypoints": torch.where(SEEN[..., None], a_batch(4)["keypoints"], math.nan),
+    }
+    kind = {"heatmap_mse": "binary", "gaussian_mse": "mse"}.get(
+        name, name.replace("heatmap_", "").replace("_loss", "")
+    )
     maps = (Z.sigmoid() if "probabilities" in LOSS_SPACES[kind] else Z.clone()).requires_grad_()
-    slope, = torch.autograd.grad(HeatmapLoss(kind, 6.0)(maps, batch), maps)
-    assert slope.isfinite().all() and (slope[~SEEN] == 0).all() and (slope[SEEN].abs().amax((-2, -1)) > 0).all()
+    (slope,) = torch.autograd.grad(HeatmapLoss(kind, 6.0)(maps, batch), maps)
+    assert (
+        slope.isfinite().all() and (slope[~SEEN] == 0).all() and (slope[SEEN].abs().amax((-2, -1)) > 0).all()
+    )
 
 
 # ---- digits
+
 
 @pytest.mark.parametrize("difference", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
 def test_the_squared_difference_of_nearly_equal_maps_keeps_its_digits(difference):
@@ -559,7 +710,7 @@ def test_the_squared_difference_of_nearly_equal_maps_keeps_its_digits(difference
     exact = (maps.double() - gaussian_heatmaps(points.double(), SIZE, 6.0)).square().mean()
     direct = gaussian_mse(maps, points, seen, SIZE, 6.0, "heights")
     assert abs(direct / exact - 1) < max(1e-4, 2e-7 / difference)
-    slope, = torch.autograd.grad(direct, maps)
+    (slope,) = torch.autograd.grad(direct, maps)
     assert_close(slope, 2 * (maps - drawn).detach() / maps.numel(), atol=1e-10, rtol=1e-3)
 
 
@@ -570,11 +721,21 @@ def test_half_precision_gives_the_numbers_of_single_precision(dtype):
     points, seen = batch["keypoints"].to(dtype), batch["visible"]
     drawn = gaussian_heatmaps(points.float(), SIZE, 6.0)
     z, p = z.to(dtype), z.sigmoid().to(dtype)
-    calls = {"mse": lambda m, z, t, p: heatmap_mse(m, t, seen), "bce": lambda m, z, t, p: heatmap_bce(z, t, seen), "focal": lambda m, z, t, p: heatmap_focal(z, t, seen),
-             "gaussian_mse": lambda m, z, t, p: gaussian_mse(m, p, seen, SIZE, 6.0), "dsnt": lambda m, z, t, p: dsnt_loss(z, p, seen, SIZE, 6.0),
-             "js": lambda m, z, t, p: js_divergence(z.flatten(2).softmax(-1).view_as(z), flat(t)).mean(), "argmax": lambda m, z, t, p: decode_argmax(z), "DARK": lambda m, z, t, p: decode_dark(m)}
+    calls = {
+        "mse": lambda m, z, t, p: heatmap_mse(m, t, seen),
+        "bce": lambda m, z, t, p: heatmap_bce(z, t, seen),
+        "focal": lambda m, z, t, p: heatmap_focal(z, t, seen),
+        "gaussian_mse": lambda m, z, t, p: gaussian_mse(m, p, seen, SIZE, 6.0),
+        "dsnt": lambda m, z, t, p: dsnt_loss(z, p, seen, SIZE, 6.0),
+        "js": lambda m, z, t, p: js_divergence(z.flatten(2).softmax(-1).view_as(z), flat(t)).mean(),
+        "argmax": lambda m, z, t, p: decode_argmax(z),
+        "DARK": lambda m, z, t, p: decode_dark(m),
+    }
     for name, call in calls.items():
-        half, single = call(p, z, drawn.to(dtype), points), call(p.float(), z.float(), drawn.to(dtype).float(), points.float())
+        half, single = (
+            call(p, z, drawn.to(dtype), points),
+            call(p.float(), z.float(), drawn.to(dtype).float(), points.float()),
+        )
         assert half.isfinite().all(), name
         assert_close(half.float(), single, atol=tolerance, rtol=tolerance)
 
@@ -596,12 +757,14 @@ def test_a_default_device_of_meta_changes_nothing_here_and_later():
 
 # ---- a study that is resumed
 
+
 def test_a_curve_is_resumed_only_with_the_settings_of_its_file(tmp_path, monkeypatch):
     asked = []
 
     def instead(network, pictures, **settings):
         asked.append((network, pictures, settings.get("sigma")))
         return {"accuracy": {"mean": 1.0, "median": 2.0}, "network": None}
+
     monkeypatch.setattr(sys.modules[pet_curve.__module__], "pet_noses", instead)
     path = tmp_path / "curve.csv"
     first = pet_curve((6,), ["hourglass"], 8, path, sigma=3.0, progress=False)
@@ -610,7 +773,10 @@ def test_a_curve_is_resumed_only_with_the_settings_of_its_file(tmp_path, monkeyp
     for other in ({"sigma": 2.0}, {"sigma": 3.0, "size": 64}, {}):
         with pytest.raises(ValueError, match=r"curve.csv: row 1 was measured with sigma=3.0, and now it is"):
             pet_curve((6,), ["hourglass"], 8, path, **other)
-    for content, message in (("network,scenes,pictures,mean,median\nhourglass,0,6,1,2\n", "no column settings"), ("", "no CSV that can be read")):
+    for content, message in (
+        ("network,scenes,pictures,mean,median\nhourglass,0,6,1,2\n", "no column settings"),
+        ("", "no CSV that can be read"),
+    ):
         path.write_text(content)
         with pytest.raises(ValueError, match=f"curve.csv: .*{message}"):
             pet_curve((6,), ["hourglass"], 8, path, sigma=3.0)
