@@ -208,10 +208,13 @@ SPACES = { # what a network that draws maps may answer with
 }
 
 
+_PASSING = ("ToCopy", "Clone", "View", "UnsafeView", "Reshape", "Alias", "Clamp") # operations that leave a map what it is
+
+
 def _made_by(output):
     "The name of the operation that made a tensor, looking through copies; empty if autograd does not know."
     step = output.grad_fn
-    while step is not None and step.name().startswith(("ToCopy", "Clone", "View", "UnsafeView", "Alias")):
+    while step is not None and step.name().startswith(_PASSING):
         step = step.next_functions[0][0]
     return "" if step is None else step.name()
 

@@ -201,6 +201,25 @@ def test_a_network_in_bfloat16_is_refused_as_well():
         HeatmapLoss()(output.float(), batch)
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        torch.sigmoid,
+        lambda z: z.sigmoid().clamp(1e-4, 1 - 1e-4),
+        lambda z: z.bfloat16().sigmoid().float(),
+        lambda z: z.flatten(2).softmax(-1).view_as(z),
+        lambda z: z.flatten(2).softmax(-1).unflatten(2, z.shape[2:]).contiguous(),
+    ],
+)
+def test_a_network_of_ones_own_with_an_activation_is_refused_before_it_has_learned_anything(last):
+    batch = a_batch()
+    free = (0.1 * torch.randn(2, 2, *SIZE)).requires_grad_()
+    for kind in ("bce", "focal", "dsnt"):
+        with pytest.raises(ValueError, match="takes logits, and the network answers with probabilities"):
+            HeatmapLoss(kind)(last(free), batch)
+        assert HeatmapLoss(kind)(free, batch).isfinite()
+
+
 def test_the_defaults_of_a_codec_learn_where_the_defaults_of_the_parts_did_not():
     g, batch = make_generator(1), a_batch(4)
     for net in (SlimHeatmap(2), SlimHeatmap(2, logits=True)):
