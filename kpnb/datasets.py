@@ -9,16 +9,23 @@ __all__ = ['IMM_NAMES', 'IMM_PAIRS', 'IMM_POSES', 'SOURCES', 'KAGGLE_NAMES', 'KA
            'fetch_all', 'unpack', 'imm_manifest']
 
 # %% ../nbs/04_datasets.ipynb #7932b949
+import bz2
+import contextlib
 import csv
+import functools
+import gzip
 import hashlib
 import http.client
 import importlib.resources
+import lzma
 import math
 import os
 import re
+import shutil
 import ssl
 import stat
 import struct
+import sys
 import tarfile
 import time
 import urllib.error
@@ -37,6 +44,7 @@ from xml.parsers import expat
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -777,6 +785,32 @@ class DownloadError(OSError):
 class _Retry(Exception): "This attempt failed; another at the same address may help."
 class _Final(Exception): "This address will not give the file."
 
+
+@dataclass(frozen=True)
+class _Job:
+    "What is to be downloaded, and within which bounds."
+    target: Path # the file itself: links are followed
+    size: int | None
+    sha256: str | None
+    limit: int
+    timeout: float
+    progress: bool
+
+    @property
+    def part(self):
+        "Where the bytes wait. A beginning is used again only for the same SHA-256, so that no two files can be mixed."
+        key = f".{self.sha256[:16]}" if self.sha256 else ""
+        return self.target.with_name(f".{self.target.name}{key}.part")
+
+    @property
+    def most(self):
+        "Not one byte more than this is kept."
+        return self.limit if self.size is None else self.size
+
+    def is_there(self):
+        "Whether the file is there already, and right."
+        return self.target.is_file() and _fault(self.target, self.size, self.sha256) is None
+
 # %% ../nbs/04_datasets.ipynb #fbf7b8ca
 def _fault(path, size, sha256):
     "What is wrong with a file, or None."
@@ -787,108 +821,207 @@ def _fault(path, size, sha256):
         while block := f.read(1 << 20): digest.update(block)
     return None if digest.hexdigest() == sha256.lower() else f"found SHA-256 {digest.hexdigest()}; expected {sha256.lower()}"
 
+
+def _sync_folder(folder):
+    "Make new names in a folder last through a power cut."
+    if os.name == "nt": return  # Windows cannot open a folder
+    handle = os.open(folder, os.O_RDONLY)
+    try: os.fsync(handle)
+    finally: os.close(handle)
+
 # %% ../nbs/04_datasets.ipynb #85bd0299
-def _opener():
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    "Follows a redirect without reading its page, which may be endless; from https to http only where a SHA-256 vouches for the bytes."
+
+    def __init__(self, vouched): self.vouched = vouched
+
+    def http_error_302(self, req, fp, code, msg, headers):
+        fp.close()  # Python would read the page to its end first
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if not self.vouched and req.type == "https" and newurl.lower().startswith("http:"):
+            raise _Final(f"redirects from https to {newurl}, where anybody on the way can change the file; "
+                         "that is followed only if its SHA-256 is given")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener(vouched):
     "HTTP and HTTPS with redirects and proxies, and nothing else: no file: or ftp: addresses."
     opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler, urllib.request.HTTPRedirectHandler,
-                    urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor, urllib.request.UnknownHandler): opener.add_handler(handler())
+    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler,
+                    urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor, urllib.request.UnknownHandler):
+        opener.add_handler(handler())
+    opener.add_handler(_Redirects(vouched))
     return opener
 
 # %% ../nbs/04_datasets.ipynb #0ac73148
-def _ask(url, have, timeout):
+def _ask(url, have, job):
     "Send the request: (response, where its bytes begin, length of the whole file if known)."
     headers = {"User-Agent": "kpnb", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    try: response = _opener().open(urllib.request.Request(url, headers=headers), timeout=timeout)
+    try:
+        response = _opener(job.sha256 is not None).open(urllib.request.Request(url, headers=headers), timeout=job.timeout)
     except urllib.error.HTTPError as e:
-        with e: pass
+        e.close()
         if e.code == 416 and have: return None, 0, None
         raise (_Retry if e.code >= 500 or e.code in (408, 425, 429) else _Final)(f"HTTP {e.code} {e.reason}".splitlines()[0]) from None
+    packed = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if packed not in ("", "identity") and job.size is None and job.sha256 is None:
+        response.close()
+        raise _Final(f"sends the file packed ({packed}), although it was asked for as it is")
     length = response.headers.get("Content-Length")
     if response.status != 206: return response, 0, int(length) if length and length.isdecimal() else None
     told = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if told is None or int(told[1]) != have: response.close(); return None, 0, None
+    if told is None or int(told[1]) != have:
+        response.close()
+        return None, 0, None
     return response, have, int(told[2]) if told[2] != "*" else None
 
 # %% ../nbs/04_datasets.ipynb #db232efb
-def _copy(response, f, end, timeout, tick):
-    "Write what comes to `f`, up to `end`; a stall or a byte too many ends it."
-    mark, got = time.monotonic(), 0
-    while block := response.read1(1 << 16):
-        f.write(block); tick(len(block)); got += len(block)
-        if end is not None and f.tell() > end: raise _Final(f"sends more than the expected {end} bytes")
-        if time.monotonic() - mark > timeout:
-            if got < 1000: raise _Retry(f"stalled: {got} bytes in {timeout:g} s")
+def _copy(response, f, end, job, tick):
+    "Write what comes to `f`, up to `end` or the limit; a stall or a byte too many ends it."
+    mark, got, known = time.monotonic(), 0, end is not None
+    while block := _next_bytes(response):
+        if known and f.tell() + len(block) > end: raise _Final(f"sends more than the expected {end} bytes")
+        if f.tell() + len(block) > job.most: raise _Final(f"sends more than {job.most} bytes; a larger file needs a larger limit")
+        f.write(block)
+        tick(len(block))
+        got += len(block)
+        if time.monotonic() - mark > job.timeout:
+            if got < 1000: raise _Retry(f"stalled: {got} bytes in {job.timeout:g} s")
             mark, got = time.monotonic(), 0
 
+
+def _next_bytes(response):
+    "What has come; an error of the network is told apart from one of the disk here."
+    try: return response.read1(1 << 16)
+    except TimeoutError: raise
+    except OSError as e: raise _Retry(str(e)) from None
+
 # %% ../nbs/04_datasets.ipynb #42db8c83
-def _transfer(url, part, size, resume, timeout, progress):
-    "One attempt to fill `part`; returns whether it went on from an earlier one."
-    have = part.stat().st_size if resume and part.exists() else 0
-    if have == size: return True
-    response, start, total = _ask(url, have if size is None or have < size else 0, timeout)
+def _transfer(url, job):
+    "One attempt to fill the part; returns whether it went on from an earlier one."
+    part = job.part
+    if job.sha256 is None or part.is_symlink(): part.unlink(missing_ok=True)
+    have = part.stat().st_size if part.exists() else 0
+    if have == job.size: return True
+    response, start, total = _ask(url, have if have <= job.most else 0, job)
     if response is None:
         part.unlink(missing_ok=True)
         raise _Retry("would not go on where the last attempt stopped")
     with response:
-        if None not in (size, total) and size != total: raise _Final(f"has a file of {total} bytes; expected {size}")
-        end = size if size is not None else total
-        if end is None and not response.chunked and not resume: raise _Final("does not say how long the file is; give its size or its SHA-256")
-        _receive(response, part, start, end, timeout, progress)
+        if None not in (job.size, total) and job.size != total: raise _Final(f"has a file of {total} bytes; expected {job.size}")
+        if total is not None and total > job.most:
+            raise _Final(f"has a file of {total} bytes, more than {job.most}; a larger file needs a larger limit")
+        end = job.size if job.size is not None else total
+        if end is None and not response.chunked and job.sha256 is None:
+            raise _Final("does not say how long the file is; give its size or its SHA-256")
+        try: _receive(response, job, start, end)
+        except _Final:
+            part.unlink(missing_ok=True)  # what is too long is not the beginning of the right file
+            raise
     return start > 0
 
 # %% ../nbs/04_datasets.ipynb #ef0e16bd
-def _receive(response, part, start, end, timeout, progress):
-    "Write the answer into `part` from `start` on; all of it must come."
-    bar = tqdm(total=end, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=not progress)
-    with open(part, "r+b" if start else "wb") as f, bar:
-        f.seek(start); f.truncate()
-        _copy(response, f, end, timeout, bar.update)
-        f.flush(); os.fsync(f.fileno())
+def _receive(response, job, start, end):
+    "Write the answer into the part from `start` on; all of it must come."
+    bar = tqdm(total=end, initial=start, unit="B", unit_scale=True, desc=job.target.name, disable=not job.progress)
+    with open(job.part, "r+b" if start else "wb") as f, bar:
+        if job.target.exists(): os.chmod(job.part, stat.S_IMODE(job.target.stat().st_mode))  # a private file stays private
+        f.seek(start)
+        f.truncate()
+        _copy(response, f, end, job, bar.update)
+        f.flush()
+        os.fsync(f.fileno())
         if end is not None and f.tell() < end: raise _Retry(f"broke off after {f.tell()} of {end} bytes")
 
 # %% ../nbs/04_datasets.ipynb #c0d7e302
 def fetch(
     urls: str | Sequence[str], # addresses of the same file, tried in turn
-    path: str | os.PathLike, # where it goes
+    path: str | os.PathLike, # where it goes; a link is followed, and the mode of a file that is there is kept
     size: int | None = None, # bytes
     sha256: str | None = None, # of the whole file, in hexadecimal
     progress: bool = True, # show a bar
     timeout: float = 20.0, # seconds without an answer, or for 1000 bytes, that count as a stall
     attempts: int = 3, # at each address, where another may help
     pause: float = 1.0, # seconds before the second attempt, twice as long before the next
+    limit: int = 10 * 2**30, # bytes that are downloaded at most, where `size` is not given
+    wait: float = 3600.0, # seconds to wait for another process that downloads the same file
 ) -> Path: # the file, whole
     "Download a file; it appears under its name only when it is complete and its size and SHA-256 are right."
     urls, path = [urls] if isinstance(urls, str) else list(urls), Path(path)
     odd = [u for u in urls if not re.match("https?://", u)]
     if odd: raise ValueError(f"fetch: found the address {odd[0]!r}; expected http:// or https://")
     if not re.fullmatch("[0-9a-fA-F]{64}|None", str(sha256)): raise ValueError(f"fetch: sha256 is {sha256!r}; expected 64 hexadecimal digits")
-    if path.is_file() and _fault(path, size, sha256) is None: return path
-    path.parent.mkdir(parents=True, exist_ok=True); reasons = []
-    for url in urls:
-        for attempt in range(attempts):
-            if attempt: time.sleep(pause * 2 ** (attempt - 1))
-            if (outcome := _attempt(url, path, size, sha256, timeout, progress)) is None: return path
-            reasons.append(f"{url}: {outcome}")
-            if isinstance(outcome, _Final): break
-    raise DownloadError(f"{path.name} could not be downloaded. " + _listing(reasons or ["no address was given"]))
+    if size is not None and size < 0: raise ValueError(f"fetch: size is {size}; expected 0 bytes or more, or None")
+    if attempts < 1: raise ValueError(f"fetch: attempts is {attempts}; expected 1 or more")
+    job = _Job(Path(os.path.realpath(path)), size, sha256 and sha256.lower(), limit, timeout, progress)
+    if job.is_there(): return path
+    if job.target.is_dir(): raise DownloadError(f"{path}: found a folder; expected the name of a file")
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with _turn(job, wait) as lock:
+        reasons = None if job.is_there() else _try_all(urls, job, attempts, pause)
+        if reasons is not None: raise DownloadError(f"{path.name} could not be downloaded. " + _listing(reasons))
+        with contextlib.suppress(OSError): lock.unlink()  # nobody needs it where the file is there
+    return path
 
 # %% ../nbs/04_datasets.ipynb #95aff96c
 _NETWORK = (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError, ValueError)
 
-# %% ../nbs/04_datasets.ipynb #8f5e4bf8
-def _attempt(url, path, size, sha256, timeout, progress):
-    "One attempt: None when the file has its name, else the reason why not."
-    part = path.with_name(path.name + ".part")
+
+@contextlib.contextmanager
+def _turn(job, wait):
+    "Hold the lock of a file's download; while another process has it, say so and wait. A lock ends with its process."
+    lock = job.target.with_name(f".{job.target.name}.lock")
+    held = FileLock(lock)
     try:
-        resumed = _transfer(url, part, size, sha256 is not None, timeout, progress)
-        fault = _fault(part, size, sha256)
-        if fault is None: os.replace(part, path); return None
-        part.unlink()  # a wrong beginning must not spoil the next attempt
+        held.acquire(timeout=0)
+    except Timeout:
+        if job.progress: tqdm.write(f"{job.target.name}: another process is downloading it; waiting", file=sys.stderr)
+        try: held.acquire(timeout=wait)
+        except Timeout:
+            raise DownloadError(f"{job.target}: another process has been downloading it for {wait:g} s; it holds {lock}") from None
+    try: yield lock
+    finally: held.release()
+
+
+def _try_all(urls, job, attempts, pause):
+    "Try address after address: None when the file is there, else what each attempt said."
+    reasons = []
+    for url in urls:
+        for attempt in range(attempts):
+            if attempt: time.sleep(pause * 2 ** (attempt - 1))
+            outcome = _attempt(url, job)
+            if outcome is None: return None
+            said = "".join(c if c.isprintable() else "?" for c in str(outcome)[:300])
+            reasons.append(f"{url}: {said}")
+            if isinstance(outcome, _Final): break
+    return reasons or ["no address was given"]
+
+# %% ../nbs/04_datasets.ipynb #8f5e4bf8
+def _attempt(url, job):
+    "One attempt: None when the file has its name, else the reason why not."
+    try:
+        resumed = _transfer(url, job)
+        fault = _fault(job.part, job.size, job.sha256)
+        if fault is None:
+            os.replace(job.part, job.target)
+            _sync_folder(job.target.parent)
+            return None
+        job.part.unlink()  # a wrong beginning must not spoil the next attempt
         return (_Retry if resumed else _Final)(fault)
     except (_Retry, _Final) as e: return e
-    except TimeoutError: return _Retry(f"stalled: no answer for {timeout:g} s")
+    except TimeoutError: return _Retry(f"stalled: no answer for {job.timeout:g} s")
     except _NETWORK as e: return _Retry(str(getattr(e, "reason", "") or e) or type(e).__name__)
+    except OSError as e:  # not the network: a full disk, a folder without rights
+        with contextlib.suppress(OSError): job.part.unlink()
+        raise DownloadError(f"{job.target} could not be written: {e}") from None
+    except Exception as e: return _Final(f"{type(e).__name__}: {e}")  # whatever a server can make of Python's own parsers
+    finally:
+        if job.sha256 is None:
+            with contextlib.suppress(OSError): job.part.unlink()  # nothing vouches for a beginning
 
 # %% ../nbs/04_datasets.ipynb #4c7beafe
 def fetch_all(
@@ -913,23 +1046,75 @@ def _safe_name(archive, name):
     "A member's name as path parts; it must stay inside the folder."
     if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name) or "\0" in name:
         raise DataError(f"{archive}: found the name {name!r}, which leads out of the folder; nothing was unpacked")
-    return [p for p in re.split(r"[/\\]", name) if p not in ("", ".")]
+    return tuple(p for p in re.split(r"[/\\]", name) if p not in ("", "."))
+
+
+@contextlib.contextmanager
+def _reading(archive, name=None):
+    "Whatever the bytes of an archive make of Python's own parsers, it becomes one kind of error with archive and entry."
+    try: yield
+    except DataError: raise
+    except Exception as e:
+        where = f"{archive}: " + ("" if name is None else f"{name!r} ")
+        raise DataError(f"{where}cannot be unpacked ({e or type(e).__name__}); expected a whole zip or tar archive; nothing was unpacked") from None
 
 # %% ../nbs/04_datasets.ipynb #3e557e5a
-def _zip_members(z, archive):
-    "(name, open function, size) of the files in a zip archive."
-    for m in z.infolist():
-        if stat.S_ISLNK(m.external_attr >> 16): raise DataError(f"{archive}: found the link {m.filename!r}; expected only files and folders; nothing was unpacked")
-        if not m.is_dir(): yield m.filename, (lambda m=m: z.open(m)), m.file_size
+def _zip_entries(raw, archive):
+    "(name, bytes or None for a folder, function that opens it) of all that is in a zip archive."
+    with zipfile.ZipFile(raw) as z:
+        raw.seek(-22 - len(z.comment), os.SEEK_END)
+        told = struct.unpack("<4s4H2LH", raw.read(22))[4]
+        if told not in (len(z.infolist()), 0xFFFF):
+            raise DataError(f"{archive}: found {len(z.infolist())} entries; expected {told}, as its end says; nothing was unpacked")
+        for m in z.infolist():
+            if stat.S_ISLNK(m.external_attr >> 16):
+                raise DataError(f"{archive}: found the link {m.filename!r}; expected only files and folders; nothing was unpacked")
+            yield m.filename, None if m.is_dir() else m.file_size, functools.partial(z.open, m)
 
 # %% ../nbs/04_datasets.ipynb #a49d7689
-def _tar_members(t, archive):
-    "(name, open function, size) of the files in a tar archive."
-    for m in t:
-        if not (m.isfile() or m.isdir()):
-            raise DataError(f"{archive}: found the link or device {m.name!r}; expected only files and folders; nothing was unpacked")
-        _safe_name(archive, m.name)
-        if m.isfile(): yield m.name, (lambda m=m: t.extractfile(m)), m.size
+class _TarStream:
+    "The bytes of a tar archive behind its compression. It keeps the last block read, and no header may take more than 64 MiB."
+
+    def __init__(self, stream, archive):
+        self.stream, self.archive, self.last = stream, archive, b""
+        self.tell, self.seek = stream.tell, stream.seek
+        self.allow(0)
+
+    def allow(self, size): self.end = self.tell() + size + 2**26
+
+    def read(self, n=-1):
+        if n < 0 or self.tell() + n > self.end: raise DataError(f"{self.archive}: found a header of more than 64 MiB; nothing was unpacked")
+        self.last = self.stream.read(n)
+        return self.last
+
+
+def _plain_tar(raw):
+    "The stream behind the compression that the first bytes tell; it checks itself when it is read to its end."
+    begin = raw.read(6)
+    raw.seek(0)
+    if begin[:2] == b"\x1f\x8b": return gzip.GzipFile(fileobj=raw)
+    if begin[:3] == b"BZh": return bz2.BZ2File(raw)
+    if begin == b"\xfd7zXZ\0": return lzma.LZMAFile(raw, format=lzma.FORMAT_XZ)
+    return raw
+
+
+def _tar_entries(raw, archive, folder):
+    "(name, bytes or None for a folder, function that opens it) of all that is in a tar archive, up to its end marker."
+    stream = _TarStream(_plain_tar(raw), archive)
+    with tarfile.open(fileobj=stream, mode="r:") as t:
+        for m in t:
+            if not (m.isfile() or m.isdir()):
+                raise DataError(f"{archive}: found the link or device {m.name!r}; expected only files and folders; nothing was unpacked")
+            if m.size < 0: raise DataError(f"{archive}: {m.name!r} has {m.size} bytes; expected 0 or more; nothing was unpacked")
+            _safe_name(archive, m.name)
+            if hasattr(tarfile, "data_filter"): tarfile.data_filter(m, folder)  # not in the first releases of Python 3.10 and 3.11
+            stream.allow(m.size)
+            yield m.name, None if m.isdir() else m.size, functools.partial(t.extractfile, m)
+    # tarfile takes any end of the file, and any damaged header, for the end of the archive: the marker is two blocks of zeros
+    if stream.last != bytes(512) or stream.read(512) != bytes(512):
+        raise DataError(f"{archive}: ends without the end marker of a tar archive, so a part is missing or damaged; nothing was unpacked")
+    while block := stream.read(1 << 16):  # gzip's checksum stands behind the last byte
+        if any(block): raise DataError(f"{archive}: found more data behind its end marker; nothing was unpacked")
 
 # %% ../nbs/04_datasets.ipynb #4d358fd0
 def unpack(
@@ -937,31 +1122,109 @@ def unpack(
     folder: str | os.PathLike, # where its files go
     limit: int = 50 * 2**30, # bytes that it may unpack to
 ) -> list[Path]: # the files
-    "Unpack an archive; one with absolute names, `..` or links is refused before anything is written."
+    "Unpack an archive beside the folder, check all that it promised, and only then move its files into the folder."
     archive, folder = Path(archive), Path(folder)
+    if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"unpack: {folder} is a file; expected a folder")
+    root = Path(os.path.realpath(folder))
+    staging = _staging(root)
     try:
-        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
-            members = list((_zip_members if isinstance(opened, zipfile.ZipFile) else _tar_members)(opened, archive))
-            names = [_safe_name(archive, name) for name, _, _ in members]
-            if len(set(map(tuple, names))) < len(names): raise DataError(f"{archive}: found the same name twice; nothing was unpacked")
-            if sum(size for _, _, size in members) > limit: raise DataError(f"{archive}: unpacks to more than {limit} bytes; nothing was unpacked")
-            return [_write_member(read, size, folder, parts, archive) for (_, read, size), parts in zip(members, names)]
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as e:
-        raise DataError(f"{archive}: cannot be unpacked ({e}); expected a zip or tar archive") from None
+        staging.mkdir()
+        with open(archive, "rb") as raw:
+            begin = raw.read(2)
+            raw.seek(0)
+            entries = _zip_entries(raw, archive) if begin == b"PK" else _tar_entries(raw, archive, staging)
+            files, folders = _write_entries(entries, staging, limit, archive)
+        _move_in(staging, root, files, folders, archive)
+    finally: shutil.rmtree(staging, ignore_errors=True)
+    return [folder.joinpath(*parts) for parts in files]
+
+
+def _staging(root):
+    "A new name for a folder on the same disk, beside the target where that can be."
+    home = root
+    while not home.is_dir(): home = home.parent
+    if home == root and home.parent.stat().st_dev == home.stat().st_dev and os.access(home.parent, os.W_OK): home = home.parent
+    return home / f".{root.name}.{os.urandom(6).hex()}.part"
 
 # %% ../nbs/04_datasets.ipynb #c1a428c5
-def _write_member(read, size, folder, parts, archive):
-    "Write one file under a temporary name, then give it its own."
-    path = folder.joinpath(*parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.parent.resolve().is_relative_to(folder.resolve()): raise DataError(f"{archive}: {path} leads out of {folder} by a link")
-    part = path.with_name(path.name + ".part")
-    with read() as source, open(part, "wb") as f:
-        while block := source.read(1 << 20):
+def _write_entries(entries, staging, limit, archive):
+    "Write all entries below a new folder; returns the names of the files and of the folders, as path parts."
+    files, folders, total = {}, {}, 0
+    while True:
+        with _reading(archive): entry = next(entries, None)
+        if entry is None: break
+        name, size, opened = entry
+        parts = _safe_name(archive, name)
+        if size is None:
+            _make(staging.joinpath(*parts), archive, name, folder=True)
+            folders[parts] = name
+            continue
+        if not parts: raise DataError(f"{archive}: found a file with the name {name!r}; nothing was unpacked")
+        if parts in files: raise DataError(f"{archive}: found the same name twice, {name!r}; nothing was unpacked")
+        total += size
+        if total > limit: raise DataError(f"{archive}: unpacks to more than {limit} bytes; nothing was unpacked")
+        _write_entry(staging.joinpath(*parts), size, opened, archive, name)
+        files[parts] = name
+    return files, folders
+
+
+def _make(path, archive, name, folder=False):
+    "Make the folder, or the new file, that an entry asks for."
+    try:
+        (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
+        return None if folder else open(path, "xb")
+    except (FileExistsError, NotADirectoryError):
+        raise DataError(f"{archive}: found {name!r}, a name that is a file and a folder, or stands there twice; nothing was unpacked") from None
+    except (OSError, ValueError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise DataError(f"{archive}: {name!r} cannot be written ({why}); nothing was unpacked") from None
+
+
+def _write_entry(path, size, opened, archive, name):
+    "Write one file; it must be as long as the archive says."
+    with _make(path, archive, name) as f, contextlib.ExitStack() as stack:
+        with _reading(archive, name): source = stack.enter_context(opened())
+        while True:
+            with _reading(archive, name): block = source.read(1 << 20)
+            if not block: break
+            if f.tell() + len(block) > size: raise DataError(f"{archive}: {name!r} is longer than the archive says; nothing was unpacked")
             f.write(block)
-            if f.tell() > size: raise DataError(f"{archive}: {path.name} is longer than the archive says")
-    os.replace(part, path)
-    return path
+        if f.tell() < size: raise DataError(f"{archive}: {name!r} has {f.tell()} bytes; expected {size}; nothing was unpacked")
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _move_in(staging, root, files, folders, archive):
+    "Give the unpacked files their places: in one step where the folder is new, else one by one when all of them have a place."
+    places = {parts: _place(root, parts, archive, name, False) for parts, name in files.items()}
+    homes = {_place(root, parts, archive, name, True) for parts, name in folders.items()}
+    if len(set(places.values())) < len(places): raise DataError(f"{archive}: two entries lead to one file by a link; nothing was unpacked")
+    if not root.exists():
+        for folder in {staging.joinpath(*parts[:i]) for parts in (*files, *folders) for i in range(len(parts) + (parts in folders))}:
+            _sync_folder(folder)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # another process may have been faster
+            os.rename(staging, root)
+            _sync_folder(root.parent)
+            return
+    for home in homes | {p.parent for p in places.values()}: home.mkdir(parents=True, exist_ok=True)
+    for parts, place in places.items():
+        unpacked = staging.joinpath(*parts)
+        if place.exists(): os.chmod(unpacked, stat.S_IMODE(place.stat().st_mode))
+        os.replace(unpacked, place)
+    for folder in homes | {p.parent for p in places.values()}: _sync_folder(folder)
+
+
+def _place(root, parts, archive, name, folder):
+    "Where an entry goes, links followed; inside the folder, and where nothing of another kind is."
+    place = Path(os.path.realpath(root.joinpath(*parts)))
+    if not place.is_relative_to(root): raise DataError(f"{archive}: {name!r} leads out of {root} by a link; nothing was unpacked")
+    there = place if folder else place.parent
+    while not there.exists(): there = there.parent
+    if not there.is_dir(): raise DataError(f"{archive}: {name!r} needs the folder {there}, which is a file; nothing was unpacked")
+    if not folder and place.exists() and not place.is_file():
+        raise DataError(f"{archive}: {name!r} is a file, and {place} is not; nothing was unpacked")
+    return place
 
 # %% ../nbs/04_datasets.ipynb #9e295fe0
 _RAW = "https://raw.githubusercontent.com"
