@@ -22,11 +22,13 @@ import math
 import os
 import re
 import shutil
+import socket
 import ssl
 import stat
 import struct
 import sys
 import tarfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -836,19 +838,46 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+class _InTime:
+    "The beginning of an answer must come in time as a whole; Python's own timeout starts anew at every byte."
+
+    def do_open(self, http_class, req, **options):
+        class Connection(http_class):
+            def getresponse(self):
+                late = threading.Event()
+                alarm = threading.Timer(self.timeout, _hang_up, [self.sock, late])
+                alarm.start()
+                try:
+                    return super().getresponse()
+                finally:
+                    alarm.cancel()
+                    if late.is_set(): # whatever Python made of half an answer
+                        raise TimeoutError
+        return super().do_open(Connection, req, **options)
+
+
+def _hang_up(sock, late):
+    "End a connection; whoever reads from it finds its end."
+    late.set()
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Http(_InTime, urllib.request.HTTPHandler):
+    "Plain HTTP."
+
+
+class _Https(_InTime, urllib.request.HTTPSHandler):
+    "Encrypted HTTP."
+
+
 def _opener(vouched):
     "HTTP and HTTPS with redirects and proxies, and nothing else: no file: or ftp: addresses."
     opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(handler())
-    opener.add_handler(_Redirects(vouched))
+    for handler in (urllib.request.ProxyHandler(), _Http(), _Https(), _Redirects(vouched),
+                    urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
+                    urllib.request.UnknownHandler()):
+        opener.add_handler(handler)
     return opener
 
 # %% ../nbs/04_datasets.ipynb #0ac73148

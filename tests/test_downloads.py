@@ -135,6 +135,14 @@ class Handler(BaseHTTPRequestHandler):
         self.start(302, Location="/good")
         self.pour(bytes(50_000))
 
+    def serve_tricklesheaders(self):
+        for byte in b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 50:
+            self.wfile.write(bytes([byte]))
+            if self.server.released.wait(0.05): return
+
+    def serve_continues(self):  # HTTP/1.1 allows any number of these before the answer
+        while not self.server.released.wait(0.02): self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def serve_promises(self): self.start(200, 10**15)
 
     def serve_packed(self):
@@ -249,7 +257,7 @@ def test_servers_that_can_be_lived_with(server, tmp_path, kind):
 @pytest.mark.parametrize("kind, reason", [
     ("missing", "HTTP 404"), ("corrupts", "found SHA-256"), ("short", "has a file of 299999 bytes; expected 300000"), ("long", "sends more than the expected 300000 bytes"),
     ("html", "has a file of 26 bytes; expected 300000"), ("stalls", "stalled: no answer for 0.6 s"), ("silent", "stalled: no answer for 0.6 s"),
-    ("trickles", "stalled: "), ("circle", "HTTP 302"), ("tofile", "HTTP 302"), ("toftp", "unknown url type"), ("hopeless", "broke off after 1000 of 300000"),
+    ("trickles", "stalled: "), ("tricklesheaders", "stalled: no answer for 0.6 s"), ("continues", "stalled: no answer for 0.6 s"), ("circle", "HTTP 302"), ("tofile", "HTTP 302"), ("toftp", "unknown url type"), ("hopeless", "broke off after 1000 of 300000"),
     ("brokenchunks", "IncompleteRead")])
 def test_servers_that_fail(server, tmp_path, kind, reason):
     said = refused(server.at(kind), tmp_path / "x.bin", len(DATA), SHA)
@@ -915,6 +923,28 @@ def test_a_header_that_never_ends(tmp_path):
     for _ in range(70): packer.write(bytes(1 << 20))
     packer.close()
     with pytest.raises(DataError, match="found more than 64 MiB that belong to no file"): unpack(tmp_path / "x.tar.gz", tmp_path / "out")
+
+
+def test_a_large_file_is_no_header_that_never_ends(tmp_path):
+    info = tarfile.TarInfo("large")
+    info.size = 70 << 20
+    packer = gzip.open(tmp_path / "x.tar.gz", "wb", compresslevel=1)
+    packer.write(info.tobuf())
+    for _ in range(70): packer.write(bytes(1 << 20))
+    packer.write(bytes(10_240))
+    packer.close()
+    [path] = unpack(tmp_path / "x.tar.gz", tmp_path / "out")
+    assert path.stat().st_size == 70 << 20
+
+
+def test_a_zip_that_promises_more_entries_than_it_has(tmp_path):
+    whole = bytearray(zipped(tmp_path / "x.zip", [("a", b"1"), ("b", b"2")]).read_bytes())
+    whole[-12] = 3
+    (tmp_path / "x.zip").write_bytes(whole)
+    with pytest.raises(DataError, match="found 2 entries; expected 3"): unpack(tmp_path / "x.zip", tmp_path / "out")
+    whole[-12] = 2
+    (tmp_path / "x.zip").write_bytes(whole + b"\n")  # as some mail programs do
+    assert len(unpack(tmp_path / "x.zip", tmp_path / "out")) == 2
 
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
