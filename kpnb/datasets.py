@@ -848,11 +848,16 @@ class _InTime:
                 alarm = threading.Timer(self.timeout, _hang_up, [self.sock, late])
                 alarm.start()
                 try:
-                    return super().getresponse()
+                    answer = super().getresponse()
+                except Exception:
+                    if late.is_set():
+                        raise TimeoutError from None
+                    raise
                 finally:
                     alarm.cancel()
-                    if late.is_set(): # whatever Python made of half an answer
-                        raise TimeoutError
+                if late.is_set(): # Python takes half an answer for a whole one
+                    raise TimeoutError
+                return answer
         return super().do_open(Connection, req, **options)
 
 

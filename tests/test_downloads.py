@@ -453,16 +453,17 @@ def test_killed_in_the_middle_leaves_no_file_and_no_lock(server, tmp_path, known
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_who_waits_for_another_download_gives_up_at_last(server, tmp_path):
+def test_who_waits_for_another_download_gives_up_at_last(server, tmp_path, capsys):
     first = threading.Thread(target=fetch, args=(server.at("gate"), tmp_path / "x", len(DATA)), kwargs=FEW)
     first.start()
     assert server.arrived.wait(5)
-    said = refused(server.at("good"), tmp_path / "x", len(DATA), wait=0.2)
+    said = refused(server.at("good"), tmp_path / "x", len(DATA), wait=0.2, progress=True)
     assert (
         str(tmp_path / "x") in said
         and "another process is downloading it." in said
         and f"process {os.getpid()} on" in said
     )
+    assert "x: waiting for another download of it" in capsys.readouterr().err
     server.released.set()
     first.join()
     assert (tmp_path / "x").read_bytes() == DATA
