@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMM_NAMES', 'IMM_PAIRS', 'IMM_POSES', 'SOURCES', 'KAGGLE_NAMES', 'KAGGLE_PAIRS', 'IBUG_NAMES', 'IBUG_PAIRS',
-           'CAMVID_NAMES', 'VOC_NAMES', 'DataError', 'read_image', 'read_json', 'read_table', 'read_xml', 'read_asf',
-           'Source', 'load', 'read_noses', 'read_kaggle', 'read_pts', 'read_dlib_xml', 'to_original', 'describe',
-           'data_sets', 'DownloadError', 'fetch', 'fetch_all', 'unpack', 'imm_manifest']
+           'CAMVID_NAMES', 'VOC_NAMES', 'read_image', 'read_json', 'read_table', 'read_xml', 'read_asf', 'Source',
+           'load', 'read_noses', 'read_kaggle', 'read_pts', 'read_dlib_xml', 'describe', 'data_sets', 'DownloadError',
+           'fetch', 'fetch_all', 'unpack', 'imm_manifest']
 
 # %% ../nbs/04_datasets.ipynb #7932b949
 import csv
@@ -41,25 +41,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .core import data_dir
-from .geometry import KeypointDataset, inside
+from .core import DataError, data_dir
+from .core import listing as _listing
+from .geometry import KeypointDataset, inside, transform_points
+from .geometry import to_original as to_original # lives there now
 from .scenes import face_points
-
-# %% ../nbs/04_datasets.ipynb #e4b3e503
-class DataError(ValueError):
-    "Files of a data set that are not as their format wants them; the message names file and line, what was found and what was expected."
-
-    def __init__(self, problems: str | Sequence[str], # one for each file or line
-                 advice: str = ""): # what can be done
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__(_listing(self.problems) + (f"\n{advice}" if advice else ""))
-
-# %% ../nbs/04_datasets.ipynb #dbc2f8c6
-def _listing(lines, most=12):
-    "A few lines of a long list, and how many more there are."
-    if len(lines) == 1: return lines[0]
-    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return f"{len(lines)} problems\n" + "\n".join(f"- {s}" for s in [*lines[:most], *more])
 
 # %% ../nbs/04_datasets.ipynb #3dbec773
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM")
@@ -575,12 +561,8 @@ def _stack(images, masks, read, source):
     visible = torch.tensor(np.array(seen).reshape(n, k)) & inside(points, tuple(images.shape[-2:]))
     meta = {key: [r.meta[key] for r in records] for key in records[0].meta}
     meta |= {"original_size": torch.tensor([r.size for r in records])}
-    # STANDIN
-    m = torch.tensor(np.array(to_file))
-    h, w = images.shape[-2:]
-    meta["window"] = torch.stack([m[:, 0, 2], m[:, 1, 2], m[:, 0, 2] + w * m[:, 0, 0], m[:, 1, 2] + h * m[:, 1, 1]], 1).float()
     return KeypointDataset(images, points, visible, masks, [r.name for r in records], source.keypoint_names, source.pairs,
-                           source.mask_names, meta)
+                           source.mask_names, meta, torch.tensor(np.array(to_file)))
 
 # %% ../nbs/04_datasets.ipynb #b87252c3
 _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".ppm")
@@ -753,8 +735,9 @@ def load(
 
     Points are in kpnb's pixels, whatever the file counts (`data_sets()` tells): fractions are multiplied (imm), pixels counted from 0 gain 0.5 (pet-noses,
     dlib's XML), pixel centres counted from 1 lose 0.5 (.pts), Kaggle's are kept. Points outside the picture load as not visible, missing ones as NaN. Pictures are
-    resized with an anti-aliasing filter and points multiplied; masks take the nearest label. `meta` keeps each sample's `original_size` (H, W) and `window`, the
-    rectangle of the original picture that fills the loaded one; `to_original` maps points back. DataError names each file and line that is wrong."""
+    resized with an anti-aliasing filter and points multiplied; masks take the nearest label. `meta` keeps each file's
+    `original_size` (H, W), and `to_file` the matrix from the loaded picture to the file's pixels, with which `to_original` maps points back. DataError names each
+    file and line that is wrong; what belongs to no sample, such as a picture that nobody labelled, is said in a warning."""
     source, split, size = _arguments(name, split, size, on_error, crop)
     if download:
         _download(source, name, root)
@@ -1186,18 +1169,6 @@ SOURCES["300w"] = Source(
     "300w/lfpw/testset/, 300w/ibug/, ... with .pts beside the pictures; or unpack dlib's archive http://dlib.net/files/data/"
     "ibug_300W_large_face_landmark_dataset.tar.gz there (not for commercial use).", IBUG_NAMES, IBUG_PAIRS)
 
-# %% ../nbs/04_datasets.ipynb #29decaae
-def to_original(
-    ds: KeypointDataset, # from `load`; it may have been resized since
-    points: Tensor | None = None, # (N,K,2) pixels of the pictures in `ds`; default: its keypoints
-) -> Tensor: # (N,K,2) pixels of the files' pictures
-    "Points back in the pixels of the original pictures, whatever `size`, `crop` and `keep_aspect` did."
-    if "window" not in ds.meta: raise ValueError("to_original: this data set has no meta 'window'; expected one from `load`")
-    points = ds.keypoints if points is None else points
-    window = ds.meta["window"].to(points)
-    scale = (window[:, 2:] - window[:, :2]) / window.new_tensor([ds.size[1], ds.size[0]])
-    return points * scale[:, None] + window[:, None, :2]
-
 # %% ../nbs/04_datasets.ipynb #26e34dd7
 def _read_mask(r, labels, max_pixels=_MAX_PIXELS):
     "The mask of a record as a grey picture of labels, upright like its picture."
@@ -1324,6 +1295,10 @@ def describe(
 def _counts(ds):
     "The row of one data set."
     known, within = ds.keypoints.isfinite().all(-1), inside(ds.keypoints, ds.size)
+    if "original_size" in ds.meta: # a crop may reach beyond the file's picture
+        size = torch.as_tensor(ds.meta["original_size"]).flip(1)[:, None]
+        in_file = transform_points(ds.keypoints.cpu().double(), ds.to_file)
+        within &= ((in_file > -0.01) & (in_file < size + 0.01)).all(-1).to(within.device)
     sizes = {tuple(s) for s in ds.meta["original_size"].tolist()} if "original_size" in ds.meta else {ds.size}
     labels = "" if ds.masks is None else " ".join(map(str, ds.masks.unique().tolist()))
     return {"samples": len(ds), "size": "×".join(map(str, ds.size)), "channels": ds.images.shape[1], "original sizes": len(sizes),
