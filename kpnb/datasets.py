@@ -698,7 +698,7 @@ def _imm(folder, split, trouble):
 @dataclass
 class Source:
     "A data set that `load` knows."
-    read: Callable # (folder, split, trouble) -> records
+    read: Callable # (folder, split, trouble) -> records; `trouble.add` takes errors, `trouble.leave_out` what belongs to no sample
     folders: tuple # where it may lie in the data folder
     splits: tuple
     pixels: str # how the numbers in its files become pixels
@@ -853,7 +853,10 @@ def _noses(folder, split, trouble):
         raise FileNotFoundError(f"pet-noses: there is no {' or '.join(map(str, wanted))}. {SOURCES['pet-noses'].obtain}")
     records, labelled = [], {}
     for path in filter(Path.exists, files.values()):
-        noses, wrong = read_noses(path)
+        try:
+            noses, wrong = read_noses(path)
+        except DataError as e:
+            noses, wrong = {}, e.problems
         if path in wanted:
             twice = [name for name in noses if name in labelled]
             trouble.add([*wrong, *(f"{path}: found {name}, which is in {labelled[name].name} too; expected each picture once"
@@ -933,7 +936,7 @@ _, KAGGLE_NAMES, KAGGLE_PAIRS = face_points(15)
 def _kaggle(folder, split, trouble):
     "Records of the table's rows; of every five rows, the fifth is for validation."
     path = folder / "training.csv"
-    if not path.is_file(): raise FileNotFoundError(f"kaggle-faces: there is no {path}. {SOURCES['kaggle-faces'].obtain}")
+    if not path.exists(): raise FileNotFoundError(f"kaggle-faces: there is no {path}. {SOURCES['kaggle-faces'].obtain}")
     rows, wrong = read_kaggle(path, KAGGLE_NAMES)
     trouble.add(wrong)
     part = lambda line: "valid" if (line - 2) % 5 == 4 else "train"
@@ -1224,7 +1227,7 @@ def _listed(paths, trouble):
     "The first word of each line of some lists; a sample that stands there twice would count twice, or lie in two parts."
     first = {}
     for path in paths:
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"there is no list {path}")
         for i, s in _lines(path):
             if not s or s.startswith("#"):
