@@ -51,11 +51,11 @@ from .scenes import face_points
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM")
 _BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error,
            Image.DecompressionBombError)
-_MAX_PIXELS = 100_000_000 # in one picture: a camera's 50 megapixels pass, a small file that fills the memory does not
+_MAX_PIXELS = 100_000_000 # in one picture: a camera's 50 megapixels pass, not a file that fills the memory
 
 # %% ../nbs/04_datasets.ipynb #rd-opened
 def _opened(path):
-    "A picture by its contents. `Image.open` does the same, but its limit of pixels is one for all files and threads."
+    "A picture by its contents, like `Image.open`, whose limit of pixels is one for all files and threads."
     if any(form not in Image.OPEN for form in _FORMATS):
         Image.init()
     if Path(path).exists() and not Path(path).is_file():
@@ -98,12 +98,12 @@ def _check_picture(path, im, max_pixels):
                         f"expected at most {max_pixels}; pass max_pixels= to allow more")
     if _is_deep(im):
         im.close()
-        raise DataError(f"{_shown(path)}: found {im.format} with more than 8 bits in a channel (mode {im.mode}); "
-                        "expected 8 bits")
+        raise DataError(f"{_shown(path)}: found {im.format} with more than 8 bits in a channel "
+                        f"(mode {im.mode}); expected 8 bits")
 
 
 def _is_deep(im):
-    "Whether a file holds more than 8 bits in a channel. Pillow keeps them for grey, and squeezes colours in silence."
+    "Whether a file holds more than 8 bits in a channel. Pillow keeps them for grey, and squeezes colours."
     coding = im.tile[0][3] if im.tile else ""
     if im.mode == "F" or im.mode.startswith("I"):
         return True
@@ -136,7 +136,7 @@ def _plain(im, gray):
 
 # %% ../nbs/04_datasets.ipynb #e143c3b9
 def _decode(path, gray=False, want=None, max_pixels=_MAX_PIXELS):
-    "(picture, reduction): upright pixels of a file. A JPEG much larger than `want` (W,H) is decoded at 1/2, 1/4 or 1/8 of its size."
+    "(picture, reduction): upright pixels of a file. A JPEG much larger than `want` (W,H) is decoded smaller."
     im, orientation = _open(path, max_pixels)
     width, reduction = im.size[0], 1
     try:
@@ -151,9 +151,10 @@ def _decode(path, gray=False, want=None, max_pixels=_MAX_PIXELS):
         raise DataError(f"{_shown(path)}: {_why(e)}") from None
 
 
-_TURNS = dict(zip(range(2, 9), (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
-                                Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
-                                Image.Transpose.ROTATE_90))) # what makes a picture upright, by its EXIF orientation
+# What makes a picture upright, by its EXIF orientation.
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270,
+          7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 
 # %% ../nbs/04_datasets.ipynb #8f34fad0
 def _tensor(im):
@@ -190,7 +191,8 @@ def _reading(path, what):
     except OSError as e:
         raise DataError(f"{_shown(path)}: {_why(e)}") from None
     except RecursionError:
-        raise DataError(f"{_shown(path)}: found more than {_DEEPEST} levels of brackets; expected {what}") from None
+        raise DataError(f"{_shown(path)}: found more than {_DEEPEST} levels of brackets; "
+                        f"expected {what}") from None
     except MemoryError:
         raise DataError(f"{_shown(path)}: is too large for this machine's memory; expected {what}") from None
     except Exception as e: # a parser that meets a stranger's file may say anything
@@ -212,7 +214,7 @@ def _bytes(path):
 def read_json(
     path: str | os.PathLike, # a file in UTF-8
 ) -> dict | list | str | float | bool | None: # what it holds
-    "The contents of a JSON file; DataError if it is none, or holds a key twice, a giant number or text that no file can hold."
+    "The contents of a JSON file; DataError if it is none, or holds a key twice or what no file can keep."
     what = "JSON in UTF-8"
     with _reading(path, what):
         text = _bytes(path).decode("utf-8-sig")
@@ -265,13 +267,14 @@ def _check_text(where, text):
     if text.isascii() and "\0" not in text:
         return
     if "\0" in text or _shown(text) != text:
-        raise DataError(f"{where}: found the text {_shown(text)[:80]!r}; expected characters that a file can hold")
+        raise DataError(f"{where}: found the text {_shown(text)[:80]!r}; "
+                        "expected characters that a file can hold")
 
 # %% ../nbs/04_datasets.ipynb #rd-table
 def read_table(
     path: str | os.PathLike, # comma-separated values in UTF-8
 ) -> Iterator[tuple[int, list[str]]]: # (line, fields) of each row that is not empty
-    "The rows of a CSV file, one by one, with the number of the line on which each ends; DataError where it is no table."
+    "The rows of a CSV file, one by one, with the line on which each ends; DataError where it is no table."
     with _reading(path, "a table of comma-separated values in UTF-8"):
         _check_is_file(path)
         with open(path, encoding="utf-8-sig", newline="") as f:
@@ -282,13 +285,14 @@ def read_table(
                         _check_text(f"{_shown(path)}, line {rows.line_num}", text)
                     yield rows.line_num, row
             except (csv.Error, UnicodeDecodeError) as e:
-                raise DataError(f"{_shown(path)}, line {max(rows.line_num, 1)} or after: this is no table ({e})") from None
+                where = f"{_shown(path)}, line {max(rows.line_num, 1)} or after"
+                raise DataError(f"{where}: this is no table ({e})") from None
 
 # %% ../nbs/04_datasets.ipynb #rd-xml
 def read_xml(
     path: str | os.PathLike, # without a document type
-) -> Iterator[tuple[int, str, str, dict | str]]: # (line, "start", tag, attributes) and (line, "end", tag, the text in it)
-    "The tags of an XML file, one by one; DataError where it is none, or declares entities, with which a small file can fill the memory."
+) -> Iterator[tuple[int, str, str, dict | str]]: # (line, "start", tag, attributes), (line, "end", tag, text)
+    "The tags of an XML file, one by one; DataError where it is none, or declares entities."
     with _reading(path, "XML"):
         _check_is_file(path)
         tags = _Tags(path)
@@ -323,7 +327,8 @@ class _Tags:
         return f"{_shown(self.path)}, line {self.parser.CurrentLineNumber}"
 
     def doctype(self, name, *rest):
-        raise DataError(f"{self.where()}: found a document type declaration <!DOCTYPE {_shown(name)}>; such XML is refused")
+        raise DataError(f"{self.where()}: found a document type declaration <!DOCTYPE {_shown(name)}>; "
+                        "such XML is refused")
 
     def start(self, tag, attributes):
         if len(self.texts) >= _DEEPEST:
@@ -357,9 +362,10 @@ class _Record:
 
 # %% ../nbs/04_datasets.ipynb #1bee3d9b
 def _measure(r, max_pixels=_MAX_PIXELS):
-    "Fill in a record's `size`, from the header of its file, and bring its points to pixels of the upright picture."
+    "Fill in a record's `size`, from its file's header, and bring its points to the upright picture's pixels."
     if _shown(r.name) != r.name:
-        raise DataError(f"{_shown(r.name)}: found a file whose name is no Unicode; expected a name that can be written")
+        raise DataError(f"{_shown(r.name)}: found a file whose name is no Unicode; "
+                        "expected a name that can be written")
     if isinstance(r.image, np.ndarray):
         r.size = r.image.shape
     else:
@@ -373,10 +379,11 @@ def _measure(r, max_pixels=_MAX_PIXELS):
 
 
 def _turn_labels(r):
-    "Labels of the stored picture as labels of the upright one, unless the size that comes with them is the upright one's alone."
+    "Labels of the stored picture as labels of the upright one, unless they come with the upright one's size."
     stored = r.size[::-1] if r.turn >= 5 else r.size
     if r.told not in (None, stored, r.size):
-        raise DataError(f"{r.name}: labelled at {r.told[1]}×{r.told[0]} pixels, but the file has {stored[1]}×{stored[0]}")
+        raise DataError(f"{r.name}: labelled at {r.told[1]}×{r.told[0]} pixels, but the file has "
+                        f"{stored[1]}×{stored[0]}")
     r.stored = False
     if r.turn == 1 or r.told not in (None, stored):
         return
@@ -388,7 +395,7 @@ def _turn_labels(r):
 
 
 def _upright(points, orientation, size):
-    "Points of a stored picture of `size` (H, W) in pixels of the picture that its EXIF orientation makes of it."
+    "Points of a stored picture of `size` (H, W), in pixels of what its EXIF orientation makes of it."
     (h, w), x, y = size, points[:, 0], points[:, 1]
     x, y = {1: (x, y), 2: (w - x, y), 3: (w - x, h - y), 4: (x, h - y),
             5: (y, x), 6: (h - y, x), 7: (h - y, w - x), 8: (y, w - x)}[orientation]
@@ -417,7 +424,7 @@ def _seen(r):
 
 
 def _labelled_box(r):
-    "The box that comes with the label, else the box around its visible points: what a hidden one holds may be a placeholder."
+    "The box that comes with the label, else that of its visible points: a hidden one may be a placeholder."
     if r.box is not None:
         return np.array(r.box, float)
     known = r.points[_seen(r)]
@@ -448,7 +455,7 @@ class _How:
 
 
 def _pixels(r, source, how):
-    "Read one record: (C,H,W) pixels, (K,2) points, (K,) visible, (H,W) mask or None, and the (3,3) matrix to the file's pixels."
+    "One record: (C,H,W) pixels, (K,2) points, (K,) visible, (H,W) mask or None, (3,3) to the file's pixels."
     window = _window(r, how.size, how.keep_aspect, how.crop)
     stretch = (window[2:] - window[:2]) / [how.size[1], how.size[0]] # the file's pixels for one of ours
     if isinstance(r.image, np.ndarray):
@@ -458,8 +465,8 @@ def _pixels(r, source, how):
     pixels = _tensor(_cut(im, tuple(window / reduction), how.size, Image.Resampling.BILINEAR, 0))
     mask = None
     if r.mask is not None:
-        mask = _cut(_read_mask(r, source.labels, how.max_pixels), tuple(window), how.size, Image.Resampling.NEAREST, source.void)
-        mask = _tensor(mask)[0]
+        whole = _read_mask(r, source.labels, how.max_pixels)
+        mask = _tensor(_cut(whole, tuple(window), how.size, Image.Resampling.NEAREST, source.void))[0]
     to_file = np.array([[stretch[0], 0, window[0]], [0, stretch[1], window[1]], [0, 0, 1]])
     return pixels, (r.points - window[:2]) / stretch, _seen(r), mask, to_file
 
@@ -480,18 +487,18 @@ def _room(name, what, shape):
     try:
         return torch.empty(shape, dtype=torch.uint8)
     except (RuntimeError, MemoryError):
-        need = math.prod(shape) / 2**30
-        raise MemoryError(f"{name}: {shape[0]} {what} of {'×'.join(map(str, shape[1:]))} need {need:.1f} GiB of memory, more than there is; "
-                          "pass a smaller size=, or load one split") from None
+        each, need = "×".join(map(str, shape[1:])), math.prod(shape) / 2**30
+        raise MemoryError(f"{name}: {shape[0]} {what} of {each} need {need:.1f} GiB of memory, "
+                          "more than there is; pass a smaller size=, or load one split") from None
 
 # %% ../nbs/04_datasets.ipynb #47db8f0f
 @dataclass
 class _Trouble:
-    "What cannot be loaded (all of it in one error, or a warning and a list), and what belongs to no sample (a warning and a list)."
+    "What cannot be loaded (one error for all, or a warning), and what belongs to no sample (a warning)."
     name: str
     policy: str
     problems: list = field(default_factory=list)
-    others: list = field(default_factory=list) # (what they are, one line for each) of what is left out without being wrong
+    others: list = field(default_factory=list) # (what they are, a line for each) of what belongs to no sample
 
     def add(self, problems):
         self.problems += map(_shown, problems)
@@ -503,8 +510,8 @@ class _Trouble:
 
     def settle(self, left):
         if self.problems and (self.policy == "raise" or not left):
-            advice = "" if self.policy == "skip" else 'Repair these files, or leave them out with on_error="skip".'
-            raise DataError(self.problems, advice)
+            advice = 'Repair these files, or leave them out with on_error="skip".'
+            raise DataError(self.problems, advice if self.policy == "raise" else "")
 
     def warn(self, skipped):
         if skipped is not None:
@@ -526,7 +533,7 @@ def _common_size(records):
 
 # %% ../nbs/04_datasets.ipynb #efd405be
 def _load_all(records, source, how, trouble, workers):
-    "The pixels of all records in one tensor, their masks in another, and (record, points, visible, matrix) of the good ones."
+    "All pictures in one tensor, masks in another, and (record, points, visible, matrix) of the good ones."
     (h, w), n = how.size, len(records)
     images = _room(trouble.name, "pictures", (n, 1 if how.gray else 3, h, w))
     masks = _room(trouble.name, "masks", (n, h, w)) if source.mask_names else None
@@ -536,8 +543,8 @@ def _load_all(records, source, how, trouble, workers):
         try:
             images[i], points, visible, mask, to_file = _pixels(r, source, how)
         except MemoryError:
-            raise MemoryError(f"{r.name}: its picture of {r.size[0]}×{r.size[1]} pixels does not fit into the memory at {h}×{w}; "
-                              "pass a smaller size=") from None
+            raise MemoryError(f"{r.name}: {r.size[0]}×{r.size[1]} pixels do not fit into the memory "
+                              f"at {h}×{w}; pass a smaller size=") from None
         if masks is not None:
             masks[i] = mask
         return r, points, visible, to_file
@@ -561,8 +568,9 @@ def _stack(images, masks, read, source):
     visible = torch.tensor(np.array(seen).reshape(n, k)) & inside(points, tuple(images.shape[-2:]))
     meta = {key: [r.meta[key] for r in records] for key in records[0].meta}
     meta |= {"original_size": torch.tensor([r.size for r in records])}
-    return KeypointDataset(images, points, visible, masks, [r.name for r in records], source.keypoint_names, source.pairs,
-                           source.mask_names, meta, torch.tensor(np.array(to_file)))
+    return KeypointDataset(images, points, visible, masks, names=[r.name for r in records],
+                           keypoint_names=source.keypoint_names, pairs=source.pairs,
+                           mask_names=source.mask_names, meta=meta, to_file=torch.tensor(np.array(to_file)))
 
 # %% ../nbs/04_datasets.ipynb #b87252c3
 _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".ppm")
@@ -605,7 +613,8 @@ def read_asf(
         raise DataError(f"{_shown(path)}, line {line}: found {found}; expected the number of points")
     table = [(i, words) for i, words in rows[1:] if len(words) > 1]
     if first[0] != str(points) or len(table) != points:
-        raise DataError(f"{_shown(path)}, line {line}: announces {first[0][:20]} points and has {len(table)}; expected {points}")
+        raise DataError(f"{_shown(path)}, line {line}: announces {first[0][:20]} points and has "
+                        f"{len(table)}; expected {points}")
     return np.array([_asf_row(f"{_shown(path)}, line {i}", words, k) for k, (i, words) in enumerate(table)])
 
 # %% ../nbs/04_datasets.ipynb #d9872490
@@ -639,7 +648,7 @@ IMM_PAIRS = _mirrored((12, 0, 6, -1, 1), (13, 21, 8, 1, 1), (29, 34, 5, 1, 1), (
 
 # %% ../nbs/04_datasets.ipynb #950feb93
 def _beside(folder, suffix, recursive=False):
-    "Pictures and the label files of the same name beside them: {path without suffix: ([pictures], label or None)}."
+    "Pictures and the label files of the same name: {path without suffix: ([pictures], label or None)}."
     found = {}
     with _reading(folder, "a folder"):
         files = sorted(folder.rglob("*") if recursive else folder.iterdir())
@@ -725,7 +734,7 @@ def load(
     download: bool = False, # get what is missing, if it may be downloaded
     gray: bool = False, # one channel
     keep_aspect: bool = False, # keep the proportions and fill up with black; otherwise the picture fills `size`
-    crop: float | None = None, # cut to the labelled box, else the box of the points, enlarged by this share on each side
+    crop: float | None = None, # cut to the labelled box, else that of the points, this share larger on each side
     on_error: str = "raise", # or "skip": leave out what cannot be loaded, with a warning that lists it
     skipped: list | None = None, # receives a line for everything that was left out
     workers: int | None = None, # threads that read pictures
@@ -733,11 +742,14 @@ def load(
 ) -> KeypointDataset:
     """A data set by its name; nothing is downloaded unless `download=True`.
 
-    Points are in kpnb's pixels, whatever the file counts (`data_sets()` tells): fractions are multiplied (imm), pixels counted from 0 gain 0.5 (pet-noses,
-    dlib's XML), pixel centres counted from 1 lose 0.5 (.pts), Kaggle's are kept. Points outside the picture load as not visible, missing ones as NaN. Pictures are
-    resized with an anti-aliasing filter and points multiplied; masks take the nearest label. `meta` keeps each file's
-    `original_size` (H, W), and `to_file` the matrix from the loaded picture to the file's pixels, with which `to_original` maps points back. DataError names each
-    file and line that is wrong; what belongs to no sample, such as a picture that nobody labelled, is said in a warning."""
+    Points are in kpnb's pixels, whatever the file counts (`data_sets()` tells): fractions are multiplied
+    (imm), pixels counted from 0 gain 0.5 (pet-noses, dlib's XML), pixel centres counted from 1 lose 0.5
+    (.pts), Kaggle's are kept. Points outside the file's picture load as not visible, missing ones as NaN.
+    Pictures are resized with an anti-aliasing filter and points multiplied; masks take the nearest label.
+
+    `meta` keeps each file's `original_size` (H, W), and `to_file` the matrix from the loaded picture to the
+    file's pixels, with which `to_original` maps points back. DataError names each file and line that is
+    wrong; what belongs to no sample, such as a picture that nobody labelled, is said in a warning."""
     source, split, size = _arguments(name, split, size, on_error, crop)
     if download:
         _download(source, name, root)
@@ -781,7 +793,8 @@ def _arguments(name, split, size, on_error, crop):
     if size is not None and not (len(size) == 2 and all(_is_side(s) for s in size)):
         raise ValueError(f"size is {size!r}; expected (height, width) in whole pixels")
     if crop is not None and (size is None or not -0.5 < crop < 10):
-        raise ValueError(f"crop is {crop!r} and size is {size!r}; expected a share such as 0.25, and a size to bring the crops to")
+        raise ValueError(f"crop is {crop!r} and size is {size!r}; "
+                         "expected a share such as 0.25, and a size to bring the crops to")
     return source, split, None if size is None else tuple(map(int, size))
 
 
@@ -850,7 +863,8 @@ def _noses(folder, split, trouble):
     files = {part: folder / f for part, f in _NOSE_FILES.items()}
     wanted = [f for part, f in files.items() if split in (None, part)]
     if not any(f.exists() for f in wanted):
-        raise FileNotFoundError(f"pet-noses: there is no {' or '.join(map(str, wanted))}. {SOURCES['pet-noses'].obtain}")
+        either = " or ".join(map(str, wanted))
+        raise FileNotFoundError(f"pet-noses: there is no {either}. {SOURCES['pet-noses'].obtain}")
     records, labelled = [], {}
     for path in filter(Path.exists, files.values()):
         try:
@@ -858,13 +872,16 @@ def _noses(folder, split, trouble):
         except DataError as e:
             noses, wrong = {}, e.problems
         if path in wanted:
-            twice = [name for name in noses if name in labelled]
-            trouble.add([*wrong, *(f"{path}: found {name}, which is in {labelled[name].name} too; expected each picture once"
-                                   for name in twice)])
-            records += _nose_records(folder, path, {n: p for n, p in noses.items() if n not in labelled}, trouble)
+            trouble.add(wrong)
+            trouble.add([f"{path}: found {name}, which is in {labelled[name].name} too; "
+                         "expected each picture once"
+                         for name in noses if name in labelled])
+            new = {name: point for name, point in noses.items() if name not in labelled}
+            records += _nose_records(folder, path, new, trouble)
         labelled |= {name: path for name in noses if name not in labelled}
-    blank = [p for pictures in _by_stem(folder / "images").values() for p in pictures if p.name not in labelled]
-    trouble.leave_out([f"{p}: a picture without a label" for p in blank], "pictures without a nose label")
+    pictures = [p for files in _by_stem(folder / "images").values() for p in files]
+    blank = [f"{p}: a picture without a label" for p in pictures if p.name not in labelled]
+    trouble.leave_out(blank, "pictures without a nose label")
     return records
 
 
@@ -910,11 +927,12 @@ def _kaggle_header(path, header, names):
     columns = [*(f"{n}_{axis}" for n in names for axis in "xy"), "Image"]
     absent = [c for c in columns if c not in header]
     if absent:
-        raise DataError(f"{_shown(path)}, line 1: found {len(header)} columns without {', '.join(absent[:4])}; "
-                        f"expected {len(columns) - 1} coordinates and Image")
+        raise DataError(f"{_shown(path)}, line 1: found {len(header)} columns "
+                        f"without {', '.join(absent[:4])}; expected {len(columns) - 1} coordinates and Image")
     twice = [c for c in columns if header.count(c) > 1]
     if twice:
-        raise DataError(f"{_shown(path)}, line 1: found {', '.join(twice[:4])} twice; expected each column once")
+        raise DataError(f"{_shown(path)}, line 1: found {', '.join(twice[:4])} twice; "
+                        "expected each column once")
     return [header.index(c) for c in columns], len(header)
 
 # %% ../nbs/04_datasets.ipynb #c4c9c253
@@ -936,7 +954,8 @@ _, KAGGLE_NAMES, KAGGLE_PAIRS = face_points(15)
 def _kaggle(folder, split, trouble):
     "Records of the table's rows; of every five rows, the fifth is for validation."
     path = folder / "training.csv"
-    if not path.exists(): raise FileNotFoundError(f"kaggle-faces: there is no {path}. {SOURCES['kaggle-faces'].obtain}")
+    if not path.exists():
+        raise FileNotFoundError(f"kaggle-faces: there is no {path}. {SOURCES['kaggle-faces'].obtain}")
     rows, wrong = read_kaggle(path, KAGGLE_NAMES)
     trouble.add(wrong)
     part = lambda line: "valid" if (line - 2) % 5 == 4 else "train"
@@ -1015,7 +1034,7 @@ class _DlibXML:
                 self.refuse(*e.problems)
 
     def refuse(self, *problems):
-        "What is wrong in a box leaves the whole box out: a face without one of its points would be another face."
+        "What is wrong in a box leaves the whole box out: one bad point may mean that the others are, too."
         self.wrong += problems
         self.face = None
 
@@ -1024,7 +1043,8 @@ class _DlibXML:
         if "width" in a or "height" in a:
             width, height = _numbers(where, [a["width"], a["height"]])
             if not (width > 0 and height > 0 and width == int(width) and height == int(height)):
-                raise DataError(f"{where}: found a picture of {width:g}×{height:g} pixels; expected whole numbers above 0")
+                raise DataError(f"{where}: found a picture of {width:g}×{height:g} pixels; "
+                                "expected whole numbers above 0")
             told = (int(height), int(width))
         self.image = (_plain_name(a["file"]), told)
 
@@ -1038,7 +1058,8 @@ class _DlibXML:
             raise DataError(f"{where}: found ignore={a['ignore'][:20]!r}; expected 0 or 1")
         left, top, width, height = _numbers(where, [a[k] for k in ("left", "top", "width", "height")])
         if not (width > 0 and height > 0):
-            raise DataError(f"{where}: found a box of size {width:g}×{height:g}; expected a width and a height above 0")
+            raise DataError(f"{where}: found a box of size {width:g}×{height:g}; "
+                            "expected a width and a height above 0")
         if a.get("ignore", "0").lower() in ("1", "true"):
             self.ignored.append(f"{where}: a box of {self.image[0]} that is marked ignore")
         else:
@@ -1074,9 +1095,11 @@ def _dlib_faces(path):
         if numbers and n == 0:
             found.wrong.append(f"{face.where}: a box without parts; expected 68")
         elif n in _FEWER and set(face.parts) == set(range(n)):
-            found.wrong.append(f"{face.where}: found {n} points, 00 to {n - 1:02}, which is another layout; expected 68")
+            found.wrong.append(f"{face.where}: found {n} points, 00 to {n - 1:02}, which is another layout; "
+                               "expected 68")
         elif same is not face:
-            found.wrong.append(f"{face.where}: found the box {face.box} of {face.file} again, as in {same.where}")
+            found.wrong.append(f"{face.where}: found the box {face.box} of {face.file} again, as in "
+                               f"{same.where}")
         else:
             faces.append(face)
     return faces, found.wrong, found.ignored
@@ -1084,9 +1107,11 @@ def _dlib_faces(path):
 # %% ../nbs/04_datasets.ipynb #c082b2aa
 def read_dlib_xml(
     path: str | os.PathLike, # written by dlib's imglab, or of the same form
-) -> tuple[list[tuple], list[str]]: # (place, file name, (left, top, right, bottom), (68,2) pixels) for each face, and what is wrong
-    """Faces of a dlib XML file: pixels are counted from 0, so 0.5 is added to points; boxes go from edge to edge. Without any part in the
-    file, all points are NaN. Where an EXIF note turns a picture, these are places in its stored pixels; `load` turns them."""
+) -> tuple[list[tuple], list[str]]: # (place, file, (left, top, right, bottom), (68,2) pixels), and what is wrong
+    """Faces of a dlib XML file: pixels are counted from 0, so 0.5 is added to points; boxes go to the edges.
+
+    Without any part in the file, all points are NaN. Where an EXIF note turns a picture, these are places
+    in its stored pixels; `load` turns them."""
     faces, wrong, _ = _dlib_faces(path)
     return [(face.where, face.file, face.box, face.points()) for face in faces], wrong
 
@@ -1102,7 +1127,8 @@ def _wild(folder, split, trouble):
 
     def read(picture, label):
         name = picture.relative_to(folder)
-        mine = {part for part, folders in _PARTS.items() if {p.lower() for p in name.parts[:-1]} & set(folders)}
+        above = {p.lower() for p in name.parts[:-1]}
+        mine = {part for part, folders in _PARTS.items() if above & set(folders)}
         if split is not None and split not in mine:
             homeless.extend([] if mine else [f"{picture}: in no folder of a part; it loads with split=None"])
             return None
@@ -1116,16 +1142,17 @@ def _wild_xml(folder, split, trouble):
     "Records of the XML files that belong to a part, or of all of them if none does."
     sheets = [p for p in sorted(folder.glob("*.xml")) if not p.name.startswith(".")]
     parted = [p for p in sheets if any(s in p.name.lower() for s in _PARTS)] or sheets
-    trouble.leave_out([f"{p}: not read, since other XML files hold the parts" for p in sheets if p not in parted],
-                      "XML files without a part in their names")
+    unread = [f"{p}: not read, since other XML files hold the parts" for p in sheets if p not in parted]
+    trouble.leave_out(unread, "XML files without a part in their names")
     records = _from_xml(folder, [p for p in parted if split is None or split in p.name.lower()], trouble)
     if split is None:
         found = _beside(folder, ".pts", True)
         used = {r.image for r in records}
         rest = [p for pictures, _ in found.values() for p in pictures if p not in used]
-        trouble.leave_out([f"{p}: a picture that no XML file has a face of" for p in rest], "pictures without a face in the XML files")
-        unread = [label for _, label in found.values() if label is not None]
-        trouble.leave_out([f"{p}: not read, since there is XML" for p in unread], ".pts files, since there is XML")
+        blank = [f"{p}: a picture that no XML file has a face of" for p in rest]
+        trouble.leave_out(blank, "pictures without a face in the XML files")
+        unread = [f"{label}: not read, since there is XML" for _, label in found.values() if label]
+        trouble.leave_out(unread, ".pts files, since there is XML")
     return records
 
 # %% ../nbs/04_datasets.ipynb #85f40f87
@@ -1145,7 +1172,8 @@ def _from_xml(folder, paths, trouble):
             if same is face:
                 faces.append(face)
             else:
-                trouble.add([f"{face.where}: found the box {face.box} of {face.file} again, as in {same.where}"])
+                trouble.add([f"{face.where}: found the box {face.box} of {face.file} again, as in "
+                             f"{same.where}"])
     many, seen, records = Counter(face.file for face in faces), Counter(), []
     for face in faces:
         seen[face.file] += 1
@@ -1158,7 +1186,8 @@ def _from_xml(folder, paths, trouble):
             continue
         name = face.file if many[face.file] == 1 else f"{face.file}#{seen[face.file]}"
         meta = {"folder": PurePosixPath(face.file).parent.as_posix(), "box": face.box}
-        records.append(_Record(name, picture, face.points(), box=face.box, meta=meta, stored=True, told=face.told))
+        records.append(_Record(name, picture, face.points(), box=face.box, meta=meta, stored=True,
+                               told=face.told))
     return records
 
 # %% ../nbs/04_datasets.ipynb #8ca1b130
@@ -1181,27 +1210,31 @@ def _read_mask(r, labels, max_pixels=_MAX_PIXELS):
     odd = np.setdiff1d(found, labels)
     if len(odd):
         row, column = np.argwhere(found == odd[0])[0].tolist()
-        raise DataError(f"{r.mask}: found label {odd[0]} in row {row}, column {column}; expected {labels[0]} to {labels[-1]}")
+        raise DataError(f"{r.mask}: found label {odd[0]} in row {row}, column {column}; "
+                        f"expected {labels[0]} to {labels[-1]}")
     turn, stored = own, r.size[::-1] if r.turn >= 5 else r.size
-    if own == 1 and found.shape == stored: # a mask without a note of its own lies on the stored pixels of its picture
+    if own == 1 and found.shape == stored: # without a note of its own it lies on its picture's stored pixels
         turn = r.turn
     mask = Image.fromarray(found)
     mask = mask if turn == 1 else mask.transpose(_TURNS[turn])
     if mask.size != r.size[::-1]:
         h, w = found.shape
-        raise DataError(f"{r.mask}: found {h}×{w} pixels; expected {r.size[0]}×{r.size[1]}, as in {r.image.name}")
+        raise DataError(f"{r.mask}: found {h}×{w} pixels; "
+                        f"expected {r.size[0]}×{r.size[1]}, as in {r.image.name}")
     return mask
 
 
 def _labels_of(path, im):
-    "The labels (H,W) in a mask's file, which must hold them as they are: no colours, and no compression that changes a value."
+    "The labels (H,W) in a mask's file, which must hold them as they are: no colours, no lossy compression."
     if im.mode not in ("1", "L", "P"):
         raise DataError(f"{path}: found a picture of mode {im.mode}; expected an index picture (mode L or P)")
     coding = im.tile[0][3] if im.tile else ""
     if im.format in ("JPEG", "MPO", "WEBP"):
-        raise DataError(f"{path}: found a mask as {im.format}, whose compression changes labels; expected PNG")
+        raise DataError(f"{path}: found a mask as {im.format}, whose compression changes labels; "
+                        "expected PNG")
     if im.format == "PPM" and coding not in ("L", ("L", 255)):
-        raise DataError(f"{path}: found a {im.format} with values other than 0 to 255, which would be stretched; expected PNG")
+        raise DataError(f"{path}: found a {im.format} with values other than 0 to 255, which would be "
+                        "stretched; expected PNG")
     try:
         found = np.array(im).astype(np.uint8)
     except _BROKEN as e:
@@ -1215,16 +1248,18 @@ def _masked(pictures, masks, stems, trouble, meta=None):
     for stem in stems:
         mask, found = masks / f"{stem}.png", by_stem.get(stem, [])
         if len(found) != 1:
-            trouble.add([f"{mask}: found {len(found)} pictures of this name; expected one: {pictures / stem}.jpg or .png"])
+            trouble.add([f"{mask}: found {len(found)} pictures of this name; "
+                         f"expected one: {pictures / stem}.jpg or .png"])
         elif not mask.is_file():
             trouble.add([f"{found[0]}: a picture without a mask; expected {mask}"])
         else:
-            records.append(_Record(found[0].name, found[0], np.zeros((0, 2)), mask=mask, meta=meta(stem) if meta else {}))
+            facts = meta(stem) if meta else {}
+            records.append(_Record(found[0].name, found[0], np.zeros((0, 2)), mask=mask, meta=facts))
     return records
 
 # %% ../nbs/04_datasets.ipynb #4dc339f7
 def _listed(paths, trouble):
-    "The first word of each line of some lists; a sample that stands there twice would count twice, or lie in two parts."
+    "The first words of the lines of some lists; a sample that stands there twice would lie in two parts."
     first = {}
     for path in paths:
         if not path.exists():
@@ -1244,7 +1279,8 @@ def _trimaps(folder, split, trouble):
     images, masks = folder / "images", folder / "annotations/trimaps"
     stems = sorted(set(_by_stem(images)) | set(_by_stem(masks)))
     if split:
-        stems = _listed([folder / "annotations" / {"train": "trainval.txt", "test": "test.txt"}[split]], trouble)
+        name = {"train": "trainval.txt", "test": "test.txt"}[split]
+        stems = _listed([folder / "annotations" / name], trouble)
     return _masked(images, masks, stems, trouble, _pet)
 
 # %% ../nbs/04_datasets.ipynb #87c00089
@@ -1261,8 +1297,9 @@ def _camvid(folder, split, trouble):
 # %% ../nbs/04_datasets.ipynb #df9921ce
 def _voc(folder, split, trouble):
     "Records of Pascal VOC 2012: the pictures of its lists `train.txt` and `val.txt`."
-    lists = [folder / f"ImageSets/Segmentation/{f}.txt" for s, f in (("train", "train"), ("valid", "val")) if split in (None, s)]
-    pictures, masks, stems = folder / "JPEGImages", folder / "SegmentationClass", _listed(lists, trouble)
+    names = [name for part, name in (("train", "train.txt"), ("valid", "val.txt")) if split in (None, part)]
+    stems = _listed([folder / "ImageSets/Segmentation" / name for name in names], trouble)
+    pictures, masks = folder / "JPEGImages", folder / "SegmentationClass"
     if split is None:
         listed = set(stems)
         rest = [p for stem, files in _by_stem(masks).items() if stem not in listed for p in files]
@@ -1304,9 +1341,11 @@ def _counts(ds):
         within &= ((in_file > -0.01) & (in_file < size + 0.01)).all(-1).to(within.device)
     sizes = {tuple(s) for s in ds.meta["original_size"].tolist()} if "original_size" in ds.meta else {ds.size}
     labels = "" if ds.masks is None else " ".join(map(str, ds.masks.unique().tolist()))
-    return {"samples": len(ds), "size": "×".join(map(str, ds.size)), "channels": ds.images.shape[1], "original sizes": len(sizes),
-            "keypoints": ds.keypoints.shape[1], "points": known.numel(), "missing": int((~known).sum()), "outside": int((known & ~within).sum()),
-            "hidden": int((within & ~ds.visible).sum()), "visible": int(ds.visible.sum()), "mask labels": labels}
+    points = {"missing": ~known, "outside": known & ~within, "hidden": within & ~ds.visible,
+              "visible": ds.visible}
+    return {"samples": len(ds), "size": "×".join(map(str, ds.size)), "channels": ds.images.shape[1],
+            "original sizes": len(sizes), "keypoints": ds.keypoints.shape[1], "points": known.numel(),
+            **{name: int(which.sum()) for name, which in points.items()}, "mask labels": labels}
 
 # %% ../nbs/04_datasets.ipynb #762a46f7
 def data_sets() -> pd.DataFrame: # a row for each name that `load` knows

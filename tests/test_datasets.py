@@ -271,7 +271,16 @@ def test_a_jpeg_is_decoded_small_when_a_small_one_is_asked_for(tmp_path, monkeyp
 
 # Where a point of the loaded picture lies in the file.
 
-BACK = {1: [], 2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]} # what a camera does to an upright picture, by EXIF note
+BACK = {
+    1: [],
+    2: [0],
+    3: [3],
+    4: [1],
+    5: [5],
+    6: [2],
+    7: [6],
+    8: [4],
+}  # what a camera does to an upright picture, by EXIF note
 
 
 def as_stored(im, turn):
@@ -303,8 +312,11 @@ def turned_faces(folder, ending, size=(330, 250)):
 def test_after_every_way_of_loading_to_original_gives_the_labels_of_the_file(tmp_path, ending):
     labels, rng = turned_faces(tmp_path, ending), random.Random(0)
     for _ in range(8):
-        kw = {"size": (rng.randint(9, 300), rng.randint(9, 300)), "keep_aspect": rng.random() < 0.5,
-              "crop": rng.choice([None, 0.0, 0.3, rng.uniform(-0.2, 2)])}
+        kw = {
+            "size": (rng.randint(9, 300), rng.randint(9, 300)),
+            "keep_aspect": rng.random() < 0.5,
+            "crop": rng.choice([None, 0.0, 0.3, rng.uniform(-0.2, 2)]),
+        }
         ds = load("imm", tmp_path, **kw)
         assert ds.meta["original_size"].tolist() == [[250, 330]] * 8
         for each in (ds, ds.resize((37, 91))):
@@ -312,7 +324,9 @@ def test_after_every_way_of_loading_to_original_gives_the_labels_of_the_file(tmp
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-@pytest.mark.parametrize("kw", [{"size": (100, 150)}, {"size": 90, "keep_aspect": True}, {"size": (80, 60), "crop": 0.4}])
+@pytest.mark.parametrize(
+    "kw", [{"size": (100, 150)}, {"size": 90, "keep_aspect": True}, {"size": (80, 60), "crop": 0.4}]
+)
 def test_the_picture_moves_as_its_points_do_whatever_its_exif_note_says(tmp_path, turn, kw):
     ys, xs = np.mgrid[:500, :720] + 0.5
     spots = [(200.0, 150.0), (530.0, 380.0)]
@@ -323,23 +337,30 @@ def test_the_picture_moves_as_its_points_do_whatever_its_exif_note_says(tmp_path
     points = np.array([spots[i % 2] for i in range(58)]) / (720, 500)
     (tmp_path / "imm_face_db/01-1m.asf").write_text(asf(points.tolist()))
     ds = load("imm", tmp_path, gray=True, **kw)
-    ys, xs = np.mgrid[:ds.size[0], :ds.size[1]] + 0.5
+    ys, xs = np.mgrid[: ds.size[0], : ds.size[1]] + 0.5
     for x, y in ds.keypoints[0, :2].tolist():
-        near = ds.images[0, 0].numpy() * (np.hypot(xs - x, ys - y) < 18) # kw shrinks a disc of 30 pixels to 13 at most
+        near = ds.images[0, 0].numpy() * (
+            np.hypot(xs - x, ys - y) < 18
+        )  # kw shrinks a disc of 30 pixels to 13 at most
         found = (near * xs).sum() / near.sum(), (near * ys).sum() / near.sum()
         assert np.hypot(found[0] - x, found[1] - y) < 0.3
 
 
 # Masks and labels of pictures with an EXIF note.
 
+
 def trimaps(folder, turn, mask_turn, mask_note=None, size=(20, 12)):
     "A picture whose grey is 80 times its label, stored as a camera held that way does; the upright labels."
     for name in ("images", "annotations/trimaps"):
         (folder / "oxford-iiit-pet" / name).mkdir(parents=True)
     labels = np.random.default_rng(turn).integers(1, 4, size[::-1], dtype=np.uint8)
-    as_stored(Image.fromarray(labels * 80), turn).save(folder / "oxford-iiit-pet/images/pug_1.png", exif=note(turn))
+    as_stored(Image.fromarray(labels * 80), turn).save(
+        folder / "oxford-iiit-pet/images/pug_1.png", exif=note(turn)
+    )
     exif = {"exif": note(mask_note)} if mask_note else {}
-    as_stored(Image.fromarray(labels), mask_turn).save(folder / "oxford-iiit-pet/annotations/trimaps/pug_1.png", **exif)
+    as_stored(Image.fromarray(labels), mask_turn).save(
+        folder / "oxford-iiit-pet/annotations/trimaps/pug_1.png", **exif
+    )
     return torch.from_numpy(labels)
 
 
@@ -364,7 +385,7 @@ def test_a_mask_with_a_note_of_its_own_is_turned_by_that(tmp_path, turn, own):
 
 
 def dlib_face(folder, turn, size="stored", mark=(13, 5)):
-    "A dlib XML whose parts all lie on one white pixel of a turned picture, and the box around that pixel; (x, y) when upright."
+    "A dlib XML whose parts lie on one white pixel of a turned picture, its box around it; (x, y) when upright."
     (folder / "300w").mkdir()
     upright = Image.new("L", (40, 24))
     upright.putpixel(mark, 255)
@@ -375,7 +396,9 @@ def dlib_face(folder, turn, size="stored", mark=(13, 5)):
     told = "" if told is None else f"width='{told[0]}' height='{told[1]}'"
     parts = "".join(f"<part name='{k:02}' x='{column}' y='{row}'/>" for k in range(68))
     box = f"<box top='{row - 2}' left='{column - 1}' width='3' height='5'>{parts}</box>"
-    (folder / "300w/faces.xml").write_text(f"<dataset><images><image file='a.png' {told}>{box}</image></images></dataset>")
+    (folder / "300w/faces.xml").write_text(
+        f"<dataset><images><image file='a.png' {told}>{box}</image></images></dataset>"
+    )
     return mark[0] + 0.5, mark[1] + 0.5
 
 
@@ -405,6 +428,7 @@ def test_dlib_labels_of_another_size_are_refused(tmp_path, turn):
 
 # What is refused, and what says so.
 
+
 def parts(numbers):
     return "".join(f"<part name='{k:02}' x='{k}' y='{2 * k}'/>" for k in numbers)
 
@@ -421,7 +445,10 @@ BOX, OTHER_BOX, THIRD_BOX = (f"top='1' left='{x}' width='30' height='40'" for x 
 @pytest.mark.parametrize("n", [1, 5, 19, 29, 49, 51, 67])
 def test_other_numbers_of_points_are_refused_with_the_file_and_the_count(tmp_path, n):
     (tmp_path / "x.xml").write_text(sheet((BOX, range(n)), (OTHER_BOX, range(n))))
-    with pytest.raises(DataError, match=f"x.xml: found {n} points in 2 faces, 00 to {n - 1:02}; expected the 68 points 00 to 67"):
+    with pytest.raises(
+        DataError,
+        match=f"x.xml: found {n} points in 2 faces, 00 to {n - 1:02}; expected the 68 points 00 to 67",
+    ):
         read_dlib_xml(tmp_path / "x.xml")
     (tmp_path / "x.pts").write_text(pts([(5, 6)] * n))
     with pytest.raises(DataError, match=f"x.pts, line 3: found {n} points"):
@@ -432,7 +459,9 @@ def test_other_numbers_of_points_are_refused_with_the_file_and_the_count(tmp_pat
 
 
 def test_one_face_of_another_layout_among_good_ones_is_left_out(tmp_path):
-    (tmp_path / "x.xml").write_text(sheet((BOX, range(68)), (OTHER_BOX, range(29)), (THIRD_BOX, [k for k in range(68) if k != 9])))
+    (tmp_path / "x.xml").write_text(
+        sheet((BOX, range(68)), (OTHER_BOX, range(29)), (THIRD_BOX, [k for k in range(68) if k != 9]))
+    )
     faces, wrong = read_dlib_xml(tmp_path / "x.xml")
     assert len(faces) == 2 and np.isnan(faces[1][3]).all(1).nonzero()[0].tolist() == [9]
     assert len(wrong) == 1 and "line 3: found 29 points, 00 to 28" in wrong[0]
@@ -445,8 +474,11 @@ def test_a_face_with_a_wrong_point_is_left_out_as_a_whole(tmp_path):
 
 
 def test_a_second_image_without_a_file_does_not_get_the_first_ones_name(tmp_path):
-    two = sheet((BOX, range(68))).replace("</image>", f"</image><image><box {OTHER_BOX}>{parts(range(68))}</box></image>"
-                                                      f"<box {THIRD_BOX}>{parts(range(68))}</box>")
+    two = sheet((BOX, range(68))).replace(
+        "</image>",
+        f"</image><image><box {OTHER_BOX}>{parts(range(68))}</box></image>"
+        f"<box {THIRD_BOX}>{parts(range(68))}</box>",
+    )
     (tmp_path / "300w").mkdir()
     (tmp_path / "300w/faces.xml").write_text(two)
     picture(64, 48).save(tmp_path / "300w/a.jpg")
@@ -454,21 +486,37 @@ def test_a_second_image_without_a_file_does_not_get_the_first_ones_name(tmp_path
     with pytest.warns(UserWarning, match="300w: 3 left out"):
         ds = load("300w", tmp_path, on_error="skip", skipped=skipped)
     assert ds.names == ["a.jpg"] and ds.meta["box"] == [(2.0, 1.0, 32.0, 41.0)]
-    assert "found <image> without 'file'" in skipped[0] and all("a box without a file" in s for s in skipped[1:])
+    assert "found <image> without 'file'" in skipped[0] and all(
+        "a box without a file" in s for s in skipped[1:]
+    )
 
 
-@pytest.mark.parametrize("text, said", [
-    (sheet((BOX.replace("'30'", "'-30'"), range(68))), "found a box of size -30×40"),
-    (sheet((BOX, range(68)), file="file='a.jpg' width='-5' height='9'"), "found a picture of -5×9 pixels"),
-    (sheet((BOX, range(68)), file="file='a.jpg' width='5'"), "found <image> without 'height'"),
-    (sheet((BOX, range(68)), (BOX, range(68))), "of a.jpg again, as in"),
-    (sheet((BOX, range(68))).replace("</images>", f"<image file='./a.jpg'><box {BOX}>{parts(range(68))}</box></image></images>"), "of a.jpg again"),
-    (sheet((BOX + " ignore='perhaps'", range(68))), "found ignore='perhaps'"),
-    (sheet((BOX, range(68))).replace("<part name='00'", f"<box {OTHER_BOX}/><part name='00'"), "found a box within a box"),
-    (sheet((BOX, range(68))).replace("y='6'", "y='inf'"), "found '3 inf'; expected finite numbers"),
-    (sheet((BOX, range(68))).replace("y='6'", "y='1e300'"), "expected numbers up to"),
-    (sheet((BOX, range(68))).replace("y='6'", "y='1_0'"), "found '3 1_0'; expected numbers"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (sheet((BOX.replace("'30'", "'-30'"), range(68))), "found a box of size -30×40"),
+        (
+            sheet((BOX, range(68)), file="file='a.jpg' width='-5' height='9'"),
+            "found a picture of -5×9 pixels",
+        ),
+        (sheet((BOX, range(68)), file="file='a.jpg' width='5'"), "found <image> without 'height'"),
+        (sheet((BOX, range(68)), (BOX, range(68))), "of a.jpg again, as in"),
+        (
+            sheet((BOX, range(68))).replace(
+                "</images>", f"<image file='./a.jpg'><box {BOX}>{parts(range(68))}</box></image></images>"
+            ),
+            "of a.jpg again",
+        ),
+        (sheet((BOX + " ignore='perhaps'", range(68))), "found ignore='perhaps'"),
+        (
+            sheet((BOX, range(68))).replace("<part name='00'", f"<box {OTHER_BOX}/><part name='00'"),
+            "found a box within a box",
+        ),
+        (sheet((BOX, range(68))).replace("y='6'", "y='inf'"), "found '3 inf'; expected finite numbers"),
+        (sheet((BOX, range(68))).replace("y='6'", "y='1e300'"), "expected numbers up to"),
+        (sheet((BOX, range(68))).replace("y='6'", "y='1_0'"), "found '3 1_0'; expected numbers"),
+    ],
+)
 def test_odd_faces_are_said(tmp_path, text, said):
     (tmp_path / "x.xml").write_text(text)
     faces, wrong = read_dlib_xml(tmp_path / "x.xml")
@@ -477,15 +525,33 @@ def test_odd_faces_are_said(tmp_path, text, said):
 
 def png(width, height, bits, colour, rows):
     "A PNG written by hand."
+
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
-@pytest.mark.parametrize("data", [png(2, 2, 16, 0, bytes(10)), png(2, 2, 16, 2, bytes(26)), png(2, 2, 16, 4, bytes(18)), png(2, 2, 16, 6, bytes(34)),
-                                  b"P6 2 2 65535\n" + bytes(24), b"P6 2 2 300\n" + bytes(24), b"P5 2 2 300\n" + bytes(8), b"P3 1 1 300\n1 2 299"],
-                         ids=["grey", "colour", "grey and alpha", "colour and alpha", "PPM", "PPM of 300", "PGM", "plain PPM"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        png(2, 2, 16, 0, bytes(10)),
+        png(2, 2, 16, 2, bytes(26)),
+        png(2, 2, 16, 4, bytes(18)),
+        png(2, 2, 16, 6, bytes(34)),
+        b"P6 2 2 65535\n" + bytes(24),
+        b"P6 2 2 300\n" + bytes(24),
+        b"P5 2 2 300\n" + bytes(8),
+        b"P3 1 1 300\n1 2 299",
+    ],
+    ids=["grey", "colour", "grey and alpha", "colour and alpha", "PPM", "PPM of 300", "PGM", "plain PPM"],
+)
 def test_more_than_8_bits_are_refused_in_grey_and_in_colour(tmp_path, data):
     (tmp_path / "x.png").write_bytes(data)
     with pytest.raises(DataError, match="x.png: found (PNG|PPM) with more than 8 bits in a channel"):
@@ -518,17 +584,29 @@ def test_a_small_file_with_very_many_pixels_is_refused_before_it_is_decoded(tmp_
     (tmp_path / "imm_face_db/01-1m.asf").write_text(asf())
     assert path.stat().st_size < 100_000
     for read in (lambda: read_image(path), lambda: load("imm", tmp_path, size=32)):
-        with pytest.raises(DataError, match="01-1m.png: found a picture of 13000×13000 = 169000000 pixels; expected at most 100000000; pass max_pixels="):
+        with pytest.raises(
+            DataError,
+            match="01-1m.png: found a picture of 13000×13000 = 169000000 pixels; expected at most 100000000",
+        ):
             read()
 
 
 def test_the_limit_of_pixels_can_be_raised_and_lowered(tmp_path):
     picture(20, 12).save(imm(tmp_path, 1) / "01-1m.jpg")
-    assert load("imm", tmp_path, max_pixels=240).size == read_image(tmp_path / "imm_face_db/01-1m.jpg", max_pixels=240).shape[1:] == (12, 20)
-    for read in (lambda: read_image(tmp_path / "imm_face_db/01-1m.jpg", max_pixels=239), lambda: load("imm", tmp_path, max_pixels=239)):
-        with pytest.raises(DataError, match="01-1m.jpg: found a picture of 20×12 = 240 pixels; expected at most 239"):
+    assert (
+        load("imm", tmp_path, max_pixels=240).size
+        == read_image(tmp_path / "imm_face_db/01-1m.jpg", max_pixels=240).shape[1:]
+        == (12, 20)
+    )
+    for read in (
+        lambda: read_image(tmp_path / "imm_face_db/01-1m.jpg", max_pixels=239),
+        lambda: load("imm", tmp_path, max_pixels=239),
+    ):
+        with pytest.raises(
+            DataError, match="01-1m.jpg: found a picture of 20×12 = 240 pixels; expected at most 239"
+        ):
             read()
-    (tmp_path / "cut.png").write_bytes(png(19000, 19000, 1, 0, b"")) # more than Pillow itself allows
+    (tmp_path / "cut.png").write_bytes(png(19000, 19000, 1, 0, b""))  # more than Pillow itself allows
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(DataError, match="cut.png: cannot be read .*truncated"):
@@ -545,6 +623,7 @@ def test_a_place_outside_the_files_picture_is_never_visible_and_never_widens_a_c
             places[k] = hidden
         (tmp_path / name / "lfpw/a.pts").write_text(pts(places))
         return load("lfpw", tmp_path / name, size=32, crop=0.5)
+
     one, two = faces("one", spot), faces("two", (-77, 4e5))
     assert torch.equal(one.images, two.images) and torch.equal(one.to_file, two.to_file)
     assert one.visible[0].logical_not().nonzero().flatten().tolist() == [3, 40]
@@ -554,7 +633,7 @@ def test_a_place_outside_the_files_picture_is_never_visible_and_never_widens_a_c
 def test_a_point_beyond_the_edge_stays_hidden_when_a_crop_reaches_there(tmp_path):
     (tmp_path / "300w").mkdir()
     picture(64, 48).save(tmp_path / "300w/a.jpg")
-    (tmp_path / "300w/faces.xml").write_text(xml()) # its points go down to row 134
+    (tmp_path / "300w/faces.xml").write_text(xml())  # its points go down to row 134
     ds = load("300w", tmp_path, size=50, crop=3.0)
     inside = torch.arange(68) * 2 < 48
     assert ds.visible[0].tolist() == inside.tolist()
@@ -562,6 +641,7 @@ def test_a_point_beyond_the_edge_stays_hidden_when_a_crop_reaches_there(tmp_path
 
 
 # Whatever is left out is said.
+
 
 def left_out(name, root, **kw):
     "The lines in `skipped`, which a warning announces."
@@ -584,7 +664,10 @@ def test_pets_without_a_label_are_said(tmp_path, split):
     (folder / "test_noses.txt").write_text('pug_2.jpg,"(3, 4)"\n')
     ds, skipped = left_out("pet-noses", tmp_path, split=split)
     assert len(ds) == (2 if split is None else 1)
-    assert [s.split(":")[0][-9:] for s in skipped] == ["pug_0.jpg", "pug_3.jpg"] and "without a label" in skipped[0]
+    assert [s.split(":")[0][-9:] for s in skipped] == [
+        "pug_0.jpg",
+        "pug_3.jpg",
+    ] and "without a label" in skipped[0]
 
 
 def test_ignored_boxes_unread_files_and_pictures_without_a_face_are_said(tmp_path):
@@ -597,7 +680,13 @@ def test_ignored_boxes_unread_files_and_pictures_without_a_face_are_said(tmp_pat
     (folder / "b.pts").write_text(pts())
     ds, skipped = left_out("300w", tmp_path)
     assert ds.names == ["a.jpg"] and len(skipped) == 5
-    for piece in ("a box of a.jpg that is marked ignore", "all.xml: not read", "b.jpg: a picture that no XML", "c.jpg: a picture that no XML", "b.pts: not read"):
+    for piece in (
+        "a box of a.jpg that is marked ignore",
+        "all.xml: not read",
+        "b.jpg: a picture that no XML",
+        "c.jpg: a picture that no XML",
+        "b.pts: not read",
+    ):
         assert any(piece in s for s in skipped), piece
 
 
@@ -625,14 +714,20 @@ def voc(folder, train, val):
 def test_masks_that_no_list_names_are_said(tmp_path):
     voc(tmp_path, "a\n", "b\n")
     ds, skipped = left_out("voc", tmp_path)
-    assert ds.names == ["a.jpg", "b.jpg"] and len(skipped) == 1 and "c.png: a mask that no list names" in skipped[0]
+    assert (
+        ds.names == ["a.jpg", "b.jpg"]
+        and len(skipped) == 1
+        and "c.png: a mask that no list names" in skipped[0]
+    )
 
 
 def test_a_sample_in_two_places_of_the_lists_is_refused(tmp_path):
     voc(tmp_path, "a\nb\na\n", "b\nc\n")
     with pytest.raises(DataError, match="2 problems") as e:
         load("voc", tmp_path)
-    assert "train.txt, line 3: found a again" in str(e.value) and "val.txt, line 1: found b again" in str(e.value)
+    assert "train.txt, line 3: found a again" in str(e.value) and "val.txt, line 1: found b again" in str(
+        e.value
+    )
     assert left_out("voc", tmp_path, on_error="skip")[0].names == ["a.jpg", "b.jpg", "c.jpg"]
 
 
@@ -678,8 +773,12 @@ def test_sizes_that_are_none(tmp_path, size):
 
 # Files from strangers: entries or a DataError, nothing else.
 
+
 def objects():
-    return '{"images": [{"id": 1, "file_name": "a.jpg", "width": 64}], "annotations": [{"keypoints": [1.5, 2, 2], "ok": true, "box": null}]}'
+    return (
+        '{"images": [{"id": 1, "file_name": "a.jpg", "width": 64}], '
+        '"annotations": [{"keypoints": [1.5, 2, 2], "ok": true, "box": null}]}'
+    )
 
 
 def jpeg(folder):
@@ -687,29 +786,58 @@ def jpeg(folder):
     return (folder / "picture").read_bytes()
 
 
-STRANGERS = {"read_json": ("x.json", lambda p: objects().encode(), read_json), "read_table": ("x.csv", lambda p: b'a,b\n1,"2\n3"\n', lambda p: list(read_table(p))),
-             "read_xml": ("x.xml", lambda p: xml().encode(), lambda p: list(read_xml(p))), "read_asf": ("x.asf", lambda p: asf().encode(), read_asf),
-             "read_pts": ("x.pts", lambda p: pts().encode(), read_pts), "read_noses": ("x.txt", lambda p: noses().encode(), read_noses),
-             "read_dlib_xml": ("x.xml", lambda p: xml().encode(), read_dlib_xml), "read_image": ("x.jpg", jpeg, read_image),
-             "read_kaggle": ("x.csv", lambda p: kaggle().encode(), lambda p: read_kaggle(p, KAGGLE_NAMES))}
+STRANGERS = {
+    "read_json": ("x.json", lambda p: objects().encode(), read_json),
+    "read_table": ("x.csv", lambda p: b'a,b\n1,"2\n3"\n', lambda p: list(read_table(p))),
+    "read_xml": ("x.xml", lambda p: xml().encode(), lambda p: list(read_xml(p))),
+    "read_asf": ("x.asf", lambda p: asf().encode(), read_asf),
+    "read_pts": ("x.pts", lambda p: pts().encode(), read_pts),
+    "read_noses": ("x.txt", lambda p: noses().encode(), read_noses),
+    "read_dlib_xml": ("x.xml", lambda p: xml().encode(), read_dlib_xml),
+    "read_image": ("x.jpg", jpeg, read_image),
+    "read_kaggle": ("x.csv", lambda p: kaggle().encode(), lambda p: read_kaggle(p, KAGGLE_NAMES)),
+}
 
 
 def test_every_public_reader_meets_strangers_below():
-    public = {name for name, f in vars(datasets).items() if name.startswith("read_") and inspect.isfunction(f)}
+    public = {
+        name for name, f in vars(datasets).items() if name.startswith("read_") and inspect.isfunction(f)
+    }
     assert public == set(STRANGERS)
 
 
 def mutated(good, rng):
     "A good file with a few bytes changed, cut, repeated or put in."
     data = bytearray(good)
-    pieces = [b"\0", b"[" * 3000, b"{", b'"', b"\xff\xfe", b"<", b"&a;", b"9" * 5000, b"1e999", b"NaN", rb"\ud800", b"\r", b",", b"\xed\xa0\x80", b"-", b"x" * 140_000]
+    pieces = [
+        b"\0",
+        b"[" * 3000,
+        b"{",
+        b'"',
+        b"\xff\xfe",
+        b"<",
+        b"&a;",
+        b"9" * 5000,
+        b"1e999",
+        b"NaN",
+        rb"\ud800",
+        b"\r",
+        b",",
+        b"\xed\xa0\x80",
+        b"-",
+        b"x" * 140_000,
+    ]
     for _ in range(rng.randint(1, 3)):
         i = rng.randrange(len(data) + 1)
         match rng.randrange(4):
-            case 0: data[i:i + 1] = bytes([rng.randrange(256)])
-            case 1: del data[i:i + rng.randint(1, 60)]
-            case 2: data[i:i] = rng.choice(pieces)
-            case 3: data[i:i] = data[:rng.randrange(len(data) + 1)]
+            case 0:
+                data[i : i + 1] = bytes([rng.randrange(256)])
+            case 1:
+                del data[i : i + rng.randint(1, 60)]
+            case 2:
+                data[i:i] = rng.choice(pieces)
+            case 3:
+                data[i:i] = data[: rng.randrange(len(data) + 1)]
     return bytes(data)
 
 
@@ -717,9 +845,27 @@ def mutated(good, rng):
 def test_only_data_errors_come_out_whatever_a_file_holds(tmp_path, name):
     file, make, read = STRANGERS[name]
     rng, path, good = random.Random(name), tmp_path / file, make(tmp_path)
-    hostile = [b"", b"\0" * 9, b"\xff" * 50, b"[" * 200_000, b'{"a":' * 200_000, b"9" * 400, b'{"id": ' + b"9" * 400 + b"}", rb'["\ud800"]', b'["\0"]',
-               b"<a>" * 5000, b"x" * 200_000, b'"' + b"x" * 200_000 + b'"', b"<?xml version='1.0' encoding='rot13'?><a/>", b"<?xml version='1.0' encoding='idna'?><a/>",
-               b"<?xml version='1.0' encoding='unicode_escape'?><a/>", b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", b"<a>&b;</a>", b"9" * 5000 + b"\n", good]
+    hostile = [
+        b"",
+        b"\0" * 9,
+        b"\xff" * 50,
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b"9" * 400,
+        b'{"id": ' + b"9" * 400 + b"}",
+        rb'["\ud800"]',
+        b'["\0"]',
+        b"<a>" * 5000,
+        b"x" * 200_000,
+        b'"' + b"x" * 200_000 + b'"',
+        b"<?xml version='1.0' encoding='rot13'?><a/>",
+        b"<?xml version='1.0' encoding='idna'?><a/>",
+        b"<?xml version='1.0' encoding='unicode_escape'?><a/>",
+        b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>",
+        b"<a>&b;</a>",
+        b"9" * 5000 + b"\n",
+        good,
+    ]
     random_bytes = [rng.randbytes(rng.randrange(1, 400)) for _ in range(40)]
     for data in [*hostile, *random_bytes, *(mutated(good, rng) for _ in range(60))]:
         path.write_bytes(data)
@@ -747,11 +893,24 @@ def test_what_is_no_file_is_a_data_error_too(tmp_path, name):
             read(tmp_path / file)
 
 
-@pytest.mark.parametrize("text, said", [
-    ("[" * 200_000, "levels of brackets"), ("[" * 150 + "]" * 150, "levels of brackets"), ('{"id": ' + "9" * 400 + "}", "a whole number of 400 digits"),
-    ('{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' twice"), (r'{"images": [{"file_name": "\ud800.jpg"}]}', r"entry images[0].file_name: found the text '\\ud800.jpg'"),
-    (r'{"a\u0000": 1}', "a key in entry (all)"), ('{"a": 1', "line 1 column 8"), (b"\xff\xfe{}", "expected JSON in UTF-8"), ("", "expected JSON in UTF-8")],
-    ids=["deep", "too deep", "giant", "twice", "half a character", "NUL", "cut", "UTF-16", "empty"])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("[" * 200_000, "levels of brackets"),
+        ("[" * 150 + "]" * 150, "levels of brackets"),
+        ('{"id": ' + "9" * 400 + "}", "a whole number of 400 digits"),
+        ('{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' twice"),
+        (
+            r'{"images": [{"file_name": "\ud800.jpg"}]}',
+            r"entry images[0].file_name: found the text '\\ud800.jpg'",
+        ),
+        (r'{"a\u0000": 1}', "a key in entry (all)"),
+        ('{"a": 1', "line 1 column 8"),
+        (b"\xff\xfe{}", "expected JSON in UTF-8"),
+        ("", "expected JSON in UTF-8"),
+    ],
+    ids=["deep", "too deep", "giant", "twice", "half a character", "NUL", "cut", "UTF-16", "empty"],
+)
 def test_json_that_is_refused(tmp_path, text, said):
     (tmp_path / "x.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError) as e:
@@ -760,25 +919,47 @@ def test_json_that_is_refused(tmp_path, text, said):
 
 
 def test_json_tables_and_xml_that_are_read(tmp_path):
-    (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf" + r'{"é": [1, 2.5, null, true, "\ud83d\ude00", {}], "id": 9223372036854775807}'.encode())
+    (tmp_path / "x.json").write_bytes(
+        b"\xef\xbb\xbf"
+        + r'{"é": [1, 2.5, null, true, "\ud83d\ude00", {}], "id": 9223372036854775807}'.encode()
+    )
     assert read_json(tmp_path / "x.json") == {"é": [1, 2.5, None, True, "\U0001f600", {}], "id": 2**63 - 1}
     (tmp_path / "x.csv").write_bytes('\ufeffa,"b, ""c"""\r\n\r\n"two\nlines",é\r\n'.encode())
     assert list(read_table(tmp_path / "x.csv")) == [(1, ["a", 'b, "c"']), (4, ["two\nlines", "é"])]
-    (tmp_path / "x.xml").write_bytes("<?xml version='1.0' encoding='ISO-8859-1'?>\n<a><b n='é'/>\n x &lt; y </a>".encode("latin-1"))
-    assert list(read_xml(tmp_path / "x.xml")) == [(2, "start", "a", {}), (2, "start", "b", {"n": "é"}), (2, "end", "b", ""), (3, "end", "a", "x < y")]
+    (tmp_path / "x.xml").write_bytes(
+        "<?xml version='1.0' encoding='ISO-8859-1'?>\n<a><b n='é'/>\n x &lt; y </a>".encode("latin-1")
+    )
+    assert list(read_xml(tmp_path / "x.xml")) == [
+        (2, "start", "a", {}),
+        (2, "start", "b", {"n": "é"}),
+        (2, "end", "b", ""),
+        (3, "end", "a", "x < y"),
+    ]
 
 
 def test_a_table_says_on_which_line_it_is_broken(tmp_path):
-    for text, said in [(b"a,b\n1," + b"x" * 140_000, "line 2 or after: this is no table (field larger"), (b'a\n"b', "this is no table"),
-                       (b"a\nb\n\xff\n", "this is no table ('utf-8' codec"), (b"a\nb\0\n", "line 2: found the text")]:
+    for text, said in [
+        (b"a,b\n1," + b"x" * 140_000, "line 2 or after: this is no table (field larger"),
+        (b'a\n"b', "this is no table"),
+        (b"a\nb\n\xff\n", "this is no table ('utf-8' codec"),
+        (b"a\nb\0\n", "line 2: found the text"),
+    ]:
         (tmp_path / "x.csv").write_bytes(text)
         with pytest.raises(DataError) as e:
             list(read_table(tmp_path / "x.csv"))
         assert "x.csv, line" in str(e.value) and said in str(e.value)
 
 
-@pytest.mark.parametrize("name, file", [("kaggle-faces", "kaggle-faces/training.csv"), ("pet-noses", "oxford-iiit-pet/train_noses.3.txt"), ("300w", "300w/train.xml"),
-                                        ("voc", "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"), ("imm", "imm_face_db/01-1m.jpg")])
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("kaggle-faces", "kaggle-faces/training.csv"),
+        ("pet-noses", "oxford-iiit-pet/train_noses.3.txt"),
+        ("300w", "300w/train.xml"),
+        ("voc", "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"),
+        ("imm", "imm_face_db/01-1m.jpg"),
+    ],
+)
 def test_a_folder_in_the_place_of_a_file_is_said(tmp_path, name, file):
     (tmp_path / file).mkdir(parents=True)
     (tmp_path / "imm_face_db").mkdir(exist_ok=True)
@@ -792,7 +973,9 @@ def test_a_name_that_is_no_unicode_is_refused_and_can_be_printed(tmp_path):
     folder = imm(tmp_path, 2)
     for ending in ("jpg", "asf"):
         try:
-            os.rename(folder / f"01-1m.{ending}", os.path.join(os.fsencode(folder), b"01-1m\xff." + ending.encode()))
+            os.rename(
+                folder / f"01-1m.{ending}", os.path.join(os.fsencode(folder), b"01-1m\xff." + ending.encode())
+            )
         except OSError:
             pytest.skip("this file system has no such names")
     with pytest.raises(DataError) as e:
@@ -809,10 +992,15 @@ def test_a_name_that_is_no_unicode_is_refused_and_can_be_printed(tmp_path):
 
 # Memory.
 
+
 def high_water():
     "Bytes: what this process holds now, and the most it has held since the last call."
     with open("/proc/self/status") as f:
-        held = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in f if line.startswith(("VmRSS", "VmHWM"))}
+        held = {
+            line.split(":")[0]: int(line.split()[1]) * 1024
+            for line in f
+            if line.startswith(("VmRSS", "VmHWM"))
+        }
     with open("/proc/self/clear_refs", "w") as f:
         f.write("5")
     return held["VmRSS"], held["VmHWM"]
@@ -836,7 +1024,9 @@ def test_loading_needs_little_more_memory_than_its_result(tmp_path):
 
 def test_a_data_set_that_does_not_fit_says_how_much_it_needs(tmp_path):
     imm(tmp_path, 2)
-    with pytest.raises(MemoryError, match="imm: 2 pictures of 3×1048576×1048576 need 6144.0 GiB of memory.*size="):
+    with pytest.raises(
+        MemoryError, match="imm: 2 pictures of 3×1048576×1048576 need 6144.0 GiB of memory.*size="
+    ):
         load("imm", tmp_path, size=2**20)
 
 
