@@ -829,7 +829,7 @@ def read_noses(
             x, y = _numbers(where, found.groups()[1:])
             name = _plain_name(found[1])
             if name in noses:
-                raise DataError(f"{where}: found {name} again; expected each picture once")
+                raise DataError(f"{where}: found {name[:80]} again; expected each picture once")
             noses[name] = (x + 0.5, y + 0.5)
         except DataError as e:
             wrong += e.problems
@@ -845,8 +845,9 @@ def _inside_folder(folder, name, where):
     "The path of a file that a label file names; it must stay within the folder."
     parts = PurePosixPath(name.replace("\\", "/")).parts
     odd = "\0" in name or _shown(name) != name
-    if odd or not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
-        raise DataError(f"{where}: found the file name {_shown(name)!r}; expected one inside {folder}")
+    long = len(_shown(name).encode()) > 1000 or any(len(p.encode()) > 255 for p in map(_shown, parts))
+    if odd or long or not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
+        raise DataError(f"{where}: found the file name {_shown(name)[:80]!r}; expected one inside {folder}")
     return folder.joinpath(*parts)
 
 # %% ../nbs/04_datasets.ipynb #3be9ab36
@@ -873,7 +874,7 @@ def _noses(folder, split, trouble):
             noses, wrong = {}, e.problems
         if path in wanted:
             trouble.add(wrong)
-            trouble.add([f"{path}: found {name}, which is in {labelled[name].name} too; "
+            trouble.add([f"{path}: found {name[:80]}, which is in {labelled[name].name} too; "
                          "expected each picture once"
                          for name in noses if name in labelled])
             new = {name: point for name, point in noses.items() if name not in labelled}
@@ -1061,7 +1062,7 @@ class _DlibXML:
             raise DataError(f"{where}: found a box of size {width:g}×{height:g}; "
                             "expected a width and a height above 0")
         if a.get("ignore", "0").lower() in ("1", "true"):
-            self.ignored.append(f"{where}: a box of {self.image[0]} that is marked ignore")
+            self.ignored.append(f"{where}: a box of {self.image[0][:80]} that is marked ignore")
         else:
             self.face = _Face(where, *self.image, (left, top, left + width, top + height))
 
@@ -1098,7 +1099,7 @@ def _dlib_faces(path):
             found.wrong.append(f"{face.where}: found {n} points, 00 to {n - 1:02}, which is another layout; "
                                "expected 68")
         elif same is not face:
-            found.wrong.append(f"{face.where}: found the box {face.box} of {face.file} again, as in "
+            found.wrong.append(f"{face.where}: found the box {face.box} of {face.file[:80]} again, as in "
                                f"{same.where}")
         else:
             faces.append(face)
@@ -1172,7 +1173,7 @@ def _from_xml(folder, paths, trouble):
             if same is face:
                 faces.append(face)
             else:
-                trouble.add([f"{face.where}: found the box {face.box} of {face.file} again, as in "
+                trouble.add([f"{face.where}: found the box {face.box} of {face.file[:80]} again, as in "
                              f"{same.where}"])
     many, seen, records = Counter(face.file for face in faces), Counter(), []
     for face in faces:
@@ -1269,7 +1270,7 @@ def _listed(paths, trouble):
                 continue
             where, stem = f"{path}, line {i}", s.split()[0]
             if stem in first:
-                trouble.add([f"{where}: found {stem} again, as in {first[stem]}; expected each once"])
+                trouble.add([f"{where}: found {stem[:80]} again, as in {first[stem]}; expected each once"])
             first.setdefault(stem, where)
     return list(first)
 

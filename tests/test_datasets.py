@@ -744,6 +744,16 @@ def test_a_pet_twice_is_refused_however_its_name_is_written(tmp_path):
     assert left_out("pet-noses", tmp_path, on_error="skip")[0].names == ["pug_1.jpg"]
 
 
+@pytest.mark.parametrize("factor", [1, 0.5])
+def test_whole_numbers_lose_nothing(tmp_path, factor):
+    (tmp_path / "lfpw").mkdir()
+    picture(64, 48).save(tmp_path / "lfpw/a.png")
+    (tmp_path / "lfpw/a.pts").write_text(pts([(5 + k % 50, 7) for k in range(68)]))
+    ds = load("lfpw", tmp_path, size=(int(48 * factor), int(64 * factor)))
+    expected = torch.tensor([(4.5 + k % 50, 6.5) for k in range(68)]) * factor
+    assert torch.equal(ds.keypoints[0], expected)
+
+
 def test_a_column_twice_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text(kaggle().replace("left_eye_center_y", "left_eye_center_x", 1))
     with pytest.raises(DataError, match="without left_eye_center_y"):
@@ -875,6 +885,52 @@ def test_only_data_errors_come_out_whatever_a_file_holds(tmp_path, name):
                 read(path)
         except DataError as e:
             assert file in str(e) and str(e).encode()
+
+
+def labels_of(folder, name):
+    "A small data set of this name, and the path of its labels."
+    if name == "imm":
+        return imm(folder, 2) / "01-1m.asf"
+    if name == "voc":
+        voc(folder, "a\nb\n", "c\n")
+        return folder / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"
+    file, text = {
+        "lfpw": ("lfpw/a.pts", pts()),
+        "300w": ("300w/a.xml", sheet((BOX, range(68)), (OTHER_BOX, range(68)))),
+        "pet-noses": ("oxford-iiit-pet/train_noses.3.txt", noses(9)),
+        "kaggle-faces": ("kaggle-faces/training.csv", kaggle()),
+    }[name]
+    (folder / file).parent.mkdir()
+    (folder / file).write_text(text)
+    picture(64, 48).save(folder / file.split("/")[0] / "a.jpg", exif=note(6))
+    (folder / "oxford-iiit-pet/images").mkdir(parents=True, exist_ok=True)
+    for i in range(9):
+        picture(seed=i).save(folder / f"oxford-iiit-pet/images/cat_{i}.jpg")
+    return folder / file
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["imm", "lfpw", "300w", "pet-noses", "kaggle-faces", "voc"])
+def test_loading_damaged_labels_gives_a_data_set_or_a_data_error(tmp_path, name):
+    path, rng = labels_of(tmp_path, name), random.Random(name)
+    good = path.read_bytes()
+    assert len(load(name, tmp_path, size=20)) > 0
+    for _ in range(25):
+        path.write_bytes(mutated(good, rng))
+        try:
+            load(name, tmp_path, size=20, crop=rng.choice([None, 0.2, 3]), on_error=rng.choice(["skip", "raise"]))
+        except (DataError, FileNotFoundError) as e: # the latter where no sample is left
+            assert str(e).encode()
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "a/" * 600 + "b.jpg", "../a.jpg", "/a.jpg", "c:a.jpg", ".", "a\0b.jpg"])
+def test_names_that_no_file_of_the_folder_has(tmp_path, name):
+    folder = tmp_path / "oxford-iiit-pet"
+    (folder / "images").mkdir(parents=True)
+    picture().save(folder / "images/pug_1.jpg")
+    (folder / "train_noses.3.txt").write_text(f'pug_1.jpg,"(3, 4)"\n{name},"(3, 4)"\n')
+    with pytest.raises(DataError, match="found the file name .*; expected one inside"):
+        load("pet-noses", tmp_path)
 
 
 @pytest.mark.parametrize("name", STRANGERS)
