@@ -180,7 +180,7 @@ _DEEPEST = 100 # brackets or tags within each other; label files need fewer than
 
 
 @contextmanager
-def _reading(path, what):
+def _data_errors(path, what):
     "Whatever goes wrong while a file is read becomes a `DataError` that names it."
     try:
         yield
@@ -216,7 +216,7 @@ def read_json(
 ) -> dict | list | str | float | bool | None: # what it holds
     "The contents of a JSON file; DataError if it is none, or holds a key twice or what no file can keep."
     what = "JSON in UTF-8"
-    with _reading(path, what):
+    with _data_errors(path, what):
         text = _bytes(path).decode("utf-8-sig")
         content = json.loads(text, parse_int=_whole_number, object_pairs_hook=_object)
         _check_entries(path, content)
@@ -275,7 +275,7 @@ def read_table(
     path: str | os.PathLike, # comma-separated values in UTF-8
 ) -> Iterator[tuple[int, list[str]]]: # (line, fields) of each row that is not empty
     "The rows of a CSV file, one by one, with the line on which each ends; DataError where it is no table."
-    with _reading(path, "a table of comma-separated values in UTF-8"):
+    with _data_errors(path, "a table of comma-separated values in UTF-8"):
         _check_is_file(path)
         with open(path, encoding="utf-8-sig", newline="") as f:
             rows = csv.reader(f, strict=True)
@@ -293,7 +293,7 @@ def read_xml(
     path: str | os.PathLike, # without a document type
 ) -> Iterator[tuple[int, str, str, dict | str]]: # (line, "start", tag, attributes), (line, "end", tag, text)
     "The tags of an XML file, one by one; DataError where it is none, or declares entities."
-    with _reading(path, "XML"):
+    with _data_errors(path, "XML"):
         _check_is_file(path)
         tags = _Tags(path)
         with open(path, "rb") as f:
@@ -578,7 +578,7 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".ppm")
 # %% ../nbs/04_datasets.ipynb #53950424
 def _lines(path):
     "The lines of a text file with their numbers, without line ends (LF, CRLF or CR) and surrounding blanks."
-    with _reading(path, "text"):
+    with _data_errors(path, "text"):
         text = _bytes(path).decode("utf-8-sig", errors="replace")
     return [(i, s.strip()) for i, s in enumerate(re.split("\r\n|\n|\r", text), 1)]
 
@@ -650,7 +650,7 @@ IMM_PAIRS = _mirrored((12, 0, 6, -1, 1), (13, 21, 8, 1, 1), (29, 34, 5, 1, 1), (
 def _beside(folder, suffix, recursive=False):
     "Pictures and the label files of the same name: {path without suffix: ([pictures], label or None)}."
     found = {}
-    with _reading(folder, "a folder"):
+    with _data_errors(folder, "a folder"):
         files = sorted(folder.rglob("*") if recursive else folder.iterdir())
     for p in files:
         if p.name.startswith(".") or not p.is_file():
@@ -666,7 +666,7 @@ def _beside(folder, suffix, recursive=False):
 def _by_stem(folder):
     "The pictures in a folder by their names without ending."
     found = {}
-    with _reading(folder, "a folder"):
+    with _data_errors(folder, "a folder"):
         files = sorted(folder.iterdir()) if folder.is_dir() else []
     for p in files:
         if p.suffix.lower() in _PICTURES and not p.name.startswith("."):
