@@ -17,6 +17,7 @@ __all__ = ['LOG_VAR', 'HALF_LOG_2PI', 'LOSSES', 'PROJECT', 'WAYS', 'REAL', 'REAL
 # %% ../nbs/30_gaussian_nll.ipynb #gn003
 import copy
 import functools
+import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -61,15 +62,16 @@ def noisy_labels(
     ds: KeypointDataset, # exact labels
     sigma: Tensor, # (N,K) pixels, from `label_sigma`
     seed: int = 0, # of the errors
-) -> KeypointDataset: # with other `keypoints`; points that leave the picture are not visible
+) -> KeypointDataset: # with other `keypoints`; points that leave the picture are not visible, and what was hidden stays hidden
     "The same pictures, labelled by an annotator whose x and y err independently with these standard deviations."
-    if sigma.shape != ds.keypoints.shape[:2]: raise ValueError(f"noisy_labels: sigma is {tuple(sigma.shape)}; expected {tuple(ds.keypoints.shape[:2])}, one for each point")
+    if sigma.shape != ds.keypoints.shape[:2]:
+        raise ValueError(f"noisy_labels: sigma is {tuple(sigma.shape)}; expected {tuple(ds.keypoints.shape[:2])}, one for each point")
     noise = torch.randn(ds.keypoints.shape, generator=make_generator(seed)).to(ds.keypoints)
     moved = ds.keypoints + sigma[..., None] * noise
-    return replace(ds, keypoints=moved, visible=inside(moved, ds.size))
+    return replace(ds, keypoints=moved, visible=ds.visible & inside(moved, ds.size))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn017
-LOG_VAR = (-16.0, 8.0) # bounds of the log-variance in normalised units: σ from 0.0003 to 55 halves of the picture
+LOG_VAR = (-16.0, 8.0) # bounds of the log-variance while training, in normalised units: σ from 0.0003 to 55 halves of the picture
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn018
@@ -87,15 +89,21 @@ def bounded(
     return x.detach().clamp(low, high) + (x - x.detach())
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn020
+def _held(x, bounds, share=1.0):
+    "Log-variances within the bounds of a training, if there are any; `share` is ½ for the logarithm of a scale."
+    return x if bounds is None else bounded(x, share * bounds[0], share * bounds[1])
+
+
 def gaussian_nll(
     mean: Tensor, # any shape
     log_var: Tensor, # of the same shape: logarithm of the variance
     target: Tensor, # of the same shape
     full: bool = True, # with the constant ½·log 2π, so that it is a density in nats; torch leaves it out by default
+    bounds: tuple[float, float] | None = None, # of the log-variance, for training: `LOG_VAR` in normalised units; None: the exact score
 ) -> Tensor: # of the same shape, nats
-    "The negative log-likelihood of a normal distribution, element by element. Finite for errors of 1e6 and for any log-variance."
+    "The negative log-likelihood of a normal distribution, element by element. With `LOG_VAR` finite for errors of 1e6 and for any log-variance."
     mean, log_var, target = _wide(mean, log_var, target)
-    s = bounded(log_var)
+    s = _held(log_var, bounds)
     return 0.5 * ((target - mean) ** 2 * torch.exp(-s) + s) + HALF_LOG_2PI * full
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn033
@@ -141,11 +149,13 @@ def beta_nll(
     log_var: Tensor, # of the same shape
     target: Tensor, # of the same shape
     beta: float = 0.5, # 0: the plain NLL; 1: the mean learns as with a squared error
+    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`
 ) -> Tensor: # of the same shape
     "The NLL, each element weighted with its variance to the power β, through which no gradient flows (Seitzer et al. 2022, arXiv:2203.09168)."
     if not 0 <= beta <= 1: raise ValueError(f"beta_nll: beta is {beta}; expected a number from 0 to 1")
     mean, log_var, target = _wide(mean, log_var, target)
-    return gaussian_nll(mean, log_var, target, full=False) * torch.exp(beta * bounded(log_var.detach()))
+    weight = torch.exp(beta * _held(log_var.detach(), bounds))
+    return gaussian_nll(mean, log_var, target, full=False, bounds=bounds) * weight
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn040
 def gaussian_entropy(
@@ -193,21 +203,32 @@ class GaussianNet(nn.Module):
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn048
 class DistributionLoss:
-    "A loss for `fit` from a function (mean, second, target) -> nats, over the visible points, in normalised units."
+    """A loss for `fit` from a function (mean, second, target) -> nats, over the visible points, in normalised units.
 
-    def __init__(self, f: Callable = gaussian_nll): self.f = f # called with (N,K,2) means, (N,K,...) second outputs and (N,K,2) targets
+    A function with a parameter `bounds`, as `gaussian_nll` has, is kept within them, which protects the training. With `bounds=None` the number is exact: for `metrics`."""
+
+    def __init__(self,
+                 f: Callable = gaussian_nll, # called with (N,K,2) means, (N,K,...) second outputs and (N,K,2) targets
+                 bounds: tuple[float, float] | None = LOG_VAR, # of the log-variance while training
+                 ):
+        self.f, self.bounds = f, bounds
 
     def __call__(self,
                  output: tuple, # mean and second output
                  batch: dict, # with image, keypoints in pixels, visible
                  ) -> Tensor: # scalar
-        target = normalise(batch["keypoints"], batch["image"].shape[-2:])
-        target = torch.where(batch["visible"][..., None], target, 0.0) # a missing point may be NaN, which would spoil the gradient
-        return masked_mean(self.f(*output, target), batch["visible"])
+        seen, target = batch["visible"], normalise(batch["keypoints"], batch["image"].shape[-2:])
+        # A point that is not seen may be NaN, in the label as in the answer, which would spoil the gradient of all.
+        mean, second, target = (torch.where(seen[..., None], v, 0.0) for v in (*output, target))
+        if self.bounds is None: mean, second = mean.double(), second.double()
+        held = {"bounds": self.bounds} if "bounds" in inspect.signature(self.f).parameters else {}
+        return masked_mean(self.f(mean, second, target, **held), seen)
 
     def batch_weight(self, batch: dict) -> int: return visible_points(batch)
 
-    def __repr__(self): return f"DistributionLoss({getattr(self.f, '__qualname__', self.f)})"
+    def __repr__(self):
+        name = getattr(self.f, "__qualname__", self.f)
+        return f"DistributionLoss({name})" if self.bounds == LOG_VAR else f"DistributionLoss({name}, bounds={self.bounds})"
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn049
 def squared_error(mean: Tensor, second: Tensor, target: Tensor) -> Tensor:
@@ -220,9 +241,10 @@ def faithful_nll(
     mean: Tensor, # any shape
     log_var: Tensor, # of the same shape
     target: Tensor, # of the same shape
+    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`
 ) -> Tensor: # of the same shape
     "Half the squared error for the mean, and the NLL for the log-variance alone (Stirn et al. 2023, arXiv:2212.09184). Use it with `detach=True`."
-    return 0.5 * squared_error(mean, log_var, target) + gaussian_nll(mean.detach(), log_var, target, full=False)
+    return 0.5 * squared_error(mean, log_var, target) + gaussian_nll(mean.detach(), log_var, target, full=False, bounds=bounds)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn051
 class RootMeanSquare(DistributionLoss):
@@ -235,7 +257,8 @@ class RootMeanSquare(DistributionLoss):
 # %% ../nbs/30_gaussian_nll.ipynb #gn052
 LOSSES = {"rmse": RootMeanSquare(), "mse": DistributionLoss(squared_error), "gnll": DistributionLoss(gaussian_nll),
           "beta": DistributionLoss(beta_nll), "faithful": DistributionLoss(faithful_nll)}
-PROJECT = dict(epochs=300, batch_size=256, lr=1e-4, optimizer="adam", schedule=None, patience=20) # the student project's settings; its patience is not known
+# The student project's settings; its patience is not known. What it did not use is said as well, so that no other recipe's setting stays on.
+PROJECT = dict(epochs=300, batch_size=256, lr=1e-4, optimizer="adam", schedule=None, patience=20, weight_decay=0.0, augment=None, fast=False)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn053
 def decode_mean(output: tuple, batch: dict) -> Tensor: # (N,K,2) pixels
@@ -253,7 +276,10 @@ def train_uncertain(
 ) -> History: # of the training
     "Train with one of the losses of this lesson. Where there are variances, the best epoch is that of the smallest validation NLL, whatever the loss."
     if loss not in LOSSES: raise ValueError(f"train_uncertain: loss is {loss!r}; choose one of {', '.join(LOSSES)}")
-    promises = {} if loss in ("rmse", "mse") else dict(metrics={"nll": LOSSES["full" if loss == "full" else "gnll"]}, monitor="valid_nll")
+    promises = {}
+    if loss not in ("rmse", "mse"): # the epochs are compared by the exact score, not by what a training is protected with
+        score = DistributionLoss(LOSSES["full" if loss == "full" else "gnll"].f, bounds=None)
+        promises = dict(metrics={"nll": score}, monitor="valid_nll", mode="min")
     return fit(model, train, valid, loss=LOSSES[loss], decode=decode_mean, **(PROJECT | promises | settings))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn063
@@ -280,7 +306,7 @@ def predict_gaussians(
     "A network's means and standard deviations for a whole data set."
     half = torch.tensor([ds.size[1] / 2, ds.size[0] / 2])
 
-    def decode(output, batch): return torch.cat([decode_mean(output, batch), torch.exp(bounded(output[1].float()) / 2)], -1)
+    def decode(output, batch): return torch.cat([decode_mean(output, batch), torch.exp(output[1].float() / 2)], -1)
 
     both = predict(model, ds, decode=decode, **kw)
     return Gaussians(both[..., :2], both[..., 2:] * half)
@@ -316,13 +342,14 @@ def prediction_table(
 ) -> pd.DataFrame: # a row for each picture and keypoint
     "Prediction, target, variance, standard deviation, entropy and error of each point. A target that is not known is empty, and so is its error."
     n, k = ds.visible.shape
+    known = torch.where(ds.visible[..., None], ds.keypoints, math.nan) # a point that is not visible may hold anything
     table = {"sample": [i for i in range(n) for _ in range(k)], "name": [s for s in ds.names for _ in range(k)], "keypoint": list(ds.keypoint_names) * n,
              "visible": ds.visible.flatten().tolist()}
     for d, axis in enumerate("xy"):
-        mean, std, target = (v[..., d].flatten().double() for v in (pred.mean, pred.std, ds.keypoints))
+        mean, std, target = (v[..., d].flatten().double() for v in (pred.mean, pred.std, known))
         table |= {f"{axis}_predicted (px)": mean, f"{axis}_target (px)": target, f"{axis}_variance (px^2)": std**2, f"{axis}_std (px)": std,
                   f"{axis}_entropy (nats)": gaussian_entropy(2 * std.log()), f"{axis}_error (px)": mean - target}
-    table["error (px)"] = (pred.mean - ds.keypoints).norm(dim=-1).flatten().double()
+    table["error (px)"] = (pred.mean - known).norm(dim=-1).flatten().double()
     return pd.DataFrame({name: v.numpy() if isinstance(v, Tensor) else v for name, v in table.items()})
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn075
@@ -518,7 +545,7 @@ def judge(
     mean, std, target = pred.flat(ds)
     rms = (mean - target).square().mean().sqrt().item()
     shares = {f"in {v:.0%}": c for v, c in zip((0.5, 0.68, 0.9, 0.95), coverage(mean, std, target).tolist())}
-    return {"rmse": rms, "nll": gaussian_nll(mean, 2 * std.log(), target).mean().item() if std.min() > 0 else math.nan, "crps": crps_gaussian(mean, std, target).mean().item(),
+    return {"rmse": rms, "nll": gaussian_nll(mean, 2 * std.log(), target).mean().item(), "crps": crps_gaussian(mean, std, target).mean().item(),
             "sharpness": sharpness(std)} | shares | {"area": miscalibration_area(mean, std, target), "ause": sparsification((mean - target).abs(), std).ause,
             "n_used": int(ds.visible.sum()), "n_ignored": int((~ds.visible).sum())}
 
@@ -583,10 +610,11 @@ def laplace_nll(
     mean: Tensor, # any shape
     log_scale: Tensor, # of the same shape: logarithm of b; the standard deviation is √2·b
     target: Tensor, # of the same shape
+    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`; the logarithm of b keeps to their halves
 ) -> Tensor: # of the same shape, nats
     "The negative log-likelihood of a Laplace distribution, |target − mean|/b + log 2b."
     mean, log_scale, target = _wide(mean, log_scale, target)
-    a = bounded(log_scale, LOG_VAR[0] / 2, LOG_VAR[1] / 2)
+    a = _held(log_scale, bounds, 0.5)
     return (target - mean).abs() * torch.exp(-a) + a + math.log(2)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn166
@@ -594,7 +622,7 @@ def laplace_std(
     log_scale: Tensor, # any shape: logarithm of b
 ) -> Tensor: # of the same shape
     "The standard deviation √2·b of a Laplace distribution."
-    return math.sqrt(2) * torch.exp(log_scale)
+    return math.sqrt(2) * torch.exp(*_wide(log_scale))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn167
 def student_nll(
@@ -602,13 +630,14 @@ def student_nll(
     log_scale: Tensor, # of the same shape: logarithm of the scale; the standard deviation is scale·√(ν/(ν − 2))
     target: Tensor, # of the same shape
     df: float = 4.0, # ν, degrees of freedom; the variance is infinite up to 2
+    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`; the logarithm of the scale keeps to their halves
 ) -> Tensor: # of the same shape, nats
     "The negative log-likelihood of Student's t distribution."
     if not df > 0: raise ValueError(f"student_nll: df is {df}; expected a number above 0")
     mean, log_scale, target = _wide(mean, log_scale, target)
-    a = bounded(log_scale, LOG_VAR[0] / 2, LOG_VAR[1] / 2)
+    a = _held(log_scale, bounds, 0.5)
     constant = math.lgamma(df / 2) - math.lgamma((df + 1) / 2) + 0.5 * math.log(df * math.pi)
-    return constant + a + (df + 1) / 2 * torch.log1p((target - mean) ** 2 * torch.exp(-2 * a) / df)
+    return constant + a + (df + 1) / 2 * torch.log1p(((target - mean) * torch.exp(-a)) ** 2 / df)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn177
 class Mixture(NamedTuple):
@@ -626,8 +655,8 @@ def mix(
 ) -> Mixture: # mean, aleatoric, epistemic
     "What several networks say together (Lakshminarayanan et al. 2017, arXiv:1612.01474)."
     if not members: raise ValueError("mix: there are no members")
-    means, variances = torch.stack([m.mean for m in members]), torch.stack([m.std for m in members]) ** 2
-    return Mixture(means.mean(0), variances.mean(0), means.var(0, correction=0))
+    means, stds = _wide(torch.stack([m.mean for m in members]), torch.stack([m.std for m in members])) # 300² is too large for float16
+    return Mixture(means.mean(0), (stds**2).mean(0), means.var(0, correction=0))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn179
 def mc_dropout(
@@ -695,7 +724,8 @@ class MapCrossEntropy:
         size, seen = tuple(batch["image"].shape[-2:]), batch["visible"]
         votes = gaussian_heatmaps(batch["keypoints"], size, self.sigma, size[1] / logits.shape[-1], seen).flatten(2)
         votes = votes / votes.sum(-1, keepdim=True).clamp(min=1e-30)
-        return masked_mean(-(votes * logits.float().flatten(2).log_softmax(-1)).sum(-1), seen)
+        logits = torch.where(seen[..., None], logits.float().flatten(2), 0.0) # the map of a point that is not seen may hold anything
+        return masked_mean(-(votes * logits.log_softmax(-1)).sum(-1), seen)
 
     def batch_weight(self, batch: dict) -> int: return visible_points(batch)
 
@@ -705,7 +735,7 @@ def cholesky_covariance(
 ) -> Tensor: # (...,2,2) covariance L·Lᵀ
     "A covariance matrix from any three numbers."
     a, b, c = _wide(raw)[0].unbind(-1)
-    a, c = (bounded(v, LOG_VAR[0] / 2, LOG_VAR[1] / 2).exp() for v in (a, c))
+    a, c = a.exp(), c.exp()
     lower = torch.stack([torch.stack([a, torch.zeros_like(a)], -1), torch.stack([b, c], -1)], -2)
     return lower @ lower.transpose(-1, -2)
 
@@ -714,11 +744,12 @@ def cholesky_nll(
     mean: Tensor, # (...,2)
     raw: Tensor, # (...,3) as for `cholesky_covariance`
     target: Tensor, # (...,2)
+    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`; both logarithms keep to their halves
 ) -> Tensor: # (...) nats for each point
     "The negative log-likelihood of a two-dimensional normal distribution (Dorta et al. 2018, arXiv:1802.07079)."
     mean, raw, target = _wide(mean, raw, target)
     a, b, c = raw.unbind(-1)
-    a, c = (bounded(v, LOG_VAR[0] / 2, LOG_VAR[1] / 2) for v in (a, c))
+    a, c = _held(a, bounds, 0.5), _held(c, bounds, 0.5)
     dx, dy = (target - mean).unbind(-1)
     u = dx * torch.exp(-a)
     v = (dy - b * u) * torch.exp(-c)
@@ -818,18 +849,32 @@ def real_faces(
     return pd.DataFrame([r for r in rows if r["way"] in kinds])
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn236
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228) # Student's t, two-sided 95 %, for 1 to 10 degrees of freedom
+def _t_within(t, df):
+    "The share of Student's t distribution between -t and t, for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."
+    angle = math.atan2(t, math.sqrt(df))
+    first = 2 + df % 2 # of the even or odd numbers in the products
+    steps = np.arange(first, df - 1, 2)
+    terms = np.concatenate([[1.0], np.cumprod((steps - 1) / steps * math.cos(angle) ** 2)])
+    if df % 2 == 0: return math.sin(angle) * terms.sum()
+    return 2 / math.pi * (angle + (math.sin(angle) * math.cos(angle) * terms.sum() if df > 1 else 0.0))
+
+
+def _t95(df):
+    "The t between whose signs lie 95 % of Student's distribution, by halving."
+    low, high = 1.9, 13.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_within(middle, df) < 0.95 else (low, middle)
+    return middle
 
 
 def interval95(
     values: Sequence[float], # independent measurements, at least 2
 ) -> tuple[float, float]: # mean, half the width of its 95 % interval
-    "A mean and how far it can be trusted, by Student's t; above 10 degrees of freedom by its series (Fisher and Cornish 1960), right to 0.1 %."
+    "A mean and how far it can be trusted, by Student's t."
     v = np.asarray(values, dtype=float)
     if v.ndim != 1 or len(v) < 2: raise ValueError(f"interval95: found values of shape {v.shape}; expected (n,) with at least 2")
-    df, z = len(v) - 1, 1.959964
-    t = _T95[df - 1] if df <= len(_T95) else z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
-    return float(v.mean()), float(t * v.std(ddof=1) / math.sqrt(len(v)))
+    return float(v.mean()), float(_t95(len(v) - 1) * v.std(ddof=1) / math.sqrt(len(v)))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn237
 def summarise(
