@@ -20,6 +20,7 @@ import functools
 import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -701,12 +702,21 @@ def roc(
     return ROC(x, y, float(torch.trapezoid(y, x)))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn204
+def _no_probabilities(maps, who):
+    "An error if maps that a softmax is going to see have been through one already: none below 0, and each with the sum 1."
+    if not maps.numel() or bool(maps.detach().amin() < 0): return
+    total = maps.detach().float().flatten(2).sum(-1)
+    if bool(((total - 1).abs() < 1e-3).all()):
+        raise ValueError(f"{who}: found maps of values from 0 to {maps.max():.4g} that each add up to 1; expected logits. Are these probabilities? Leave the softmax out")
+
+
 def map_covariance(
     logits: Tensor, # (N,K,h,w) maps before the softmax
     stride: float = 1, # pixels of the picture for each cell
 ) -> tuple[Tensor, Tensor]: # (N,K,2) means in pixels, (N,K,2,2) covariances in pixels²
     "Centre of gravity and spread of each map's softmax."
     mean, logits, (h, w) = decode_soft_argmax(logits, stride), *_wide(logits), logits.shape[-2:]
+    _no_probabilities(logits, "map_covariance")
     y, x = torch.meshgrid((torch.arange(h).to(logits) + 0.5) * stride, (torch.arange(w).to(logits) + 0.5) * stride, indexing="ij")
     away = torch.stack([x, y], -1).flatten(0, 1) - mean[:, :, None] # (N,K,h·w,2)
     return mean, torch.einsum("nkp,nkpi,nkpj->nkij", logits.flatten(2).softmax(-1), away, away)
@@ -722,6 +732,7 @@ class MapCrossEntropy:
                  batch: dict, # with image, keypoints in pixels, visible
                  ) -> Tensor: # scalar
         size, seen = tuple(batch["image"].shape[-2:]), batch["visible"]
+        _no_probabilities(logits[seen][None], "MapCrossEntropy")
         votes = gaussian_heatmaps(batch["keypoints"], size, self.sigma, size[1] / logits.shape[-1], seen).flatten(2)
         votes = votes / votes.sum(-1, keepdim=True).clamp(min=1e-30)
         logits = torch.where(seen[..., None], logits.float().flatten(2), 0.0) # the map of a point that is not seen may hold anything
@@ -816,10 +827,27 @@ def _real_row(parts, way, networks):
     return {"error_px": error} | judge(on_held.scaled(scale), held) | {"scale": scale, "area_raw": judge(on_held, held)["area"], "seconds": sum(s for _, s in networks)}
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn228
-def _stored(path): return pd.read_csv(path).to_dict("records") if path and path.exists() else []
-
-
 def _together(answers): return answers[0] if len(answers) == 1 else mix(answers).gaussians
+
+
+def _made_with(way, members, parts, settings):
+    "What decides a row of `real_faces`, as text for its file."
+    said = {k: getattr(v, "__qualname__", v) for k, v in settings.items() if k not in ("progress", "live", "device", "callbacks")}
+    if way == "ensemble": said["members"] = members
+    if parts is not None: said["parts"] = [len(ds) for ds in parts]
+    text = ", ".join(f"{k}={said[k]}" for k in sorted(said))
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def _stored(path, made_with):
+    "The rows of an earlier call; an error if one that is wanted was made with other settings. `made_with`: way -> text."
+    rows = pd.read_csv(path).to_dict("records") if path and path.exists() else []
+    for row in rows:
+        found = row.get("settings", "settings that it does not name")
+        expected = made_with.get(row["way"], found)
+        if found != expected:
+            raise ValueError(f"{path}: the row {row['way']!r} was made with {found}; expected {expected}. Give the same settings, or another folder")
+    return rows
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn229
 def real_faces(
@@ -836,17 +864,23 @@ def real_faces(
     **settings, # of `fit`, such as epochs; `**PROJECT` for those of the student project
 ) -> pd.DataFrame: # a row for each way: error_px, the measures of `judge` after scaling, scale, area_raw before it, seconds
     "Train in several ways on four fifths of a set of photographs, and judge each once on the last fifth."
-    if wrong := [k for k in kinds if k not in WAYS] or [network] * (network not in ("small", "resnet18")): raise ValueError(f"real_faces: found {wrong[0]!r}; expected ways out of {', '.join(WAYS)}, and the network 'small' or 'resnet18'")
-    name, store, made, settings = f"{data}-{network}-{fold}-{seed}", None if folder is None else Path(folder), {}, {"epochs": REAL_EPOCHS.get(data)} | settings
-    rows = _stored(store and store / f"{name}.csv")
+    if wrong := [k for k in kinds if k not in WAYS] or [network] * (network not in ("small", "resnet18")):
+        raise ValueError(f"real_faces: found {wrong[0]!r}; expected ways out of {', '.join(WAYS)}, and the network 'small' or 'resnet18'")
+    settings = {"epochs": REAL_EPOCHS.get(data)} | settings
+    name, store, made = f"{data}-{network}-{fold}-{seed}", None if folder is None else Path(folder), {}
+    made_with = {way: _made_with(way, members, parts, settings) for way in kinds}
+    rows = _stored(store and store / f"{name}.csv", made_with)
     for way in [k for k in kinds if k not in [r["way"] for r in rows]]:
         parts = parts or face_parts(data, fold, root)
         need = [("beta" if way == "ensemble" else way, m) for m in range(members if way == "ensemble" else 1)]
         for loss, m in [n for n in ([("rmse", 0)] * (way == "afterwards") + need) if n not in made]:
-            made[loss, m] = _real_network(parts, loss, seed + 1000 * m, network, store and store / f"{name}-{loss}-{m}.pt", settings, made["rmse", 0] if loss == "afterwards" else None)
-        rows.append({"data": data, "fold": fold, "seed": seed, "way": way} | _real_row(parts, way, [made[n] for n in need]))
+            before = made["rmse", 0] if loss == "afterwards" else None
+            saved = store and store / f"{name}-{loss}-{m}.pt"
+            made[loss, m] = _real_network(parts, loss, seed + 1000 * m, network, saved, settings, before)
+        facts = {"data": data, "fold": fold, "seed": seed, "way": way}
+        rows.append(facts | _real_row(parts, way, [made[n] for n in need]) | {"settings": made_with[way]})
         if store: write_safely(store / f"{name}.csv", _csv(pd.DataFrame(rows)))
-    return pd.DataFrame([r for r in rows if r["way"] in kinds])
+    return pd.DataFrame([r for r in rows if r["way"] in kinds]).drop(columns="settings", errors="ignore")
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn236
 def _t_within(t, df):
