@@ -23,8 +23,9 @@ from matplotlib.collections import PolyCollection
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import make_generator, patch
-from .plot import COLOURS, VOID, figure
+from .core import VOID, make_generator, patch
+from .plot import COLOURS, figure
+from .segmentation import logits_only
 
 # %% ../nbs/41_calibration.ipynb #s41-008
 def draw_calibrated(
@@ -58,10 +59,11 @@ def _shapes(probs, target, ignore, what="probs"):
 # %% ../nbs/41_calibration.ipynb #s41-012
 def _counted(target, classes, ignore, first=0):
     "Which places count; an error for a label that does not exist. `first`: the number of the first picture, for the error."
-    held = torch.iinfo(target.dtype)
-    if ignore is None or not held.min <= ignore <= held.max: counted = torch.ones_like(target, dtype=torch.bool) # -1 in whole bytes would be 255
+    held = torch.iinfo(target.dtype) # what whole bytes cannot hold would be compared as another number: -1 as 255, 256 as 0
+    if ignore is None or not held.min <= ignore <= held.max: counted = torch.ones_like(target, dtype=torch.bool)
     else: counted = target != ignore
-    odd = counted & ((target < 0) | (target >= classes))
+    odd = counted & (target < 0)
+    if classes <= held.max: odd |= counted & (target >= classes)
     if bool(odd.any()):
         at = odd.nonzero()[0].tolist()
         unknown = "" if ignore is None else f", or {ignore} where the truth is unknown"
@@ -95,18 +97,6 @@ def _refuse(probs, counted, highest, first=0):
     raise ValueError(f"probs at sample {at[0] + first}{place}: found {what} with the sum {row.sum():.4g}; expected probabilities in [0, 1] that add up to 1 over dimension 1{hint}")
 
 # %% ../nbs/41_calibration.ipynb #s41-015b
-def _logits_only(logits, counted=None, what="logits"):
-    "An error if logits are probabilities already: in [0, 1], with the sum 1 over the classes, at every place that counts; None: all count."
-    if logits.shape[1] < 2 or not logits.numel(): return
-    logits, tol = logits.detach(), _tolerance(logits.dtype)
-    if counted is None and bool(logits.amin() < 0): return # the usual case, quickly
-    total = logits.sum(1, dtype=torch.float32 if logits.dtype != torch.float64 else None)
-    shares = ((total - 1).abs() <= tol) & (logits.amin(1) >= 0)
-    if counted is not None: shares = shares[counted]
-    if not shares.numel() or not bool(shares.all()): return
-    raise ValueError(f"{what}: found values in [0, 1] that add up to 1 over dimension 1; expected logits. Are these probabilities? Leave the softmax out")
-
-
 def _few(*tensors, numbers=1_000_000):
     "Tensors of as many pictures, a few pictures at a time, and the number of the first; the first tensor says how many."
     step = max(1, numbers // max(tensors[0][0].numel(), 1)) if len(tensors[0]) else 1
@@ -376,7 +366,7 @@ def nll(
     "Mean of -log p(true class), from logits, so that no probability is rounded to 0."
     _shapes(logits, target, ignore, "logits")
     counted = _counted(target, logits.shape[1], ignore)
-    _logits_only(logits, counted)
+    logits_only(logits, counted)
     kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
     losses = [F.cross_entropy(z.to(kind), y, reduction="none").double().sum() for z, y in _rows(logits, target, counted)]
     return (sum(losses, logits.new_zeros((), dtype=torch.float64)) / counted.sum()).to(kind)
@@ -497,7 +487,7 @@ class Scaler(nn.Module):
     spatial = False # whether `forward` needs whole maps
 
     def __call__(self, logits: Tensor) -> Tensor: # (N,C,...) logits to logits; probabilities are refused
-        _logits_only(logits, what=type(self).__name__)
+        logits_only(logits, what=type(self).__name__)
         return super().__call__(logits)
 
     def fit(self,
@@ -512,7 +502,7 @@ class Scaler(nn.Module):
         _shapes(logits, target, ignore, "logits")
         counted = _counted(target, logits.shape[1], ignore)
         if not bool(counted.any()): raise ValueError(f"{type(self).__name__}: every label is void; there is nothing to fit")
-        _logits_only(logits, counted, type(self).__name__)
+        logits_only(logits, counted, type(self).__name__)
         sample = _sample_maps if self.spatial else _sample
         z, y = sample(logits.detach(), target, counted, places, make_generator(seed))
         if not bool(z.isfinite().all()): raise ValueError(f"{type(self).__name__}: the logits hold values that are not finite")
@@ -616,7 +606,7 @@ class LocalTemperature(Scaler):
                     logits: Tensor, # (N,C,H,W)
                     ) -> Tensor: # (N,1,H,W) above 0
         "The temperature map."
-        _logits_only(logits, what="LocalTemperature")
+        logits_only(logits, what="LocalTemperature")
         if logits.ndim != 4: raise ValueError(f"LocalTemperature: found logits of shape {tuple(logits.shape)}; expected (N,C,H,W)")
         return (-self.look(logits.float().log_softmax(1) / 5).clamp(-5, 5)).exp()
 
@@ -629,7 +619,7 @@ def ensemble(
     "Several networks as one."
     shapes = {tuple(z.shape) for z in logits}
     if len(shapes) != 1: raise ValueError(f"ensemble: found logits of the shapes {sorted(shapes)}; expected at least one network, and the same shape for all")
-    for i, z in enumerate(logits): _logits_only(z, what=f"ensemble: network {i}")
+    for i, z in enumerate(logits): logits_only(z, what=f"ensemble: network {i}")
     logs = [z.log_softmax(1, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32) for z in logits]
     return torch.stack(logs).logsumexp(0) - math.log(len(logits))
 
