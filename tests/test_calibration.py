@@ -1,6 +1,7 @@
 """Probabilities and logits are never taken for each other, void is never guessed, and nothing of the size of the input is made."""
 import inspect
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ OVER_CLASSES = {
     "segmentation.logits_only": lambda z, t: segmentation.logits_only(z),
     "segmentation.mask_loss": lambda z, t: mask_loss(z, {"mask": t}),
     "segmentation.pixel_hits": lambda z, t: pixel_hits(z, {"mask": t}),
-    "segmentation.show_segmentation": lambda z, t: show_segmentation(torch.zeros(3, *t.shape[1:]), t[0], z[0]),
+    "segmentation.show_segmentation": lambda z, t: plt.close(show_segmentation(torch.zeros(3, *t.shape[1:]), t[0], z[0])[0].figure),
     "segmentation.predict_logits": lambda z, t: predict_logits(Fixed(z), pictures(len(z), z.shape[-1])),
 }
 OVER_CELLS = {
