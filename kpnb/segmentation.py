@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PARTS', 'check_pixel', 'check_iou', 'check_halve', 'relabel', 'few_labels', 'preprocess', 'Signed', 'FCN', 'SmallFCN',
            'logits_only', 'mask_loss', 'counted_pixels', 'pixel_hits', 'fit_masks', 'predict_logits', 'boundary',
-           'show_segmentation', 'Confusion', 'show_confusion', 'real_masks', 'recipe', 'judge_masks', 'source_networks',
-           'pets_trimap', 'camvid']
+           'show_segmentation', 'Confusion', 'show_confusion', 'real_masks', 'voc_squares', 'recipe', 'judge_masks',
+           'source_networks', 'pets_trimap', 'camvid']
 
 # %% ../nbs/40_segmentation.ipynb #s40-004
 import math
@@ -25,8 +25,8 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import VOID, DataError, patch, seed_everything
-from .datasets import load
+from .core import VOID, DataError, data_dir, patch, seed_everything
+from .datasets import VOC_NAMES, load, read_image
 from .geometry import Augment, KeypointDataset, concat, inside, translation
 from .models import BACKBONES
 from .plot import figure, show_keypoints, show_mask
@@ -87,10 +87,15 @@ def _middle_square(ds, size):
     return replace(ds, images=cut(ds.images), masks=cut(ds.masks), keypoints=points, visible=ds.visible & inside(points, size), to_file=ds.to_file @ translation(left, top).double())
 
 # %% ../nbs/40_segmentation.ipynb #s40-015b
+_ORIENTATION = 0x0112 # the EXIF note that says how a picture must be turned
+
+
 def _single(picture, mask, i):
     "A data set of one picture, from a file or a tensor, and its mask."
-    name, turn = (str(i), None) if isinstance(picture, Tensor) else (Path(picture).name, 1)
-    if turn: picture, turn = _read_picture(picture)
+    name, turn = str(i), None
+    if not isinstance(picture, Tensor):
+        path, name, picture = picture, Path(picture).name, read_image(picture)
+        with Image.open(path) as im: turn = im.getexif().get(_ORIENTATION)
     if mask is not None and not isinstance(mask, Tensor): mask = _read_labels(mask, turn)
     if picture.ndim != 3: raise ValueError(f"preprocess: picture {i} has the shape {tuple(picture.shape)}; expected (C,H,W)")
     if mask is not None and mask.shape != picture.shape[1:]:
@@ -98,28 +103,14 @@ def _single(picture, mask, i):
     return KeypointDataset(picture[None], torch.zeros(1, 0, 2), masks=None if mask is None else mask[None], names=[name], meta={"original_size": torch.tensor([picture.shape[1:]])})
 
 
-def _opened(path, modes, wanted):
-    "A picture file, read to its end; an error that names it."
+def _read_labels(path, turn):
+    "(H,W) labels of a mask's file, turned as the file of its picture says."
+    wanted = "an index picture (mode L or P) that keeps its labels, such as a PNG"
     try:
         with Image.open(path) as im: im.load()
-    except FileNotFoundError: raise
-    except Exception as e: raise DataError(f"{path}: {e}; expected {wanted}") from e
-    if im.mode not in modes: raise DataError(f"{path}: found a picture of mode {im.mode}; expected {wanted}")
-    return im
-
-
-def _read_picture(path):
-    "(3,H,W), upright, and how the file says that it must be turned."
-    im = _opened(path, ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"), "a picture of 8 bits a channel")
-    pixels = np.array(ImageOps.exif_transpose(im).convert("RGB"))
-    return torch.from_numpy(pixels).movedim(-1, 0).contiguous(), im.getexif().get(0x0112, 1)
-
-
-def _read_labels(path, turn):
-    "(H,W) labels of a mask's file, turned as its picture was."
-    im = _opened(path, ("1", "L", "P"), "an index picture (mode L or P)")
-    if im.format == "JPEG": raise DataError(f"{path}: found a JPEG, which changes labels; expected a PNG")
-    if turn: im.getexif()[0x0112] = turn
+    except Exception as e: raise DataError(f"{path}: {e}; expected {wanted}") from e # Pillow's readers raise whatever a broken file makes them stumble over
+    if im.mode not in ("1", "L", "P") or im.format == "JPEG": raise DataError(f"{path}: found a {im.format} of mode {im.mode}; expected {wanted}")
+    if turn: im.getexif()[_ORIENTATION] = turn
     return torch.from_numpy(np.array(ImageOps.exif_transpose(im)).astype(np.uint8))
 
 # %% ../nbs/40_segmentation.ipynb #s40-016
@@ -407,6 +398,19 @@ def real_masks(
     ds = load(name, root=root, split=split, size=size, **kw)
     classes = 1 + max(v for v in new.values() if v is not None)
     return relabel(ds, new, names or ds.mask_names[:classes])
+
+# %% ../nbs/40_segmentation.ipynb #s40-065b
+def voc_squares(
+    split: str = "train", # or "valid"
+    size: int = 128, # side of the squares
+    root: str | os.PathLike | None = None, # data folder; default: that of `kpnb.core.data_dir`
+) -> KeypointDataset: # masks with VOC's 21 classes and 255 for void
+    "Pascal VOC 2012 as the source prepared it: each photograph's shorter side to `size`, then the middle square."
+    if split not in ("train", "valid"): raise ValueError(f"voc_squares: split is {split!r}; expected 'train' or 'valid'")
+    folder = data_dir(root) / "VOCdevkit/VOC2012"
+    stems = (folder / f"ImageSets/Segmentation/{'val' if split == 'valid' else split}.txt").read_text(encoding="utf-8").split()
+    ds = preprocess([folder / f"JPEGImages/{s}.jpg" for s in stems], size, [folder / f"SegmentationClass/{s}.png" for s in stems])
+    return relabel(ds, _REAL["voc"][0], VOC_NAMES)
 
 # %% ../nbs/40_segmentation.ipynb #s40-068
 def recipe(

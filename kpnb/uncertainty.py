@@ -35,15 +35,15 @@ from matplotlib.patches import Ellipse
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import make_generator, seed_everything
+from .core import make_generator, seed_everything, write_safely
 from .datasets import load
-from .geometry import KeypointDataset, inside, normalise
+from .geometry import KeypointDataset, inside, mirror_pairs, normalise
 from .heatmaps import decode_soft_argmax, gaussian_heatmaps
 from .layers import SpatialDropout
 from .metrics import augmentation, lfpw_folds
 from .models import PointGaussian, ResNet18Gaussian, SoftArgmax2d, conv_block
 from .plot import COLOURS, figure
-from .training import History, fit, masked_mean, predict, visible_points, write_safely
+from .training import History, fit, masked_mean, predict, visible_points
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn007
 def label_sigma(
@@ -54,7 +54,8 @@ def label_sigma(
 ) -> Tensor: # (N,K) pixels
     "How careless our imaginary annotator is, point by point: the standard deviation of x and of y."
     side = torch.zeros(ds.keypoints.shape[1])
-    for left, right in ds.pairs: side[left], side[right] = 1.0, -1.0
+    for left, right in mirror_pairs(ds.keypoint_names, ds.pairs):
+        side[left], side[right] = 1.0, -1.0
     far = (side * torch.deg2rad(ds.meta["yaw"])[:, None].sin()).clamp(min=0)
     return (base + blur * ds.meta["blur"])[:, None] * (1 + turned * far)
 
@@ -812,7 +813,8 @@ def _real_network(parts, loss, seed, network, checkpoint, settings, trained=None
     model = ResNet18Gaussian(k, in_channels=c) if network == "resnet18" else GaussianNet(k, train.size, in_channels=c)
     if trained: model, loss, settings = freeze_mean(trained[0]), "gnll", settings | {"epochs": max(1, (settings["epochs"] or 0) // 2)}
     saved = {} if checkpoint is None else dict(checkpoint=checkpoint, resume=True)
-    how = REAL | dict(augment=augmentation(train.pairs, 20.0, (0.85, 1.18), 0.08, 0.3)) | ({"lr": 1e-3} if network == "resnet18" else {})
+    shake = augmentation(mirror_pairs(train.keypoint_names, train.pairs), 20.0, (0.85, 1.18), 0.08, 0.3)
+    how = REAL | dict(augment=shake) | ({"lr": 1e-3} if network == "resnet18" else {})
     history = train_uncertain(model, train, apart, loss, seed=seed, **(how | saved | settings))
     return model, sum(history["seconds"]) + (trained[1] if trained else 0)
 

@@ -21,6 +21,7 @@ from kpnb.segmentation import (
     recipe,
     relabel,
     source_networks,
+    voc_squares,
 )
 from kpnb.training import make_optimizer
 
@@ -184,10 +185,23 @@ def test_files_that_cannot_be_what_they_should_are_named(tmp_path):
     (tmp_path / "torn.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     a = tmp_path / "a.png"
     preprocess([a], 16, [tmp_path / "small.png"])
-    for picture, mask, text in ((a, "wide.png", "a.png.*expected"), (a, "m.jpg", "m.jpg.*JPEG"), (a, "a.png", "a.png.*index picture"), ("deep.png", None, "deep.png.*8 bits"), ("torn.png", None, "torn.png")):
+    for picture, mask, text in ((a, "wide.png", "a.png.*expected"), (a, "m.jpg", "m.jpg.*JPEG"), (a, "a.png", "a.png.*index picture"), ("deep.png", None, "deep.png.*8 bits"), (a, "torn.png", "torn.png"), ("torn.png", None, "torn.png")):
         with pytest.raises(ValueError, match=text): preprocess([tmp_path / picture], 16, None if mask is None else [tmp_path / mask])
     with pytest.raises(DataError): preprocess([tmp_path / "torn.png"], 16)
     with pytest.raises(ValueError, match="1 pictures and 2 masks"): preprocess([a], 16, [a, a])
+
+
+def test_voc_is_cut_as_the_source_did(tmp_path):
+    folder, ds = tmp_path / "VOCdevkit/VOC2012", [scene((50, 80), n=1), scene((70, 40), n=1)]
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"): (folder / part).mkdir(parents=True)
+    for i, d in enumerate(ds):
+        Image.fromarray(d.images[0].movedim(0, -1).numpy()).save(folder / f"JPEGImages/{i}.jpg")
+        Image.fromarray(d.masks[0].numpy()).save(folder / f"SegmentationClass/{i}.png")
+    (folder / "ImageSets/Segmentation/train.txt").write_text("1\n0\n")
+    (folder / "ImageSets/Segmentation/val.txt").write_text("0\n")
+    got = voc_squares("train", 32, tmp_path)
+    assert got.size == (32, 32) and got.names == ["1.jpg", "0.jpg"] and len(got.mask_names) == 21
+    assert torch.equal(got.masks[1], preprocess(ds[0], 32).masks[0]) and torch.equal(voc_squares("valid", 32, tmp_path).masks[0], got.masks[1])
 
 
 def test_the_recipe_of_the_source_has_momentum_and_no_weight_decay():

@@ -279,3 +279,12 @@ def test_real_faces_does_not_take_rows_of_other_settings_for_its_own(tmp_path):
 def test_the_bounds_of_a_training_are_named():
     assert LOG_VAR[0] < 0 < LOG_VAR[1] and "LOG_VAR" not in repr(DistributionLoss())
     assert "bounds=None" in repr(DistributionLoss(bounds=None))
+
+
+def test_sides_without_pairs_are_not_guessed():
+    ds = data(1, n=12, k=2)
+    ds.keypoint_names = ["left_eye", "right_eye"]
+    with pytest.raises(ValueError, match="left_eye"): label_sigma(ds)
+    with pytest.raises(ValueError, match="left_eye"): real_faces(parts=(ds, ds, ds), kinds=("rmse",), epochs=1)
+    ds.pairs = [(0, 1)]
+    assert label_sigma(ds).shape == (12, 2)
