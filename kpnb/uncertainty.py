@@ -317,10 +317,10 @@ def predict_gaussians(
 def constant_std(
     pred: Gaussians, # on held-out pictures
     ds: KeypointDataset, # those pictures
-) -> Tensor: # (K,2) pixels
+) -> Tensor: # (K,2) pixels; NaN for a point that is never visible
     "The best standard deviation that is the same in all pictures: for each point the root of the mean squared error of x, and of y."
     squares = torch.where(ds.visible[..., None], (pred.mean - ds.keypoints) ** 2, 0.0)
-    return (squares.sum(0) / ds.visible.sum(0).clamp(min=1)[:, None]).sqrt()
+    return (squares.sum(0) / ds.visible.sum(0)[:, None]).sqrt()
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn072
 def _csv(table): return table.to_csv(index=False, lineterminator="\n").encode()

@@ -288,3 +288,10 @@ def test_sides_without_pairs_are_not_guessed():
     with pytest.raises(ValueError, match="left_eye"): real_faces(parts=(ds, ds, ds), kinds=("rmse",), epochs=1)
     ds.pairs = [(0, 1)]
     assert label_sigma(ds).shape == (12, 2)
+
+
+def test_a_point_that_nobody_saw_has_no_constant_std():
+    ds = data(n=6)
+    ds.visible[:, 3] = False
+    std = constant_std(Gaussians(ds.keypoints + 1, torch.ones(6, 5, 2)), ds)
+    assert std[3].isnan().all() and std[[0, 1, 2, 4]].flatten().tolist() == pytest.approx([1.0] * 8, rel=1e-5)
