@@ -46,28 +46,36 @@ def draw_calibrated(
     return grow(small), grow(target)
 
 # %% ../nbs/41_calibration.ipynb #s41-011
+def _kind(x): return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+
+
 def _shapes(probs, target, ignore, what="probs"):
     "An error if scores and labels do not fit together, or if the label of void is that of a class as well."
-    if probs.ndim < 2 or not probs.is_floating_point(): raise ValueError(f"{what}: found {str(probs.dtype).removeprefix('torch.')} {tuple(probs.shape)}; expected floats (N,C,...)")
+    if probs.ndim < 2 or not probs.is_floating_point():
+        raise ValueError(f"{what}: found {_kind(probs)}; expected floats (N,C,...)")
     wanted, classes = (len(probs), *probs.shape[2:]), probs.shape[1]
     if tuple(target.shape) != wanted or target.is_floating_point() or target.dtype == torch.bool:
-        raise ValueError(f"target: found {str(target.dtype).removeprefix('torch.')} {tuple(target.shape)}; expected whole numbers {wanted}, one label for each row of {what} {tuple(probs.shape)}")
+        raise ValueError(f"target: found {_kind(target)}; expected whole numbers {wanted}, "
+                         f"one label for each row of {what} {tuple(probs.shape)}")
     if ignore == VOID and classes > VOID:
-        raise ValueError(f"ignore: {VOID} is the label of void, and of one of the {classes} classes; "
-                         "expected ignore=None if every label counts, or a label that no class has, such as ignore=-1")
+        raise ValueError(f"ignore: {VOID} is the label of void, and of one of the {classes} classes; expected "
+                         "ignore=None if every label counts, or a label that no class has, such as ignore=-1")
 
 # %% ../nbs/41_calibration.ipynb #s41-012
 def _counted(target, classes, ignore, first=0):
-    "Which places count; an error for a label that does not exist. `first`: the number of the first picture, for the error."
-    held = torch.iinfo(target.dtype) # what whole bytes cannot hold would be compared as another number: -1 as 255, 256 as 0
-    if ignore is None or not held.min <= ignore <= held.max: counted = torch.ones_like(target, dtype=torch.bool)
-    else: counted = target != ignore
+    "Which places count; an error for a label that does not exist, whose picture is counted from `first`."
+    held = torch.iinfo(target.dtype)
+    counted = torch.ones_like(target, dtype=torch.bool)
+    if ignore is not None and held.min <= ignore <= held.max: # whole bytes would compare -1 as 255
+        counted = target != ignore
     odd = counted & (target < 0)
-    if classes <= held.max: odd |= counted & (target >= classes)
+    if classes <= held.max: # and 256 as 0
+        odd |= counted & (target >= classes)
     if bool(odd.any()):
         at = odd.nonzero()[0].tolist()
+        place, label = [at[0] + first, *at[1:]], int(target[tuple(at)])
         unknown = "" if ignore is None else f", or {ignore} where the truth is unknown"
-        raise ValueError(f"target{[at[0] + first, *at[1:]]} is {int(target[tuple(at)])}; expected 0 to {classes - 1}{unknown}")
+        raise ValueError(f"target{place} is {label}; expected 0 to {classes - 1}{unknown}")
     return counted
 
 # %% ../nbs/41_calibration.ipynb #s41-013
@@ -82,33 +90,44 @@ def _tolerance(dtype): return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dty
 
 # %% ../nbs/41_calibration.ipynb #s41-015
 def _refuse(probs, counted, highest, first=0):
-    "An error that names the first place whose values are no probabilities. Places where `counted` is False may hold anything; None: all count. `first`: the number of the first picture."
-    total, tol = probs.sum(1, dtype=torch.float32 if probs.dtype != torch.float64 else None), _tolerance(probs.dtype)
-    if not probs.numel() or bool((probs.min() >= -tol) & (highest.max() <= 1 + tol) & ((total - 1).abs_().max() <= tol)): return # the usual case, quickly
+    """An error that names the first place whose values are no probabilities; its picture is counted from `first`.
+
+    Places where `counted` is False may hold anything; None: all count."""
+    tol = _tolerance(probs.dtype)
+    total = probs.sum(1, dtype=torch.float32 if probs.dtype != torch.float64 else None)
+    usual = lambda: (probs.min() >= -tol) & (highest.max() <= 1 + tol) & ((total - 1).abs().max() <= tol)
+    if not probs.numel() or bool(usual()): # quickly
+        return
     counted = torch.ones_like(highest, dtype=torch.bool) if counted is None else counted
-    lowest = probs.amin(1)
-    fine = ((total - 1).abs() <= tol) & (lowest >= -tol) & (highest <= 1 + tol) # all three are False for NaN
-    if bool((fine | ~counted).all()): return
+    fine = ((total - 1).abs() <= tol) & (probs.amin(1) >= -tol) & (highest <= 1 + tol) # all three are False for NaN
+    if bool((fine | ~counted).all()):
+        return
     at = (~fine & counted).nonzero()[0].tolist()
     row = probs[(at[0], slice(None), *at[1:])]
-    what = f"values from {row.min():.4g} to {row.max():.4g}" if row.isfinite().all() else f"{int((~row.isfinite()).sum())} values that are not finite"
-    hint = "; are these logits? Take logits.softmax(1) first" if row.isfinite().all() and (row.min() < 0 or row.max() > 1) else ""
+    what, hint = f"values from {row.min():.4g} to {row.max():.4g}", ""
+    if not row.isfinite().all():
+        what = f"{int((~row.isfinite()).sum())} values that are not finite"
+    elif row.min() < 0 or row.max() > 1:
+        hint = "; are these logits? Take logits.softmax(1) first"
     place = f", place {tuple(at[1:])}" if at[1:] else ""
-    raise ValueError(f"probs at sample {at[0] + first}{place}: found {what} with the sum {row.sum():.4g}; expected probabilities in [0, 1] that add up to 1 over dimension 1{hint}")
+    raise ValueError(f"probs at sample {at[0] + first}{place}: found {what} with the sum {row.sum():.4g}; "
+                     f"expected probabilities in [0, 1] that add up to 1 over dimension 1{hint}")
 
 # %% ../nbs/41_calibration.ipynb #s41-015b
 def _few(*tensors, numbers=1_000_000):
-    "Tensors of as many pictures, a few pictures at a time, and the number of the first; the first tensor says how many."
+    "A few pictures of each tensor at a time, and the number of the first; the first tensor says how many."
     step = max(1, numbers // max(tensors[0][0].numel(), 1)) if len(tensors[0]) else 1
-    for first in range(0, len(tensors[0]), step): yield first, *(x[first:first + step] for x in tensors)
+    for first in range(0, len(tensors[0]), step):
+        yield first, *(x[first:first + step] for x in tensors)
 
 
 def _rows(scores, target, counted, numbers=1_000_000):
-    "Scores (m,C) and labels (m,) of the places that count, a few at a time, so that nothing of the size of all scores is made."
+    "Scores (m,C) and labels (m,) of the places that count, a few at a time: nothing large is made."
     for _, s, t, c in _few(scores, target, counted, numbers=numbers):
         s, t, c = s.reshape(*s.shape[:2], -1), t.reshape(len(t), -1), c.reshape(len(c), -1)
         step = max(1, numbers // (len(s) * s.shape[1]))
-        for a, b, k in zip(s.split(step, -1), t.split(step, -1), c.split(step, -1)): yield a.movedim(1, -1)[k], b[k].long()
+        for a, b, k in zip(s.split(step, -1), t.split(step, -1), c.split(step, -1)):
+            yield a.movedim(1, -1)[k], b[k].long()
 
 # %% ../nbs/41_calibration.ipynb #s41-017
 def _confidence(probs, target, ignore, first=0):
@@ -225,7 +244,8 @@ class Reliability:
                ) -> "Reliability": # itself
         "Count a batch."
         _shapes(probs, target, self.ignore)
-        for first, p, t in _few(probs.detach(), target.to(probs.device), numbers=self.chunk): self._add(p, t, first)
+        for first, p, t in _few(probs.detach(), target.to(probs.device), numbers=self.chunk):
+            self._add(p, t, first)
         return self
 
 # %% ../nbs/41_calibration.ipynb #s41-030
@@ -234,7 +254,8 @@ def _add(self: Reliability, probs, target, first):
     "Count a few pictures."
     confidence, right, counted = _confidence(probs, target, self.ignore, first)
     group = torch.arange(len(probs), device=target.device).view(-1, *[1] * (target.ndim - 1)).expand_as(target) if self.per_image else None
-    if self.per_image: group = group.flatten() if counted is None else group[counted]
+    if self.per_image:
+        group = group.flatten() if counted is None else group[counted]
     sums = _tally(confidence, right, self.edges, group, len(probs) if self.per_image else 1)
     self.sums = [torch.cat(x) if self.per_image else x[0] + x[1] for x in zip(self.sums, sums)]
     self.n_ignored += target.numel() - len(confidence)
@@ -353,7 +374,8 @@ def classwise_ece(
     "For each class the ECE of its probability as a forecast of this class, also where it is not the answer."
     _shapes(probs, target, ignore)
     edges, counted = _edges(bins), _counted(target, probs.shape[1], ignore)
-    for first, p, c in _few(probs, counted): _refuse(p, c, p.amax(1), first)
+    for first, p, c in _few(probs, counted):
+        _refuse(p, c, p.amax(1), first)
     of_class = lambda k: Bins(*(s[0] for s in _tally(probs[:, k][counted], target[counted] == k, edges)), edges)
     return torch.stack([ece(of_class(k)) for k in range(probs.shape[1])])
 
@@ -368,8 +390,10 @@ def nll(
     counted = _counted(target, logits.shape[1], ignore)
     logits_only(logits, counted)
     kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    losses = [F.cross_entropy(z.to(kind), y, reduction="none").double().sum() for z, y in _rows(logits, target, counted)]
-    return (sum(losses, logits.new_zeros((), dtype=torch.float64)) / counted.sum()).to(kind)
+    total = logits.new_zeros((), dtype=torch.float64)
+    for z, y in _rows(logits, target, counted):
+        total = total + F.cross_entropy(z.to(kind), y, reduction="none").double().sum()
+    return (total / counted.sum()).to(kind)
 
 # %% ../nbs/41_calibration.ipynb #s41-060
 def brier(
@@ -380,7 +404,8 @@ def brier(
     "Mean over places of the sum over classes of (p - y)² (Brier 1950)."
     _shapes(probs, target, ignore)
     counted = _counted(target, probs.shape[1], ignore)
-    for first, p, c in _few(probs, counted): _refuse(p, c, p.amax(1), first)
+    for first, p, c in _few(probs, counted):
+        _refuse(p, c, p.amax(1), first)
     total = probs.new_zeros((), dtype=torch.float64)
     for p, y in _rows(probs, target, counted):
         p = p.double()
@@ -501,32 +526,39 @@ class Scaler(nn.Module):
         "Find the smallest NLL. An error if there is none, as for a network without mistakes."
         _shapes(logits, target, ignore, "logits")
         counted = _counted(target, logits.shape[1], ignore)
-        if not bool(counted.any()): raise ValueError(f"{type(self).__name__}: every label is void; there is nothing to fit")
+        if not bool(counted.any()):
+            raise ValueError(f"{type(self).__name__}: every label is void; there is nothing to fit")
         logits_only(logits, counted, type(self).__name__)
         sample = _sample_maps if self.spatial else _sample
         z, y = sample(logits.detach(), target, counted, places, make_generator(seed))
-        if not bool(z.isfinite().all()): raise ValueError(f"{type(self).__name__}: the logits hold values that are not finite")
+        if not bool(z.isfinite().all()):
+            raise ValueError(f"{type(self).__name__}: the logits hold values that are not finite")
         self.to(z.device, torch.float32 if self.spatial else torch.float64)
         _minimise(self, z, y, steps)
-        with torch.no_grad(): value = sum(_losses(self, z, y))
+        with torch.no_grad():
+            value = sum(_losses(self, z, y))
         return self._checked(value.item())
 
     def _checked(self, value):
         wild = [n for n, p in self.named_parameters() if not p.isfinite().all()]
-        if wild or not math.isfinite(value): raise ValueError(f"{type(self).__name__}: the fit ran away ({', '.join(wild) or 'loss ' + str(value)}); are there mistakes in the held-out data to learn from?")
+        if wild or not math.isfinite(value):
+            raise ValueError(f"{type(self).__name__}: the fit ran away ({', '.join(wild) or f'loss {value}'}); "
+                             "are there mistakes in the held-out data to learn from?")
         return self
 
 # %% ../nbs/41_calibration.ipynb #s41-102
 def _sample(logits, target, counted, places, generator):
     "Logits (M,C) and labels (M,) of at most so many places that count, on the CPU."
     keep, order = torch.randperm(int(counted.sum()), generator=generator)[:places].sort()
-    z, y, start = torch.empty(len(keep), logits.shape[1], dtype=logits.dtype), torch.empty(len(keep), dtype=torch.int64), 0
+    z = torch.empty(len(keep), logits.shape[1], dtype=logits.dtype)
+    y, start = torch.empty(len(keep), dtype=torch.int64), 0
     for _, s, t, c in _few(logits, target, counted): # the places that count are numbered through
         at = c.flatten().nonzero()[:, 0]
         a, b = torch.searchsorted(keep, torch.tensor([start, start + len(at)])).tolist()
         at, start = at[keep[a:b].to(at.device) - start], start + len(at)
         s, t = s.reshape(*s.shape[:2], -1), t.flatten()
-        z[order[a:b]], y[order[a:b]] = s[at // s.shape[2], :, at % s.shape[2]].cpu(), t[at].long().cpu()
+        z[order[a:b]] = s[at // s.shape[2], :, at % s.shape[2]].cpu()
+        y[order[a:b]] = t[at].long().cpu()
     return z, y
 
 
@@ -534,13 +566,15 @@ def _sample_maps(logits, target, counted, places, generator):
     "Logits and labels of whole pictures, at most so many places; the label is -1 where void."
     pictures = max(1, places // max(target[0].numel(), 1))
     keep = torch.randperm(len(logits), generator=generator)[:pictures].to(logits.device)
-    return logits[keep].float(), torch.where(counted[keep], target[keep].long(), -1) # long first: -1 is no uint8
+    label = torch.where(counted[keep], target[keep].long(), -1) # long first: -1 is no uint8
+    return logits[keep].float(), label
 
 # %% ../nbs/41_calibration.ipynb #s41-103
 def _losses(module, z, y):
     "The parts of the mean NLL, a few places at a time, in the type of the module."
     kind, n = next(module.parameters()).dtype, int((y >= 0).sum())
-    for _, logits, labels in _few(z, y): yield F.cross_entropy(module.forward(logits.to(kind)), labels, ignore_index=-1, reduction="sum") / n
+    for _, logits, labels in _few(z, y):
+        yield F.cross_entropy(module.forward(logits.to(kind)), labels, ignore_index=-1, reduction="sum") / n
 
 
 def _minimise(module, z, y, steps):
@@ -607,10 +641,12 @@ class LocalTemperature(Scaler):
                     ) -> Tensor: # (N,1,H,W) above 0
         "The temperature map."
         logits_only(logits, what="LocalTemperature")
-        if logits.ndim != 4: raise ValueError(f"LocalTemperature: found logits of shape {tuple(logits.shape)}; expected (N,C,H,W)")
+        if logits.ndim != 4:
+            raise ValueError(f"LocalTemperature: found logits of shape {tuple(logits.shape)}; expected (N,C,H,W)")
         return (-self.look(logits.float().log_softmax(1) / 5).clamp(-5, 5)).exp()
 
-    def forward(self, logits: Tensor) -> Tensor: return logits / self.temperature(logits)
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits / self.temperature(logits)
 
 # %% ../nbs/41_calibration.ipynb #s41-109
 def ensemble(
@@ -618,10 +654,13 @@ def ensemble(
 ) -> Tensor: # (N,C,...) logits whose softmax is the mean of the networks' probabilities
     "Several networks as one."
     shapes = {tuple(z.shape) for z in logits}
-    if len(shapes) != 1: raise ValueError(f"ensemble: found logits of the shapes {sorted(shapes)}; expected at least one network, and the same shape for all")
-    for i, z in enumerate(logits): logits_only(z, what=f"ensemble: network {i}")
-    logs = [z.log_softmax(1, dtype=torch.float64 if z.dtype == torch.float64 else torch.float32) for z in logits]
-    return torch.stack(logs).logsumexp(0) - math.log(len(logits))
+    if len(shapes) != 1:
+        raise ValueError(f"ensemble: found logits of the shapes {sorted(shapes)}; "
+                         "expected at least one network, and the same shape for all")
+    for i, z in enumerate(logits):
+        logits_only(z, what=f"ensemble: network {i}")
+    wide = [z if z.dtype == torch.float64 else z.float() for z in logits]
+    return torch.stack([z.log_softmax(1) for z in wide]).logsumexp(0) - math.log(len(logits))
 
 # %% ../nbs/41_calibration.ipynb #s41-125
 def accuracy_above(

@@ -9,6 +9,7 @@ __all__ = ['PARTS', 'check_pixel', 'check_iou', 'check_halve', 'relabel', 'few_l
            'source_networks', 'pets_trimap', 'camvid']
 
 # %% ../nbs/40_segmentation.ipynb #s40-004
+import functools
 import math
 import os
 from collections import Counter
@@ -41,7 +42,8 @@ def relabel(
 ) -> KeypointDataset: # masks of the new labels and 255
     "The same pictures with other labels in their masks."
     if ds.masks is None: raise ValueError("relabel: the data set has no masks")
-    if len(names) > VOID: raise ValueError(f"relabel: there are {len(names)} names; expected at most {VOID}, since {VOID} is void")
+    if len(names) > VOID:
+        raise ValueError(f"relabel: there are {len(names)} names; expected at most {VOID}, since {VOID} is void")
     unknown = [v for v in ds.masks.unique().tolist() if v not in new]
     if unknown: raise ValueError(f"relabel: the masks hold the label {unknown[0]}; expected some of {', '.join(map(str, new))}")
     odd = [v for v in new.values() if v is not None and not 0 <= v < len(names)]
@@ -63,16 +65,20 @@ def few_labels(
 
 # %% ../nbs/40_segmentation.ipynb #s40-015
 def preprocess(
-    pictures: KeypointDataset | Sequence, # a data set; or pictures of differing sizes: files, or uint8 tensors (C,H,W)
+    pictures: KeypointDataset | Sequence, # a data set; or pictures of all sizes: files, or uint8 tensors (C,H,W)
     size: int = 128, # side of the square that comes out, in pixels
-    masks: Sequence | None = None, # of single pictures: files, or uint8 tensors (H,W) of labels; None: there are none
+    masks: Sequence | None = None, # of single pictures: files, or uint8 tensors (H,W) of labels
 ) -> KeypointDataset: # (N,C,size,size); points outside the square are not visible; `to_file` leads back
     "Shorter side to `size` (masks by nearest neighbour, void kept), then the middle square."
     if isinstance(pictures, KeypointDataset):
-        if masks is not None: raise ValueError("preprocess: a data set has masks of its own; expected masks=None")
+        if masks is not None:
+            raise ValueError("preprocess: a data set has masks of its own; expected masks=None")
         return _middle_square(pictures, size)
-    pictures, masks = list(pictures), [None] * len(pictures) if masks is None else list(masks)
-    if not pictures or len(pictures) != len(masks): raise ValueError(f"preprocess: found {len(pictures)} pictures and {len(masks)} masks; expected at least one picture, and a mask for each")
+    pictures = list(pictures)
+    masks = [None] * len(pictures) if masks is None else list(masks)
+    if not pictures or len(pictures) != len(masks):
+        raise ValueError(f"preprocess: found {len(pictures)} pictures and {len(masks)} masks; "
+                         "expected at least one picture, and a mask for each")
     return concat([_middle_square(_single(p, m, i), size) for i, (p, m) in enumerate(zip(pictures, masks))])
 
 
@@ -80,11 +86,14 @@ def _middle_square(ds, size):
     "The middle square of pictures of one size."
     h, w = ds.size
     short = min(h, w)
-    ds = ds if short == size else ds.resize((max(size, round(h * size / short)), max(size, round(w * size / short))))
+    if short != size:
+        ds = ds.resize((max(size, round(h * size / short)), max(size, round(w * size / short))))
     top, left = ((s - size) // 2 for s in ds.size)
-    cut = lambda x: None if x is None else x[..., top:top + size, left:left + size]
+    rows, columns = slice(top, top + size), slice(left, left + size)
     points = ds.keypoints - ds.keypoints.new_tensor([left, top])
-    return replace(ds, images=cut(ds.images), masks=cut(ds.masks), keypoints=points, visible=ds.visible & inside(points, size), to_file=ds.to_file @ translation(left, top).double())
+    masks = None if ds.masks is None else ds.masks[:, rows, columns]
+    return replace(ds, images=ds.images[..., rows, columns], masks=masks, keypoints=points,
+                   visible=ds.visible & inside(points, size), to_file=ds.to_file @ translation(left, top).double())
 
 # %% ../nbs/40_segmentation.ipynb #s40-015b
 _ORIENTATION = 0x0112 # the EXIF note that says how a picture must be turned
@@ -94,23 +103,33 @@ def _single(picture, mask, i):
     "A data set of one picture, from a file or a tensor, and its mask."
     name, turn = str(i), None
     if not isinstance(picture, Tensor):
-        path, name, picture = picture, Path(picture).name, read_image(picture)
-        with Image.open(path) as im: turn = im.getexif().get(_ORIENTATION)
-    if mask is not None and not isinstance(mask, Tensor): mask = _read_labels(mask, turn)
-    if picture.ndim != 3: raise ValueError(f"preprocess: picture {i} has the shape {tuple(picture.shape)}; expected (C,H,W)")
-    if mask is not None and mask.shape != picture.shape[1:]:
-        raise ValueError(f"preprocess: the mask of picture {i}, {name}, is {tuple(mask.shape)}; expected {tuple(picture.shape[1:])} as its picture")
-    return KeypointDataset(picture[None], torch.zeros(1, 0, 2), masks=None if mask is None else mask[None], names=[name], meta={"original_size": torch.tensor([picture.shape[1:]])})
+        path, picture = picture, read_image(picture)
+        with Image.open(path) as im:
+            name, turn = Path(path).name, im.getexif().get(_ORIENTATION)
+    if mask is not None and not isinstance(mask, Tensor):
+        mask = _read_labels(mask, turn)
+    if picture.ndim != 3:
+        raise ValueError(f"preprocess: picture {i} has the shape {tuple(picture.shape)}; expected (C,H,W)")
+    size = picture.shape[1:]
+    if mask is not None and mask.shape != size:
+        raise ValueError(f"preprocess: the mask of picture {i}, {name}, is {tuple(mask.shape)}; "
+                         f"expected {tuple(size)} as its picture")
+    return KeypointDataset(picture[None], torch.zeros(1, 0, 2), masks=None if mask is None else mask[None],
+                           names=[name], meta={"original_size": torch.tensor([size])})
 
 
 def _read_labels(path, turn):
     "(H,W) labels of a mask's file, turned as the file of its picture says."
     wanted = "an index picture (mode L or P) that keeps its labels, such as a PNG"
     try:
-        with Image.open(path) as im: im.load()
-    except Exception as e: raise DataError(f"{path}: {e}; expected {wanted}") from e # Pillow's readers raise whatever a broken file makes them stumble over
-    if im.mode not in ("1", "L", "P") or im.format == "JPEG": raise DataError(f"{path}: found a {im.format} of mode {im.mode}; expected {wanted}")
-    if turn: im.getexif()[_ORIENTATION] = turn
+        with Image.open(path) as im:
+            im.load()
+    except Exception as e: # Pillow's readers raise whatever a broken file makes them stumble over
+        raise DataError(f"{path}: {e}; expected {wanted}") from e
+    if im.mode not in ("1", "L", "P") or im.format == "JPEG":
+        raise DataError(f"{path}: found a {im.format} of mode {im.mode}; expected {wanted}")
+    if turn:
+        im.getexif()[_ORIENTATION] = turn
     return torch.from_numpy(np.array(ImageOps.exif_transpose(im)).astype(np.uint8))
 
 # %% ../nbs/40_segmentation.ipynb #s40-016
@@ -174,15 +193,20 @@ def logits_only(
     counted: Tensor | None = None, # (N,...) bool: places that count; None: all
     what: str = "logits", # what they are, for the error
 ) -> None:
-    "An error if logits are probabilities already: in [0, 1], with the sum 1 over the classes, at every place that counts."
-    if logits.shape[1] < 2 or not logits.numel(): return
+    "An error if logits are probabilities: in [0, 1] with the sum 1 over the classes, at every place that counts."
+    if logits.shape[1] < 2 or not logits.numel():
+        return
     logits, wide = logits.detach(), logits.dtype == torch.float64
-    if counted is None and bool(logits.amin() < 0): return # the usual case, quickly
-    away = (logits.sum(1, dtype=None if wide else torch.float32) - 1).abs()
-    shares = (away <= {torch.float64: 1e-6, torch.float32: 1e-4}.get(logits.dtype, 2e-2)) & (logits.amin(1) >= 0)
-    if counted is not None: shares = shares[counted]
-    if not shares.numel() or not bool(shares.all()): return
-    raise ValueError(f"{what}: found values in [0, 1] that add up to 1 over dimension 1; expected logits. Are these probabilities? Leave the softmax out")
+    if counted is None and bool(logits.amin() < 0): # the usual case, quickly
+        return
+    tolerance = {torch.float64: 1e-6, torch.float32: 1e-4}.get(logits.dtype, 2e-2)
+    total = logits.sum(1, dtype=None if wide else torch.float32)
+    shares = ((total - 1).abs() <= tolerance) & (logits.amin(1) >= 0)
+    if counted is not None:
+        shares = shares[counted]
+    if shares.numel() and bool(shares.all()):
+        raise ValueError(f"{what}: found values in [0, 1] that add up to 1 over dimension 1; expected logits. "
+                         "Are these probabilities? Leave the softmax out")
 
 
 def mask_loss(
@@ -192,31 +216,47 @@ def mask_loss(
 ) -> Tensor: # scalar; 0 where everything is void
     "Cross-entropy averaged over the pixels that are not void."
     label, counted = _labels_of(output, batch, ignore)
-    return F.cross_entropy(output.float(), label, ignore_index=-1, reduction="sum") / counted.sum().clamp(min=1)
+    total = F.cross_entropy(output.float(), label, ignore_index=-1, reduction="sum")
+    return total / counted.sum().clamp(min=1)
 
 # %% ../nbs/40_segmentation.ipynb #s40-029
 def _labels_of(output, batch, ignore):
-    "The mask with -1 for void, and which pixels count; an error for labels that the network does not have, and for answers that are no logits."
+    """The mask with -1 for void, and which pixels count.
+
+    An error for labels that the network does not have, and for answers that are no logits."""
     mask = _whole_mask(batch)
     if output.ndim != 4 or tuple(output.shape[::2]) + (output.shape[3],) != (len(mask), *mask.shape[1:]):
-        raise ValueError(f"the network answers {tuple(output.shape)} to masks of {tuple(mask.shape)}; expected (N,C,H,W) with the same N, H and W")
+        raise ValueError(f"the network answers {tuple(output.shape)} to masks of {tuple(mask.shape)}; "
+                         "expected (N,C,H,W) with the same N, H and W")
     classes = output.shape[1]
-    if ignore == VOID and classes > VOID:
-        raise ValueError(f"ignore: {VOID} is the label of void, and of one of the network's {classes} classes; expected another label for void, or ignore=None if there is none")
+    _check_void(ignore, classes)
     counted = torch.ones_like(mask, dtype=torch.bool) if ignore is None else mask != ignore
     odd = mask[counted & ((mask < 0) | (mask >= classes))]
-    void = "" if ignore is None else f", or {ignore} for void"
-    if odd.numel(): raise ValueError(f"the mask holds the label {int(odd[0])}; the network has {classes} classes: expected 0 to {classes - 1}{void}")
+    if odd.numel():
+        raise ValueError(f"the mask holds the label {int(odd[0])}; the network has {classes} classes: "
+                         f"expected {_allowed(classes, ignore)}")
     logits_only(output, counted, "the network's answer")
     return torch.where(counted, mask, -1), counted
 
 
+def _check_void(ignore, classes):
+    "An error if the usual label of void is that of a class as well."
+    if ignore == VOID and classes > VOID:
+        raise ValueError(f"ignore: {VOID} is the label of void, and of one of the {classes} classes; "
+                         "expected another label for void, or ignore=None if there is none")
+
+
+def _allowed(classes, ignore): return f"0 to {classes - 1}" + ("" if ignore is None else f", or {ignore} for void")
+
+
 def _whole_mask(batch):
     "The mask of a batch in int64, which holds every label; an error for masks that are no whole numbers."
-    if "mask" not in batch: raise ValueError(f"the batch has no 'mask'; found {', '.join(map(str, batch))}")
-    mask = batch["mask"]
-    if mask.is_floating_point() or mask.dtype == torch.bool: raise ValueError(f"mask: found {str(mask.dtype).removeprefix('torch.')}; expected whole numbers, a label for each pixel")
-    return mask.long()
+    if "mask" not in batch:
+        raise ValueError(f"the batch has no 'mask'; found {', '.join(map(str, batch))}")
+    kind = batch["mask"].dtype
+    if kind.is_floating_point or kind == torch.bool:
+        raise ValueError(f"mask: found {str(kind).removeprefix('torch.')}; expected whole numbers, a label for each pixel")
+    return batch["mask"].long()
 
 # %% ../nbs/40_segmentation.ipynb #s40-030
 def counted_pixels(
@@ -252,7 +292,8 @@ def fit_masks(
 ) -> History:
     "`kpnb.training.fit` with the loss and the accuracy of masks."
     usual = {"loss": mask_loss, "decode": None, "metrics": {"accuracy": pixel_hits}}
-    if str(settings.get("monitor")).endswith("accuracy"): usual["mode"] = "max" # the best epoch is the one with the most right
+    if str(settings.get("monitor")).endswith("accuracy"):
+        usual["mode"] = "max" # the best epoch is the one with the most right
     return fit(model, train, valid, **(usual | settings))
 
 # %% ../nbs/40_segmentation.ipynb #s40-037
@@ -263,12 +304,16 @@ def predict_logits(
     batch_size: int = 64, # pictures at a time
 ) -> Tensor: # (N,C,H,W) on the CPU
     "A network's logits for a whole data set, in eval mode. 4·C·H·W bytes for each picture: for large data go through `ds.batches` and count as you go."
-    if not len(ds): raise ValueError("predict_logits: the data set is empty")
+    if not len(ds):
+        raise ValueError("predict_logits: the data set is empty")
     was, device = model.training, next(model.parameters(), torch.zeros(0)).device
     model.eval()
-    try: parts = [model(b["image"]).float().cpu() for b in ds.batches(batch_size, device=device)]
-    finally: model.train(was)
-    for part in parts: logits_only(part, what="the network's answer")
+    try:
+        parts = [model(b["image"]).float().cpu() for b in ds.batches(batch_size, device=device)]
+    finally:
+        model.train(was)
+    for part in parts:
+        logits_only(part, what="the network's answer")
     return torch.cat(parts)
 
 # %% ../nbs/40_segmentation.ipynb #s40-038
@@ -277,7 +322,8 @@ def boundary(
     width: int = 2, # pixels to either side of an edge
 ) -> Tensor: # (N,H,W) bool
     "Which pixels lie within `width` pixels (in x and y) of a pixel with another label. Void has no edges."
-    if masks.ndim != 3 or width < 1: raise ValueError(f"boundary: found masks {tuple(masks.shape)} and width {width}; expected (N,H,W) and at least 1")
+    if masks.ndim != 3 or width < 1:
+        raise ValueError(f"boundary: found masks {tuple(masks.shape)} and width {width}; expected (N,H,W) and at least 1")
     m, void = _whole_mask({"mask": masks})[:, None].float(), masks[:, None] == VOID
     pool = lambda x: F.max_pool2d(x, 2 * width + 1, stride=1, padding=width)
     highest, lowest = pool(torch.where(void, -math.inf, m)), -pool(torch.where(void, -math.inf, -m))
@@ -313,25 +359,30 @@ class Confusion:
                  names: Sequence[str] = (), # of the classes
                  ignore: int | None = VOID, # label of void; None: every pixel counts
                  ):
-        if classes < 2: raise ValueError(f"Confusion: found {classes} classes; expected at least 2")
-        if ignore == VOID and classes > VOID: raise ValueError(f"ignore: {VOID} is the label of void, and of one of the {classes} classes; expected another label for void, or ignore=None if there is none")
-        self.ignore = ignore
-        self.matrix, self.names, self.n_ignored = torch.zeros(classes, classes, dtype=torch.int64), list(names) or [f"class {k}" for k in range(classes)], 0
+        if classes < 2:
+            raise ValueError(f"Confusion: found {classes} classes; expected at least 2")
+        _check_void(ignore, classes)
+        self.matrix, self.n_ignored, self.ignore = torch.zeros(classes, classes, dtype=torch.int64), 0, ignore
+        self.names = list(names) or [f"class {k}" for k in range(classes)]
 
     def update(self,
                pred: Tensor, # (N,H,W) answered classes, whole numbers
-               target: Tensor, # (N,H,W) true classes, 255 for void
+               target: Tensor, # (N,H,W) true classes, and `ignore` for void
                ) -> "Confusion": # itself
         "Count a batch."
         n = len(self.matrix)
-        for what, x in (("pred", pred), ("target", target)):
-            if x.is_floating_point() or x.dtype == torch.bool: raise ValueError(f"{what}: found {str(x.dtype).removeprefix('torch.')}; expected whole numbers" + ("; take logits.argmax(1)" if what == "pred" else ""))
-        if pred.shape != target.shape: raise ValueError(f"Confusion: found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same shape")
+        for what, x, hint in (("pred", pred, "; take logits.argmax(1)"), ("target", target, "")):
+            if x.is_floating_point() or x.dtype == torch.bool:
+                raise ValueError(f"{what}: found {str(x.dtype).removeprefix('torch.')}; expected whole numbers{hint}")
+        if pred.shape != target.shape:
+            raise ValueError(f"Confusion: found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same shape")
         pred, target = pred.long().cpu(), target.long().cpu() # whole bytes would take -1 for 255
         counted = torch.ones_like(target, dtype=torch.bool) if self.ignore is None else target != self.ignore
         p, t = pred[counted], target[counted]
-        for what, x in (("pred", p), ("target", t)):
-            if bool(((x < 0) | (x >= n)).any()): raise ValueError(f"{what} holds the label {int(x[(x < 0) | (x >= n)][0])}; expected 0 to {n - 1}" + (f", or {self.ignore} for void" if what == "target" and self.ignore is not None else ""))
+        for what, x, ignore in (("pred", p, None), ("target", t, self.ignore)):
+            odd = x[(x < 0) | (x >= n)]
+            if odd.numel():
+                raise ValueError(f"{what} holds the label {int(odd[0])}; expected {_allowed(n, ignore)}")
         self.matrix += torch.bincount(t * n + p, minlength=n * n).view(n, n)
         self.n_ignored += int((~counted).sum())
         return self
@@ -405,12 +456,15 @@ def voc_squares(
     size: int = 128, # side of the squares
     root: str | os.PathLike | None = None, # data folder; default: that of `kpnb.core.data_dir`
 ) -> KeypointDataset: # masks with VOC's 21 classes and 255 for void
-    "Pascal VOC 2012 as the source prepared it: each photograph's shorter side to `size`, then the middle square."
-    if split not in ("train", "valid"): raise ValueError(f"voc_squares: split is {split!r}; expected 'train' or 'valid'")
+    "Pascal VOC 2012 as the source prepared it: the shorter side to `size`, then the middle square."
+    lists = {"train": "train.txt", "valid": "val.txt"}
+    if split not in lists:
+        raise ValueError(f"voc_squares: split is {split!r}; expected 'train' or 'valid'")
     folder = data_dir(root) / "VOCdevkit/VOC2012"
-    stems = (folder / f"ImageSets/Segmentation/{'val' if split == 'valid' else split}.txt").read_text(encoding="utf-8").split()
-    ds = preprocess([folder / f"JPEGImages/{s}.jpg" for s in stems], size, [folder / f"SegmentationClass/{s}.png" for s in stems])
-    return relabel(ds, _REAL["voc"][0], VOC_NAMES)
+    stems = (folder / "ImageSets/Segmentation" / lists[split]).read_text(encoding="utf-8").split()
+    pictures = [folder / "JPEGImages" / f"{s}.jpg" for s in stems]
+    masks = [folder / "SegmentationClass" / f"{s}.png" for s in stems]
+    return relabel(preprocess(pictures, size, masks), _REAL["voc"][0], VOC_NAMES)
 
 # %% ../nbs/40_segmentation.ipynb #s40-068
 def recipe(
@@ -448,27 +502,33 @@ def source_networks(
     names: Sequence[str] = ("fcn_resnet50", "fcn_resnet101"), # of torchvision
     seed: int = 0, # of the initial weights and the order
     *,
-    valid: KeypointDataset | None = None, # measured after each epoch, and never chosen by; default: a tenth of `train` that is kept apart
+    valid: KeypointDataset | None = None, # measured after each epoch, never chosen by; default: a tenth of `train`, kept apart
     **settings, # to change, for `recipe`
-) -> dict[str, dict]: # name -> as of `judge_masks`, with history (train_loss, train_accuracy, valid_loss, valid_accuracy of each epoch), train_loss and seconds
-    "The source's comparison: both networks, from scratch and fine-tuned. Needs a GPU for anything but a handful of pictures."
+) -> dict[str, dict]: # name -> as of `judge_masks`, with history, train_loss and seconds
+    """The source's comparison: both networks, from scratch and fine-tuned. Needs a GPU for anything but a handful of pictures.
+
+    `history` has the source's four curves: train_loss, train_accuracy, valid_loss and valid_accuracy."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     keep, apart = train.fold(0, 10) if valid is None else (train, valid)
-    found, watchers = {}, _as_list(settings.pop("callbacks", ()))
+    given = settings.pop("callbacks", None) or ()
+    measure = functools.partial(evaluate, loss=mask_loss, decode=None, metrics={"accuracy": pixel_hits}, batch_size=16)
 
-    def watch(model, history): history.rows[-1]["train_accuracy"] = evaluate(model, keep, loss=mask_loss, decode=None, metrics={"accuracy": pixel_hits}, batch_size=16)["accuracy"]
+    def watch(model, history):
+        history.rows[-1]["train_accuracy"] = measure(model, keep)["accuracy"]
 
+    how = dict(resume=True, restore_best=False, callbacks=[watch, *([given] if callable(given) else given)])
+    found = {}
     for name, w in ((n, w) for w in weights for n in names):
         seed_everything(seed)
         what = f"{name} {'from scratch' if w is None else 'fine-tuned'}"
-        how = dict(checkpoint=Path(folder) / f"{what.replace(' ', '_')}.pt", resume=True, restore_best=False, callbacks=[watch, *watchers])
-        model, h = recipe(keep, apart, FCN(len(train.mask_names), name, weights_backbone=w), seed, **(how | settings))
-        if "train_accuracy" not in h.rows[-1]: watch(model, h) # a checkpoint is written before its epoch is watched
-        found[what] = judge_masks(model, test, apart) | {"history": h, "train_loss": h["train_loss"][-1], "seconds": sum(h["seconds"])}
+        how["checkpoint"] = Path(folder) / f"{what.replace(' ', '_')}.pt"
+        network = FCN(len(train.mask_names), name, weights_backbone=w)
+        model, h = recipe(keep, apart, network, seed, **(how | settings))
+        if "train_accuracy" not in h.rows[-1]: # a checkpoint is written before its epoch is watched
+            watch(model, h)
+        facts = {"history": h, "train_loss": h["train_loss"][-1], "seconds": sum(h["seconds"])}
+        found[what] = judge_masks(model, test, apart) | facts
     return found
-
-
-def _as_list(callbacks): return [callbacks] if callable(callbacks) else list(callbacks or ())
 
 # %% ../nbs/40_segmentation.ipynb #s40-072
 def _apart_and_train(train, test, backbone, weights, seed, usual, settings, by=None):

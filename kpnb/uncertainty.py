@@ -64,16 +64,17 @@ def noisy_labels(
     ds: KeypointDataset, # exact labels
     sigma: Tensor, # (N,K) pixels, from `label_sigma`
     seed: int = 0, # of the errors
-) -> KeypointDataset: # with other `keypoints`; points that leave the picture are not visible, and what was hidden stays hidden
+) -> KeypointDataset: # with other `keypoints`; what leaves the picture is not visible, what was hidden stays so
     "The same pictures, labelled by an annotator whose x and y err independently with these standard deviations."
     if sigma.shape != ds.keypoints.shape[:2]:
-        raise ValueError(f"noisy_labels: sigma is {tuple(sigma.shape)}; expected {tuple(ds.keypoints.shape[:2])}, one for each point")
+        raise ValueError(f"noisy_labels: sigma is {tuple(sigma.shape)}; "
+                         f"expected {tuple(ds.keypoints.shape[:2])}, one for each point")
     noise = torch.randn(ds.keypoints.shape, generator=make_generator(seed)).to(ds.keypoints)
     moved = ds.keypoints + sigma[..., None] * noise
     return replace(ds, keypoints=moved, visible=ds.visible & inside(moved, ds.size))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn017
-LOG_VAR = (-16.0, 8.0) # bounds of the log-variance while training, in normalised units: σ from 0.0003 to 55 halves of the picture
+LOG_VAR = (-16.0, 8.0) # bounds of the log-variance while training: σ from 0.0003 to 55 halves of the picture
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn018
@@ -101,9 +102,9 @@ def gaussian_nll(
     log_var: Tensor, # of the same shape: logarithm of the variance
     target: Tensor, # of the same shape
     full: bool = True, # with the constant ½·log 2π, so that it is a density in nats; torch leaves it out by default
-    bounds: tuple[float, float] | None = None, # of the log-variance, for training: `LOG_VAR` in normalised units; None: the exact score
+    bounds: tuple[float, float] | None = None, # of the log-variance while training, as `LOG_VAR`; None: the exact score
 ) -> Tensor: # of the same shape, nats
-    "The negative log-likelihood of a normal distribution, element by element. With `LOG_VAR` finite for errors of 1e6 and for any log-variance."
+    "The negative log-likelihood of a normal distribution, element by element. Within `LOG_VAR` it is always finite."
     mean, log_var, target = _wide(mean, log_var, target)
     s = _held(log_var, bounds)
     return 0.5 * ((target - mean) ** 2 * torch.exp(-s) + s) + HALF_LOG_2PI * full
@@ -154,7 +155,8 @@ def beta_nll(
     bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`
 ) -> Tensor: # of the same shape
     "The NLL, each element weighted with its variance to the power β, through which no gradient flows (Seitzer et al. 2022, arXiv:2203.09168)."
-    if not 0 <= beta <= 1: raise ValueError(f"beta_nll: beta is {beta}; expected a number from 0 to 1")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta_nll: beta is {beta}; expected a number from 0 to 1")
     mean, log_var, target = _wide(mean, log_var, target)
     weight = torch.exp(beta * _held(log_var.detach(), bounds))
     return gaussian_nll(mean, log_var, target, full=False, bounds=bounds) * weight
@@ -207,7 +209,8 @@ class GaussianNet(nn.Module):
 class DistributionLoss:
     """A loss for `fit` from a function (mean, second, target) -> nats, over the visible points, in normalised units.
 
-    A function with a parameter `bounds`, as `gaussian_nll` has, is kept within them, which protects the training. With `bounds=None` the number is exact: for `metrics`."""
+    A function with a parameter `bounds`, as `gaussian_nll` has, is kept within them: that protects a training.
+    With `bounds=None` the number is exact: for `metrics`."""
 
     def __init__(self,
                  f: Callable = gaussian_nll, # called with (N,K,2) means, (N,K,...) second outputs and (N,K,2) targets
@@ -222,11 +225,13 @@ class DistributionLoss:
         seen, target = batch["visible"], normalise(batch["keypoints"], batch["image"].shape[-2:])
         # A point that is not seen may be NaN, in the label as in the answer, which would spoil the gradient of all.
         mean, second, target = (torch.where(seen[..., None], v, 0.0) for v in (*output, target))
-        if self.bounds is None: mean, second = mean.double(), second.double()
+        if self.bounds is None:
+            mean, second = mean.double(), second.double()
         held = {"bounds": self.bounds} if "bounds" in inspect.signature(self.f).parameters else {}
         return masked_mean(self.f(mean, second, target, **held), seen)
 
-    def batch_weight(self, batch: dict) -> int: return visible_points(batch)
+    def batch_weight(self, batch: dict) -> int:
+        return visible_points(batch)
 
     def __repr__(self):
         name = getattr(self.f, "__qualname__", self.f)
@@ -246,7 +251,8 @@ def faithful_nll(
     bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`
 ) -> Tensor: # of the same shape
     "Half the squared error for the mean, and the NLL for the log-variance alone (Stirn et al. 2023, arXiv:2212.09184). Use it with `detach=True`."
-    return 0.5 * squared_error(mean, log_var, target) + gaussian_nll(mean.detach(), log_var, target, full=False, bounds=bounds)
+    of_variance = gaussian_nll(mean.detach(), log_var, target, full=False, bounds=bounds)
+    return 0.5 * squared_error(mean, log_var, target) + of_variance
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn051
 class RootMeanSquare(DistributionLoss):
@@ -259,8 +265,9 @@ class RootMeanSquare(DistributionLoss):
 # %% ../nbs/30_gaussian_nll.ipynb #gn052
 LOSSES = {"rmse": RootMeanSquare(), "mse": DistributionLoss(squared_error), "gnll": DistributionLoss(gaussian_nll),
           "beta": DistributionLoss(beta_nll), "faithful": DistributionLoss(faithful_nll)}
-# The student project's settings; its patience is not known. What it did not use is said as well, so that no other recipe's setting stays on.
-PROJECT = dict(epochs=300, batch_size=256, lr=1e-4, optimizer="adam", schedule=None, patience=20, weight_decay=0.0, augment=None, fast=False)
+# The student project's settings; its patience is not known. The last three say what it did not use, so that no other recipe's setting stays on.
+PROJECT = dict(epochs=300, batch_size=256, lr=1e-4, optimizer="adam", schedule=None, patience=20,
+               weight_decay=0.0, augment=None, fast=False)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn053
 def decode_mean(output: tuple, batch: dict) -> Tensor: # (N,K,2) pixels
@@ -277,7 +284,8 @@ def train_uncertain(
     **settings, # of `fit`; default: those of the student project, at most 300 epochs
 ) -> History: # of the training
     "Train with one of the losses of this lesson. Where there are variances, the best epoch is that of the smallest validation NLL, whatever the loss."
-    if loss not in LOSSES: raise ValueError(f"train_uncertain: loss is {loss!r}; choose one of {', '.join(LOSSES)}")
+    if loss not in LOSSES:
+        raise ValueError(f"train_uncertain: loss is {loss!r}; choose one of {', '.join(LOSSES)}")
     promises = {}
     if loss not in ("rmse", "mse"): # the epochs are compared by the exact score, not by what a training is protected with
         score = DistributionLoss(LOSSES["full" if loss == "full" else "gnll"].f, bounds=None)
@@ -612,7 +620,7 @@ def laplace_nll(
     mean: Tensor, # any shape
     log_scale: Tensor, # of the same shape: logarithm of b; the standard deviation is √2·b
     target: Tensor, # of the same shape
-    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`; the logarithm of b keeps to their halves
+    bounds: tuple[float, float] | None = None, # of the log-variance while training; a scale keeps to their halves
 ) -> Tensor: # of the same shape, nats
     "The negative log-likelihood of a Laplace distribution, |target − mean|/b + log 2b."
     mean, log_scale, target = _wide(mean, log_scale, target)
@@ -632,14 +640,15 @@ def student_nll(
     log_scale: Tensor, # of the same shape: logarithm of the scale; the standard deviation is scale·√(ν/(ν − 2))
     target: Tensor, # of the same shape
     df: float = 4.0, # ν, degrees of freedom; the variance is infinite up to 2
-    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`; the logarithm of the scale keeps to their halves
+    bounds: tuple[float, float] | None = None, # of the log-variance while training; a scale keeps to their halves
 ) -> Tensor: # of the same shape, nats
     "The negative log-likelihood of Student's t distribution."
-    if not df > 0: raise ValueError(f"student_nll: df is {df}; expected a number above 0")
+    if not df > 0:
+        raise ValueError(f"student_nll: df is {df}; expected a number above 0")
     mean, log_scale, target = _wide(mean, log_scale, target)
     a = _held(log_scale, bounds, 0.5)
     constant = math.lgamma(df / 2) - math.lgamma((df + 1) / 2) + 0.5 * math.log(df * math.pi)
-    return constant + a + (df + 1) / 2 * torch.log1p(((target - mean) * torch.exp(-a)) ** 2 / df)
+    return constant + a + (df + 1) / 2 * torch.log1p((target - mean) ** 2 * torch.exp(-2 * a) / df)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn177
 class Mixture(NamedTuple):
@@ -656,8 +665,10 @@ def mix(
     members: Sequence[Gaussians], # answers of several networks to the same pictures
 ) -> Mixture: # mean, aleatoric, epistemic
     "What several networks say together (Lakshminarayanan et al. 2017, arXiv:1612.01474)."
-    if not members: raise ValueError("mix: there are no members")
-    means, stds = _wide(torch.stack([m.mean for m in members]), torch.stack([m.std for m in members])) # 300² is too large for float16
+    if not members:
+        raise ValueError("mix: there are no members")
+    stacked = torch.stack([m.mean for m in members]), torch.stack([m.std for m in members])
+    means, stds = _wide(*stacked) # the square of 300 is too large for float16
     return Mixture(means.mean(0), (stds**2).mean(0), means.var(0, correction=0))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn179
@@ -705,10 +716,12 @@ def roc(
 # %% ../nbs/30_gaussian_nll.ipynb #gn204
 def _no_probabilities(maps, who):
     "An error if maps that a softmax is going to see have been through one already: none below 0, and each with the sum 1."
-    if not maps.numel() or bool(maps.detach().amin() < 0): return
+    if not maps.numel() or bool(maps.detach().amin() < 0):
+        return
     total = maps.detach().float().flatten(2).sum(-1)
     if bool(((total - 1).abs() < 1e-3).all()):
-        raise ValueError(f"{who}: found maps of values from 0 to {maps.max():.4g} that each add up to 1; expected logits. Are these probabilities? Leave the softmax out")
+        raise ValueError(f"{who}: found maps of values from 0 to {maps.max():.4g} that each add up to 1; expected logits. "
+                         "Are these probabilities? Leave the softmax out")
 
 
 def map_covariance(
@@ -726,7 +739,8 @@ def map_covariance(
 class MapCrossEntropy:
     "A loss for `fit`: the cross-entropy between each map's softmax and a Gaussian around the label, over the visible points, in nats."
 
-    def __init__(self, sigma: float = 2.0): self.sigma = sigma # pixels: how wide each label is drawn
+    def __init__(self, sigma: float = 2.0):
+        self.sigma = sigma # pixels: how wide each label is drawn
 
     def __call__(self,
                  logits: Tensor, # (N,K,h,w)
@@ -739,7 +753,8 @@ class MapCrossEntropy:
         logits = torch.where(seen[..., None], logits.float().flatten(2), 0.0) # the map of a point that is not seen may hold anything
         return masked_mean(-(votes * logits.log_softmax(-1)).sum(-1), seen)
 
-    def batch_weight(self, batch: dict) -> int: return visible_points(batch)
+    def batch_weight(self, batch: dict) -> int:
+        return visible_points(batch)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn212
 def cholesky_covariance(
@@ -756,7 +771,7 @@ def cholesky_nll(
     mean: Tensor, # (...,2)
     raw: Tensor, # (...,3) as for `cholesky_covariance`
     target: Tensor, # (...,2)
-    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`; both logarithms keep to their halves
+    bounds: tuple[float, float] | None = None, # of the log-variance while training; a scale keeps to their halves
 ) -> Tensor: # (...) nats for each point
     "The negative log-likelihood of a two-dimensional normal distribution (Dorta et al. 2018, arXiv:1802.07079)."
     mean, raw, target = _wide(mean, raw, target)
@@ -829,14 +844,18 @@ def _real_row(parts, way, networks):
     return {"error_px": error} | judge(on_held.scaled(scale), held) | {"scale": scale, "area_raw": judge(on_held, held)["area"], "seconds": sum(s for _, s in networks)}
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn228
-def _together(answers): return answers[0] if len(answers) == 1 else mix(answers).gaussians
+def _together(answers):
+    return answers[0] if len(answers) == 1 else mix(answers).gaussians
 
 
 def _made_with(way, members, parts, settings):
     "What decides a row of `real_faces`, as text for its file."
-    said = {k: getattr(v, "__qualname__", v) for k, v in settings.items() if k not in ("progress", "live", "device", "callbacks")}
-    if way == "ensemble": said["members"] = members
-    if parts is not None: said["parts"] = [len(ds) for ds in parts]
+    idle = ("progress", "live", "device", "callbacks") # these decide nothing
+    said = {k: getattr(v, "__qualname__", v) for k, v in settings.items() if k not in idle}
+    if way == "ensemble":
+        said["members"] = members
+    if parts is not None:
+        said["parts"] = [len(ds) for ds in parts]
     text = ", ".join(f"{k}={said[k]}" for k in sorted(said))
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
@@ -848,7 +867,8 @@ def _stored(path, made_with):
         found = row.get("settings", "settings that it does not name")
         expected = made_with.get(row["way"], found)
         if found != expected:
-            raise ValueError(f"{path}: the row {row['way']!r} was made with {found}; expected {expected}. Give the same settings, or another folder")
+            raise ValueError(f"{path}: the row {row['way']!r} was made with {found}; expected {expected}. "
+                             "Give the same settings, or another folder")
     return rows
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn229
@@ -867,7 +887,8 @@ def real_faces(
 ) -> pd.DataFrame: # a row for each way: error_px, the measures of `judge` after scaling, scale, area_raw before it, seconds
     "Train in several ways on four fifths of a set of photographs, and judge each once on the last fifth."
     if wrong := [k for k in kinds if k not in WAYS] or [network] * (network not in ("small", "resnet18")):
-        raise ValueError(f"real_faces: found {wrong[0]!r}; expected ways out of {', '.join(WAYS)}, and the network 'small' or 'resnet18'")
+        raise ValueError(f"real_faces: found {wrong[0]!r}; expected ways out of {', '.join(WAYS)}, "
+                         "and the network 'small' or 'resnet18'")
     settings = {"epochs": REAL_EPOCHS.get(data)} | settings
     name, store, made = f"{data}-{network}-{fold}-{seed}", None if folder is None else Path(folder), {}
     made_with = {way: _made_with(way, members, parts, settings) for way in kinds}
@@ -881,17 +902,19 @@ def real_faces(
             made[loss, m] = _real_network(parts, loss, seed + 1000 * m, network, saved, settings, before)
         facts = {"data": data, "fold": fold, "seed": seed, "way": way}
         rows.append(facts | _real_row(parts, way, [made[n] for n in need]) | {"settings": made_with[way]})
-        if store: write_safely(store / f"{name}.csv", _csv(pd.DataFrame(rows)))
+        if store:
+            write_safely(store / f"{name}.csv", _csv(pd.DataFrame(rows)))
     return pd.DataFrame([r for r in rows if r["way"] in kinds]).drop(columns="settings", errors="ignore")
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn236
 def _t_within(t, df):
-    "The share of Student's t distribution between -t and t, for whole degrees of freedom (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."
+    "The share of Student's t between -t and t, for whole df (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."
     angle = math.atan2(t, math.sqrt(df))
     first = 2 + df % 2 # of the even or odd numbers in the products
     steps = np.arange(first, df - 1, 2)
     terms = np.concatenate([[1.0], np.cumprod((steps - 1) / steps * math.cos(angle) ** 2)])
-    if df % 2 == 0: return math.sin(angle) * terms.sum()
+    if df % 2 == 0:
+        return math.sin(angle) * terms.sum()
     return 2 / math.pi * (angle + (math.sin(angle) * math.cos(angle) * terms.sum() if df > 1 else 0.0))
 
 
@@ -909,7 +932,8 @@ def interval95(
 ) -> tuple[float, float]: # mean, half the width of its 95 % interval
     "A mean and how far it can be trusted, by Student's t."
     v = np.asarray(values, dtype=float)
-    if v.ndim != 1 or len(v) < 2: raise ValueError(f"interval95: found values of shape {v.shape}; expected (n,) with at least 2")
+    if v.ndim != 1 or len(v) < 2:
+        raise ValueError(f"interval95: found values of shape {v.shape}; expected (n,) with at least 2")
     return float(v.mean()), float(_t95(len(v) - 1) * v.std(ddof=1) / math.sqrt(len(v)))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn237
