@@ -434,7 +434,7 @@ def _few(x, below):
 @functools.lru_cache(8)
 def _limits(levels):
     "Shares at equal steps, and how many standard deviations the central interval of each reaches."
-    expected = torch.linspace(0, 1, levels, dtype=torch.float64)
+    expected = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu") # kept for the session, whatever the default device is now
     return expected, torch.special.ndtri(0.5 + expected / 2)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn096
@@ -726,12 +726,14 @@ def _no_probabilities(maps, who):
 
 def map_covariance(
     logits: Tensor, # (N,K,h,w) maps before the softmax
-    stride: float = 1, # pixels of the picture for each cell
+    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell; or (along y, along x)
 ) -> tuple[Tensor, Tensor]: # (N,K,2) means in pixels, (N,K,2,2) covariances in pixels²
     "Centre of gravity and spread of each map's softmax."
-    mean, logits, (h, w) = decode_soft_argmax(logits, stride), *_wide(logits), logits.shape[-2:]
-    _no_probabilities(logits, "map_covariance")
-    y, x = torch.meshgrid((torch.arange(h).to(logits) + 0.5) * stride, (torch.arange(w).to(logits) + 0.5) * stride, indexing="ij")
+    if logits.ndim == 4:
+        _no_probabilities(logits, "map_covariance")
+    mean, (logits,), (h, w) = decode_soft_argmax(logits, stride), _wide(logits), logits.shape[-2:]
+    along_y, along_x = stride if isinstance(stride, tuple) else (stride, stride)
+    y, x = torch.meshgrid((torch.arange(h).to(logits) + 0.5) * along_y, (torch.arange(w).to(logits) + 0.5) * along_x, indexing="ij")
     away = torch.stack([x, y], -1).flatten(0, 1) - mean[:, :, None] # (N,K,h·w,2)
     return mean, torch.einsum("nkp,nkpi,nkpj->nkij", logits.flatten(2).softmax(-1), away, away)
 
@@ -748,7 +750,9 @@ class MapCrossEntropy:
                  ) -> Tensor: # scalar
         size, seen = tuple(batch["image"].shape[-2:]), batch["visible"]
         _no_probabilities(logits[seen][None], "MapCrossEntropy")
-        votes = gaussian_heatmaps(batch["keypoints"], size, self.sigma, size[1] / logits.shape[-1], seen).flatten(2)
+        strides = size[0] / logits.shape[-2], size[1] / logits.shape[-1] # along y, along x
+        stride = strides[0] if strides[0] == strides[1] else strides
+        votes = gaussian_heatmaps(batch["keypoints"], size, self.sigma, stride, seen).flatten(2)
         votes = votes / votes.sum(-1, keepdim=True).clamp(min=1e-30)
         logits = torch.where(seen[..., None], logits.float().flatten(2), 0.0) # the map of a point that is not seen may hold anything
         return masked_mean(-(votes * logits.log_softmax(-1)).sum(-1), seen)

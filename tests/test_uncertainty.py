@@ -21,6 +21,7 @@ from kpnb.uncertainty import (
     MapCrossEntropy,
     against_truth,
     beta_nll,
+    calibration_curve,
     cholesky_covariance,
     cholesky_nll,
     constant_std,
@@ -295,3 +296,12 @@ def test_a_point_that_nobody_saw_has_no_constant_std():
     ds.visible[:, 3] = False
     std = constant_std(Gaussians(ds.keypoints + 1, torch.ones(6, 5, 2)), ds)
     assert std[3].isnan().all() and std[[0, 1, 2, 4]].flatten().tolist() == pytest.approx([1.0] * 8, rel=1e-5)
+
+
+def test_a_call_under_another_default_device_spoils_no_later_one():
+    mean, std, target = torch.zeros(50).double(), torch.ones(50).double(), torch.linspace(-2, 2, 50).double()
+    try:
+        with torch.device("meta"): calibration_curve(mean, std, target, levels=77)
+    except (RuntimeError, NotImplementedError, ValueError): pass  # it has no values to work with
+    expected, found = calibration_curve(mean, std, target, levels=77)
+    assert expected.device.type == found.device.type == "cpu" and found[-1] == 1
