@@ -9,7 +9,7 @@ __all__ = ['PARTS', 'check_pixel', 'check_iou', 'check_halve', 'relabel', 'few_l
            'source_networks', 'pets_trimap', 'camvid']
 
 # %% ../nbs/40_segmentation.ipynb #s40-004
-import functools
+import json
 import math
 import os
 from collections import Counter
@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import VOID, DataError, data_dir, patch, seed_everything
+from .core import VOID, DataError, data_dir, patch, seed_everything, write_safely
 from .datasets import VOC_NAMES, load, read_image
 from .geometry import Augment, KeypointDataset, concat, inside, translation
 from .models import BACKBONES
@@ -494,6 +494,30 @@ def judge_masks(
     return found | ({"apart_logits": predict_logits(model, apart, 16), "apart_masks": apart.masks} if apart is not None else {})
 
 # %% ../nbs/40_segmentation.ipynb #s40-070
+class _TrainAccuracy:
+    "A callback for `fit`: the accuracy on the training pictures after each epoch, kept in a file beside the checkpoint."
+
+    def __init__(self, train, path):
+        self.train, self.path, self.found = train, Path(path), {}
+        if self.path.exists():
+            try:
+                self.found = {int(k): float(v) for k, v in json.loads(self.path.read_text(encoding="utf-8")).items()}
+            except (ValueError, TypeError, AttributeError) as e:
+                raise DataError(f"{path}: {e}; expected the accuracy of each epoch. Delete the file to do without") from e
+
+    def __call__(self, model, history):
+        how = dict(loss=mask_loss, decode=None, metrics={"accuracy": pixel_hits}, batch_size=16)
+        self.found[len(history)] = evaluate(model, self.train, **how)["accuracy"]
+        write_safely(self.path, json.dumps(self.found).encode())
+
+    def fill(self, model, history):
+        "Into the history; the checkpoint of the last epoch may be older than its accuracy."
+        if len(history) not in self.found:
+            self(model, history)
+        for row in history.rows:
+            row["train_accuracy"] = self.found.get(row["epoch"], math.nan)
+
+
 def source_networks(
     train: KeypointDataset, # with masks
     test: KeypointDataset, # with masks
@@ -511,21 +535,17 @@ def source_networks(
     Path(folder).mkdir(parents=True, exist_ok=True)
     keep, apart = train.fold(0, 10) if valid is None else (train, valid)
     given = settings.pop("callbacks", None) or ()
-    measure = functools.partial(evaluate, loss=mask_loss, decode=None, metrics={"accuracy": pixel_hits}, batch_size=16)
-
-    def watch(model, history):
-        history.rows[-1]["train_accuracy"] = measure(model, keep)["accuracy"]
-
-    how = dict(resume=True, restore_best=False, callbacks=[watch, *([given] if callable(given) else given)])
     found = {}
     for name, w in ((n, w) for w in weights for n in names):
         seed_everything(seed)
         what = f"{name} {'from scratch' if w is None else 'fine-tuned'}"
-        how["checkpoint"] = Path(folder) / f"{what.replace(' ', '_')}.pt"
+        file = Path(folder) / what.replace(" ", "_")
+        watch = _TrainAccuracy(keep, file.with_suffix(".json"))
+        how = dict(checkpoint=file.with_suffix(".pt"), resume=True, restore_best=False)
+        how["callbacks"] = [watch, *([given] if callable(given) else given)]
         network = FCN(len(train.mask_names), name, weights_backbone=w)
         model, h = recipe(keep, apart, network, seed, **(how | settings))
-        if "train_accuracy" not in h.rows[-1]: # a checkpoint is written before its epoch is watched
-            watch(model, h)
+        watch.fill(model, h)
         facts = {"history": h, "train_loss": h["train_loss"][-1], "seconds": sum(h["seconds"])}
         found[what] = judge_masks(model, test, apart) | facts
     return found
