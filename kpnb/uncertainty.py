@@ -38,7 +38,7 @@ from .checks import Exercise, whole
 from .core import make_generator, seed_everything, write_safely
 from .datasets import load
 from .geometry import KeypointDataset, inside, mirror_pairs, normalise
-from .heatmaps import decode_soft_argmax, gaussian_heatmaps
+from .heatmaps import check_space, decode_soft_argmax, gaussian_heatmaps
 from .layers import SpatialDropout
 from .metrics import augmentation, lfpw_folds
 from .models import PointGaussian, ResNet18Gaussian, SoftArgmax2d, conv_block
@@ -714,23 +714,11 @@ def roc(
     return ROC(x, y, float(torch.trapezoid(y, x)))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn204
-def _no_probabilities(maps, who):
-    "An error if maps that a softmax is going to see have been through one already: none below 0, and each with the sum 1."
-    if not maps.numel() or bool(maps.detach().amin() < 0):
-        return
-    total = maps.detach().float().flatten(2).sum(-1)
-    if bool(((total - 1).abs() < 1e-3).all()):
-        raise ValueError(f"{who}: found maps of values from 0 to {maps.max():.4g} that each add up to 1; expected logits. "
-                         "Are these probabilities? Leave the softmax out")
-
-
 def map_covariance(
-    logits: Tensor, # (N,K,h,w) maps before the softmax
+    logits: Tensor, # (N,K,h,w) maps before the softmax; probabilities are refused
     stride: float | tuple[float, float] = 1, # pixels of the picture for each cell; or (along y, along x)
 ) -> tuple[Tensor, Tensor]: # (N,K,2) means in pixels, (N,K,2,2) covariances in pixels²
     "Centre of gravity and spread of each map's softmax."
-    if logits.ndim == 4:
-        _no_probabilities(logits, "map_covariance")
     mean, (logits,), (h, w) = decode_soft_argmax(logits, stride), _wide(logits), logits.shape[-2:]
     along_y, along_x = stride if isinstance(stride, tuple) else (stride, stride)
     y, x = torch.meshgrid((torch.arange(h).to(logits) + 0.5) * along_y, (torch.arange(w).to(logits) + 0.5) * along_x, indexing="ij")
@@ -749,9 +737,8 @@ class MapCrossEntropy:
                  batch: dict, # with image, keypoints in pixels, visible
                  ) -> Tensor: # scalar
         size, seen = tuple(batch["image"].shape[-2:]), batch["visible"]
-        _no_probabilities(logits[seen][None], "MapCrossEntropy")
-        strides = size[0] / logits.shape[-2], size[1] / logits.shape[-1] # along y, along x
-        stride = strides[0] if strides[0] == strides[1] else strides
+        check_space(logits, "logits", "MapCrossEntropy")
+        stride = size[0] / logits.shape[-2], size[1] / logits.shape[-1] # along y, along x
         votes = gaussian_heatmaps(batch["keypoints"], size, self.sigma, stride, seen).flatten(2)
         votes = votes / votes.sum(-1, keepdim=True).clamp(min=1e-30)
         logits = torch.where(seen[..., None], logits.float().flatten(2), 0.0) # the map of a point that is not seen may hold anything
@@ -832,7 +819,7 @@ def _real_network(parts, loss, seed, network, checkpoint, settings, trained=None
     model = ResNet18Gaussian(k, in_channels=c) if network == "resnet18" else GaussianNet(k, train.size, in_channels=c)
     if trained: model, loss, settings = freeze_mean(trained[0]), "gnll", settings | {"epochs": max(1, (settings["epochs"] or 0) // 2)}
     saved = {} if checkpoint is None else dict(checkpoint=checkpoint, resume=True)
-    shake = augmentation(mirror_pairs(train.keypoint_names, train.pairs), 20.0, (0.85, 1.18), 0.08, 0.3)
+    shake = augmentation(degrees=20.0) # left and right change places by the data set's own pairs
     how = REAL | dict(augment=shake) | ({"lr": 1e-3} if network == "resnet18" else {})
     history = train_uncertain(model, train, apart, loss, seed=seed, **(how | saved | settings))
     return model, sum(history["seconds"]) + (trained[1] if trained else 0)

@@ -117,7 +117,7 @@ def test_probabilities_are_refused_where_logits_are_expected(name):
 def test_maps_of_probabilities_are_refused_where_logits_are_expected(name):
     z, t = case(size=4)
     OVER_CELLS[name](z, t)
-    with pytest.raises(ValueError, match="expected logits"): OVER_CELLS[name](z.flatten(2).softmax(-1).view_as(z), t)
+    with pytest.raises(ValueError, match="probabilities"): OVER_CELLS[name](z.flatten(2).softmax(-1).view_as(z), t)
 
 
 @pytest.mark.parametrize("name", PROBABILITIES)

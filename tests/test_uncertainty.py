@@ -286,7 +286,7 @@ def test_sides_without_pairs_are_not_guessed():
     ds = data(1, n=12, k=2)
     ds.keypoint_names = ["left_eye", "right_eye"]
     with pytest.raises(ValueError, match="left_eye"): label_sigma(ds)
-    with pytest.raises(ValueError, match="left_eye"): real_faces(parts=(ds, ds, ds), kinds=("rmse",), epochs=1)
+    with pytest.raises(ValueError, match="left and right"): real_faces(parts=(ds, ds, ds), kinds=("rmse",), epochs=1)
     ds.pairs = [(0, 1)]
     assert label_sigma(ds).shape == (12, 2)
 
@@ -305,3 +305,17 @@ def test_a_call_under_another_default_device_spoils_no_later_one():
     except (RuntimeError, NotImplementedError, ValueError): pass  # it has no values to work with
     expected, found = calibration_curve(mean, std, target, levels=77)
     assert expected.device.type == found.device.type == "cpu" and found[-1] == 1
+
+
+def test_votes_and_spreads_see_the_stride_of_each_axis():
+    logits = 4 * torch.randn(1, 1, 6, 4, generator=torch.Generator().manual_seed(0))  # 24 pixels down, 32 across: strides 4 and 8
+    mean, covariance = map_covariance(logits, (4.0, 8.0))
+    p = logits.flatten(2).softmax(-1)[0, 0].double()
+    at = torch.stack([8.0 * (torch.arange(4) + 0.5).repeat(6), 4.0 * (torch.arange(6) + 0.5).repeat_interleave(4)], -1).double()
+    torch.testing.assert_close(mean[0, 0].double(), p @ at, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(covariance[0, 0].double(), torch.cov(at.T, correction=0, aweights=p), rtol=1e-4, atol=1e-3)
+    point = torch.tensor([[[13.0, 7.0]]])
+    batch = {"image": torch.zeros(1, 1, 24, 32), "keypoints": point, "visible": torch.ones(1, 1).bool()}
+    votes = torch.exp(-((at - point[0, 0]) ** 2).sum(-1) / (2 * 5.0**2))
+    right = -(votes / votes.sum() * p.log()).sum()
+    assert MapCrossEntropy(5.0)(logits, batch).item() == pytest.approx(right.item(), rel=1e-4)
