@@ -494,12 +494,23 @@ def _each(f, items, workers):
 # %% ../nbs/04_datasets.ipynb #rd-room
 def _room(name, what, shape):
     "A tensor that the pictures are read into."
+    need = math.prod(shape)
     try:
+        if need > _memory(): # some systems promise more than they have, and end the program when it is used
+            raise MemoryError
         return torch.empty(shape, dtype=torch.uint8)
     except (RuntimeError, MemoryError):
-        each, need = "×".join(map(str, shape[1:])), math.prod(shape) / 2**30
-        raise MemoryError(f"{name}: {shape[0]} {what} of {each} need {need:.1f} GiB of memory, "
+        each = "×".join(map(str, shape[1:]))
+        raise MemoryError(f"{name}: {shape[0]} {what} of {each} need {need / 2**30:.1f} GiB of memory, "
                           "more than there is; pass a smaller size=, or load one split") from None
+
+
+def _memory():
+    "Bytes of memory in this machine, as far as the system tells."
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError): # Windows has no sysconf
+        return math.inf
 
 # %% ../nbs/04_datasets.ipynb #47db8f0f
 @dataclass

@@ -1081,12 +1081,21 @@ def test_loading_needs_little_more_memory_than_its_result(tmp_path):
     assert len(ds) == 40 and most - before < 1.4 * ds.images.numel()
 
 
+# 2³⁰ columns: Pillow refuses such a picture at once, so that a program without the check does not fill the memory.
 def test_a_data_set_that_does_not_fit_says_how_much_it_needs(tmp_path):
     imm(tmp_path, 2)
-    with pytest.raises(
-        MemoryError, match="imm: 2 pictures of 3×1048576×1048576 need 6144.0 GiB of memory.*size="
-    ):
-        load("imm", tmp_path, size=2**20)
+    said = "imm: 2 pictures of 3×1048576×1073741824 need 6291456.0 GiB of memory.*size="
+    with pytest.raises(MemoryError, match=said):
+        load("imm", tmp_path, size=(2**20, 2**30))
+
+
+def test_memory_that_the_machine_does_not_have_is_not_asked_for(tmp_path, monkeypatch):
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        pytest.skip("this system does not tell how much it has")
+    imm(tmp_path, 2)
+    monkeypatch.setattr(torch, "empty", lambda *args, **kw: pytest.fail("asked for it"))
+    with pytest.raises(MemoryError, match="need 6291456.0 GiB"):
+        load("imm", tmp_path, size=(2**20, 2**30))
 
 
 def test_what_is_skipped_leaves_no_gap(tmp_path):
