@@ -165,14 +165,22 @@ def _device_of(model, device=None):
     return torch.device(device) if device is not None else first.device if first is not None else pick_device()
 
 
-def _outputs(model, ds, batch_size, device):
-    "Output and batch for each part of a data set, in eval mode."
+@contextlib.contextmanager
+def _looking(model):
+    "Eval mode and no graph while a block runs, and not a moment longer, also after an error."
     was = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for batch in ds.batches(batch_size, device=device): yield _float(model(batch["image"])), batch
-    finally: model.train(was)
+            yield
+    finally:
+        model.train(was)
+
+
+def _outputs(model, ds, batch_size, device):
+    "Output and batch for each part of a data set."
+    for batch in ds.batches(batch_size, device=device):
+        yield _float(model(batch["image"])), batch
 
 # %% ../nbs/07_training.ipynb #551d88b2
 def predict(
@@ -184,10 +192,12 @@ def predict(
 ) -> Tensor: # (N,K,2) pixels, on the CPU
     "A network's answers for a whole data set, in eval mode."
     parts = []
-    for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
-        if (points := decode(output, batch)) is None:
-            raise ValueError(f"predict: the network answers {tuple(getattr(output, 'shape', ()))}; expected (N,K,2), or give decode, which turns it into pixels")
-        parts.append(points.cpu())
+    with _looking(model):
+        for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
+            if (points := decode(output, batch)) is None:
+                raise ValueError(f"predict: the network answers {tuple(getattr(output, 'shape', ()))}; expected (N,K,2), "
+                                 "or give decode, which turns it into pixels")
+            parts.append(points.cpu())
     return torch.cat(parts)
 
 # %% ../nbs/07_training.ipynb #5f0d9d30
@@ -220,13 +230,14 @@ def evaluate(
     "A network's numbers on a data set, in eval mode."
     _check_metrics(metrics)
     means, points, functions = _Means(), [], {"loss": loss} | (metrics or {})
-    for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
-        for name, f in functions.items():
-            means.add(name, f(output, batch), _weight(f, batch))
-        pred = None if decode is None or "keypoints" not in batch else decode(output, batch)
-        if pred is not None:
-            _add_points(means, pred, batch)
-            points.append([x.cpu() for x in (pred, batch["keypoints"], batch["visible"])])
+    with _looking(model):
+        for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
+            for name, f in functions.items():
+                means.add(name, f(output, batch), _weight(f, batch))
+            pred = None if decode is None or "keypoints" not in batch else decode(output, batch)
+            if pred is not None:
+                _add_points(means, pred, batch)
+                points.append([x.cpu() for x in (pred, batch["keypoints"], batch["visible"])])
     if not points:
         return means.row()
     pred, kp, seen = map(torch.cat, zip(*points))
@@ -1105,6 +1116,7 @@ class _Run:
         self.kept = ([], None) # the rows, and the weights of the best of them: they change together
         self.settings = None if r.checkpoint is None else r.fingerprint(model, train, valid)
         self.show, self.start, self.enough = _Display(r), time.perf_counter(), None
+        self.grad = torch.is_grad_enabled()
 
     def batches(self):
         "Training batches in the network's memory layout."
@@ -1456,6 +1468,7 @@ def finish(self: _Run, outside):
     self.history.rows, best = self.kept
     if self.r.restore_best and best is not None: self.model.load_state_dict(best)
     self.model.to(memory_format=self.had_layout).eval()
+    torch.set_grad_enabled(self.grad) # an interruption may come between a network's answer and this
     restore_random(outside, self.generator, self.r.device)
     if self.history.stopped == "running": self.history.stopped = "error"
     else: self.show.epoch(self.history, end=True)
