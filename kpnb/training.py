@@ -557,8 +557,7 @@ def _bytes(tensor):
 def _feed(digest, x):
     "Add a part of a checkpoint to a digest: its values, types, shapes and names."
     if isinstance(x, Tensor):
-        digest.update(f"{x.dtype} {tuple(x.shape)}".encode())
-        digest.update(_bytes(x))
+        digest.update(f"{x.dtype} {tuple(x.shape)} {zlib.crc32(_bytes(x))}".encode()) # weights are large, and this is fast
     elif isinstance(x, dict):
         digest.update(f"dict {len(x)}".encode())
         for key, value in x.items():
@@ -573,7 +572,7 @@ def _feed(digest, x):
 
 
 def _digests(content):
-    "A digest (SHA-256) of each entry of a checkpoint's parts: `model 0.weight` -> text."
+    "A digest of each entry of a checkpoint's parts: `model 0.weight` -> text."
     found = {}
     for part, x in content.items():
         for name, value in ({f"{part} {k}": v for k, v in x.items()} if isinstance(x, dict) and x else {part: x}).items():
@@ -990,7 +989,7 @@ def _class(self: _Description, at, c):
 def _module(self: _Description, at, m):
     "A network by its layers and their settings."
     own = _own(type(m))
-    self.facts[at] = f"{type(m).__name__}({m.extra_repr()})"
+    self.facts[at] = f"{type(m).__name__}({' '.join(m.extra_repr().split())})"
     inner = self if own or self.weights else _Description(self.weights)
     inner.known = self.known
     if own:
