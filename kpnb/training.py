@@ -23,6 +23,7 @@ import inspect
 import io
 import itertools
 import json
+import logging
 import math
 import os
 import random
@@ -43,6 +44,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from . import __version__
 from .core import DataError, in_test, make_generator, patch, seed_everything, write_safely
@@ -781,7 +783,7 @@ _PLAIN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDe
           types.ClassMethodDescriptorType, np.ufunc)
 _OF_CLASSES = frozenset("""__module__ __doc__ __dict__ __weakref__ __annotations__ __annotate__ __qualname__ __hash__
     __dataclass_fields__ __dataclass_params__ __match_args__ __firstlineno__ __static_attributes__ __abstractmethods__
-    __slots__ __parameters__ __orig_bases__ __annotations_cache__ __annotate_func__ _abc_impl __repr__""".split())
+    __slots__ __slotnames__ __parameters__ __orig_bases__ __annotations_cache__ __annotate_func__ _abc_impl __repr__""".split())
 _OF_MODULES = frozenset(vars(nn.Module())) # how torch keeps its own books
 _INSTALLED = {str(Path(p).resolve()) for p in map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))}
 
@@ -835,10 +837,10 @@ class _Description:
         if id(x) in self.known:
             self.facts[at] = f"the same as {self.known[id(x)][0] or 'the whole'}"
             return
-        lasting = isinstance(x, (types.FunctionType, type, nn.Module)) # the others are only kept from going round in circles
-        if lasting or isinstance(x, (dict, list)) or hasattr(x, "__dict__"):
-            self.known[id(x)] = (at, x)
+        lasting = issubclass(type(x), (types.FunctionType, type, nn.Module)) # others only must not go round in circles
         try:
+            if lasting or isinstance(x, (dict, list)) or hasattr(x, "__dict__"):
+                self.known[id(x)] = (at, x)
             self._add(at, x)
         except Exception as e: # an object that does not want to be looked at, or one nested without end
             self._cannot(at, x, type(e).__name__)
@@ -864,6 +866,8 @@ class _Description:
             self._container(at, x)
         elif isinstance(x, types.ModuleType):
             self.facts[at] = x.__name__
+        elif isinstance(x, (logging.Logger, RemovableHandle)): # what they hold decides nothing
+            self.facts[at] = type(x).__name__
         elif isinstance(x, (functools.partial, types.MethodType, types.FunctionType)):
             self._function(at, x)
         elif isinstance(x, type):
@@ -900,6 +904,9 @@ class _Description:
         "Small containers entry by entry, large ones as a digest."
         if isinstance(x, (set, frozenset)):
             x = sorted(x, key=repr)
+        if len(x) > 64 and isinstance(x, (list, tuple)) and {type(v) for v in x} <= {bool, int, float, str}:
+            self.facts[at] = f"{len(x)} entries, digest {_short(repr(x))}"
+            return
         items = x.items() if isinstance(x, Mapping) else enumerate(x)
         inner = _Description(self.weights)
         inner.known = self.known
@@ -927,6 +934,7 @@ def _name_of(x):
 @patch
 def _function(self: _Description, at, f):
     "Functions by name, code, defaults, closure and globals; partials and methods by their parts."
+    f = getattr(f, "_torchdynamo_orig_callable", f) # what torch.compile has taken in
     if isinstance(f, functools.partial):
         self.facts[at] = f"partial of {_name_of(f.func)}"
         parts = {"function": f.func} | {f"argument {i}": v for i, v in enumerate(f.args)} | f.keywords
@@ -988,6 +996,7 @@ def _class(self: _Description, at, c):
 @patch
 def _module(self: _Description, at, m):
     "A network by its layers and their settings."
+    m = getattr(m, "_orig_mod", m) # what torch.compile has taken in
     own = _own(type(m))
     self.facts[at] = f"{type(m).__name__}({' '.join(m.extra_repr().split())})"
     inner = self if own or self.weights else _Description(self.weights)
