@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMM_NAMES', 'IMM_PAIRS', 'IMM_POSES', 'SOURCES', 'KAGGLE_NAMES', 'KAGGLE_PAIRS', 'IBUG_NAMES', 'IBUG_PAIRS',
-           'CAMVID_NAMES', 'VOC_NAMES', 'DataError', 'read_image', 'read_asf', 'Source', 'load', 'read_noses',
-           'read_kaggle', 'read_pts', 'read_dlib_xml', 'to_original', 'describe', 'data_sets', 'DownloadError', 'fetch',
-           'fetch_all', 'unpack', 'imm_manifest']
+           'CAMVID_NAMES', 'VOC_NAMES', 'read_image', 'read_asf', 'Source', 'load', 'read_noses', 'read_kaggle',
+           'read_pts', 'read_dlib_xml', 'describe', 'data_sets', 'DownloadError', 'fetch', 'fetch_all', 'unpack',
+           'imm_manifest']
 
 # %% ../nbs/04_datasets.ipynb #7932b949
 import csv
@@ -41,25 +41,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .core import data_dir
-from .geometry import KeypointDataset, inside
+from .core import DataError, data_dir
+from .core import listing as _listing
+from .geometry import KeypointDataset, crop_matrix, inside
+from .geometry import to_original as to_original # lives there now
 from .scenes import face_points
-
-# %% ../nbs/04_datasets.ipynb #e4b3e503
-class DataError(ValueError):
-    "Files of a data set that are not as their format wants them; the message names file and line, what was found and what was expected."
-
-    def __init__(self, problems: str | Sequence[str], # one for each file or line
-                 advice: str = ""): # what can be done
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__(_listing(self.problems) + (f"\n{advice}" if advice else ""))
-
-# %% ../nbs/04_datasets.ipynb #dbc2f8c6
-def _listing(lines, most=12):
-    "A few lines of a long list, and how many more there are."
-    if len(lines) == 1: return lines[0]
-    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return f"{len(lines)} problems\n" + "\n".join(f"- {s}" for s in [*lines[:most], *more])
 
 # %% ../nbs/04_datasets.ipynb #3dbec773
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM")
@@ -231,8 +217,9 @@ def _stack(records, read, source):
     masks = torch.stack([x[2] for x in read]) if source.mask_names else None
     meta = {key: [r.meta[key] for r in records] for key in records[0].meta}
     meta |= {"original_size": torch.tensor([r.size for r in records]), "window": torch.tensor(np.array([x[3] for x in read]), dtype=torch.float32)}
+    to_file = torch.stack([crop_matrix(x[3], tuple(x[0].shape[1:]), keep_aspect=False)[0] for x in read]).double().inverse()
     return KeypointDataset(images, points, masks=masks, names=[r.name for r in records], keypoint_names=source.keypoint_names,
-                           pairs=source.pairs, mask_names=source.mask_names, meta=meta)
+                           pairs=source.pairs, mask_names=source.mask_names, meta=meta, to_file=to_file)
 
 # %% ../nbs/04_datasets.ipynb #b87252c3
 _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".ppm")
@@ -649,18 +636,6 @@ SOURCES["300w"] = Source(
     _wild, ("300w", "300W", "ibug_300W_large_face_landmark_dataset"), ("train", "test"), _WILD[0], _WILD[1] + "300w/afw/, 300w/helen/trainset/, "
     "300w/lfpw/testset/, 300w/ibug/, ... with .pts beside the pictures; or unpack dlib's archive http://dlib.net/files/data/"
     "ibug_300W_large_face_landmark_dataset.tar.gz there (not for commercial use).", IBUG_NAMES, IBUG_PAIRS)
-
-# %% ../nbs/04_datasets.ipynb #29decaae
-def to_original(
-    ds: KeypointDataset, # from `load`; it may have been resized since
-    points: Tensor | None = None, # (N,K,2) pixels of the pictures in `ds`; default: its keypoints
-) -> Tensor: # (N,K,2) pixels of the files' pictures
-    "Points back in the pixels of the original pictures, whatever `size`, `crop` and `keep_aspect` did."
-    if "window" not in ds.meta: raise ValueError("to_original: this data set has no meta 'window'; expected one from `load`")
-    points = ds.keypoints if points is None else points
-    window = ds.meta["window"].to(points)
-    scale = (window[:, 2:] - window[:, :2]) / window.new_tensor([ds.size[1], ds.size[0]])
-    return points * scale[:, None] + window[:, None, :2]
 
 # %% ../nbs/04_datasets.ipynb #26e34dd7
 def _read_mask(r, labels):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'masked_mean', 'point_mse', 'visible_points', 'mean_points', 'r_and_skill', 'decode_points',
-           'predict', 'evaluate', 'TrainingDiverged', 'train_epoch', 'History', 'write_safely', 'make_optimizer',
-           'make_schedule', 'has_bf16', 'conv_weights', 'precision_pays', 'precision', 'random_states',
-           'restore_random', 'save_checkpoint', 'load_checkpoint', 'Learning', 'Recipe', 'fit']
+           'predict', 'evaluate', 'TrainingDiverged', 'train_epoch', 'History', 'make_optimizer', 'make_schedule',
+           'has_bf16', 'conv_weights', 'precision_pays', 'precision', 'random_states', 'restore_random',
+           'save_checkpoint', 'load_checkpoint', 'Learning', 'Recipe', 'fit']
 
 # %% ../nbs/07_training.ipynb #b073d05a
 import base64
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import device as pick_device
-from .core import in_test, make_generator, patch, seed_everything
+from .core import in_test, make_generator, patch, seed_everything, write_safely
 from .geometry import denormalise, normalise
 
 # %% ../nbs/07_training.ipynb #f31bf46d
@@ -315,19 +315,6 @@ def _repr_html_(self: History):
     return f"<p>{len(self)} epochs ({self.stopped})</p>" + table.to_html(float_format=lambda v: f"{v:.4g}", border=0)
 
 # %% ../nbs/07_training.ipynb #d741a184
-def write_safely(
-    path: str | os.PathLike, # the file
-    data: bytes, # its new content
-) -> None:
-    "Replace a file in one step: whoever reads it, even after a crash, finds the old content or the new one, never a part."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as f:
-        f.write(data); f.flush(); os.fsync(f.fileno())
-    os.replace(temporary, path)
-
-
 @patch
 def to_csv(self: History,
            path: str | os.PathLike, # the file

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from test_browser import wait_for
 
-from kpnb import annotate, training
+from kpnb import annotate, core
 from kpnb.annotate import HIDDEN, SEEN, Annotator, Label, LabelFile, pictures_in, read_coco, read_csv, register, to_coco, to_csv
 from kpnb.datasets import load, to_original
 
@@ -37,8 +37,8 @@ def picture(path, size=(160, 120), seed=0, **kw):
 # A process that labels, and stops dead at the k-th step of saving. `steps` are: a file was opened, half of it was written, all of it, it was flushed to the disk,
 # it is about to get its name, it has its name.
 STEPS = """
-import os, signal
-from kpnb import training
+import os, signal, stat
+from kpnb import core
 
 class Halfway:
     "A file that stops between the halves of what is written."
@@ -54,7 +54,9 @@ class Os:
     "The os module with steps."
     def __init__(self, step): self.step = step
     def __getattr__(self, name): return getattr(os, name)
-    def fsync(self, fd): os.fsync(fd); self.step()
+    def fsync(self, fd):
+        os.fsync(fd)
+        if not stat.S_ISDIR(os.fstat(fd).st_mode): self.step()
     def replace(self, a, b): self.step(); os.replace(a, b); self.step()
 
 def count_steps(stop):
@@ -66,7 +68,7 @@ def count_steps(stop):
     def opened(*a, **kw):
         f = open(*a, **kw); step()
         return Halfway(f, step)
-    training.open, training.os = opened, Os(step)
+    core.open, core.os = opened, Os(step)
     return made
 """
 KILLED = STEPS + """
@@ -148,8 +150,8 @@ def test_every_write_may_fail(tmp_path):
                     assert not file.saved
                 assert any("0.jpg" in rows for rows in whole(folder)[:1])
         finally:
-            del training.open
-            training.os = os
+            del core.open
+            core.os = os
         if not failed: break
         assert failed == 1 and len(whole(folder)) == 2
         file.save()

@@ -14,10 +14,10 @@ EPOCHS, KILLED_AFTER = 5, 2  # whole epochs when the process dies
 # Trains a tiny network for 5 epochs of 6 batches. At the place named by `stop` it says so on stdout, and waits there to be killed.
 # Dropout and the augmentation draw from every random generator that there is.
 SCRIPT = """
-import builtins, os, random, sys, time
+import builtins, os, random, re, sys, time
 import numpy as np, torch
 from torch import nn
-from kpnb import training
+from kpnb import core, training
 from kpnb.core import seed_everything
 from kpnb.geometry import KeypointDataset
 
@@ -53,13 +53,13 @@ class Half:
         here()
 
 def counted(counts, path):
-    name = os.path.basename(str(path)).removesuffix(".part")
+    name = re.sub(r"^\\.(.*)\\.[0-9a-f-]+\\.part$", r"\\1", os.path.basename(str(path)))  # of the file that a temporary one stands for
     counts[name] = counts.get(name, 0) + 1
     return name, counts[name]
 
 def watched_open(path, mode="r", *args, **kw):
     file = builtins.open(path, mode, *args, **kw)
-    if mode != "wb": return file
+    if mode != "xb": return file
     return Half(file) if stop == "half of " + counted(opened, path)[0] and opened[stop[8:]] == 3 else file
 
 fsync, replace = os.fsync, os.replace
@@ -73,7 +73,7 @@ def watched_replace(a, b):
     replace(a, b)
     if stop == "after renaming " + name and times == 3: here()
 
-training.open, os.fsync, os.replace = watched_open, watched_fsync, watched_replace
+core.open, os.fsync, os.replace = watched_open, watched_fsync, watched_replace
 history = training.fit(model, train, valid, epochs=5, batch_size=16, lr=5e-3, augment=augment, patience=4, checkpoint=f"{folder}/checkpoint", csv=f"{folder}/log.csv",
                        resume=resume, device="cpu", progress=False)
 torch.save({"weights": model.state_dict(), "loss": history["train_loss"], "valid": history["valid_loss"], "best": history.best_epoch, "stopped": history.stopped}, f"{folder}/result")
