@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SEEN', 'HIDDEN', 'TWO_SIGMA', 'RULE_NAMES', 'check_coco', 'check_upright', 'check_gaps', 'check_place', 'write_pets',
-           'picture_name', 'pictures_in', 'Label', 'to_csv', 'read_csv', 'to_coco', 'read_coco', 'LabelFile',
-           'Annotator', 'label_as_expert', 'OwnSource', 'register', 'small_network', 'learn', 'face_start',
-           'with_points', 'spread', 'Guesses', 'guess', 'judge_doubts', 'judge_ellipses', 'draw_ranked', 'choose_next',
-           'shaken', 'label_rounds', 'paired', 'plot_rounds', 'verdict', 'one_round']
+           'picture_name', 'pictures_in', 'Label', 'to_csv', 'read_csv', 'read_coco', 'LabelFile', 'Annotator',
+           'label_as_expert', 'OwnSource', 'register', 'small_network', 'learn', 'face_start', 'with_points', 'spread',
+           'Guesses', 'guess', 'judge_doubts', 'judge_ellipses', 'draw_ranked', 'choose_next', 'shaken', 'label_rounds',
+           'paired', 'plot_rounds', 'verdict', 'one_round']
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-004
 import atexit
@@ -40,14 +40,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import make_generator, patch, seed_everything
-from .datasets import SOURCES, DataError, Source, _inside_folder, _measure, _PICTURES, _Record, load, read_image, to_original
-from .geometry import Augment, KeypointDataset, swap_order
+from .core import DataError, locked, make_generator, patch, seed_everything, write_safely
+from .datasets import SOURCES, Source, _inside_folder, _measure, _PICTURES, _Record, load, read_image
+from .geometry import Augment, KeypointDataset, mirror_pairs, swap_order, to_original
 from .heatmaps import CoarseHeatmap, Decode, HeatmapLoss, gaussian_heatmaps
 from .metrics import distances
 from .plot import COLOURS, figure, show_keypoints
 from .scenes import faces, pets
-from .training import fit, write_safely
+from .training import fit
 from .uncertainty import draw_ellipses, interval95, noisy_labels
 from .widgets import KeypointCanvas
 
@@ -180,7 +180,7 @@ class Label:
         "One of skipped, labelled, begun."
         if self.skipped:
             return "skipped"
-        return "labelled" if all(n in self.points for n in names) else "begun"
+        return "labelled" if self.points.keys() >= set(names) else "begun"
 
     def same(self, other) -> bool:
         "Whether two labels say the same."
@@ -347,12 +347,32 @@ def _coco_data(names, rows):
     return {"info": info, "licenses": [], "images": images, "annotations": labels, "categories": [kind]}
 
 
+def _as_json(data):
+    "JSON with a line for each picture and each annotation."
+    try:
+        parts = []
+        for key, value in data.items():
+            if isinstance(value, list) and value:
+                text = "[
+" + ",
+".join(json.dumps(v, ensure_ascii=False) for v in value) + "
+]"
+            else:
+                text = json.dumps(value, ensure_ascii=False)
+            parts.append(f"{json.dumps(key, ensure_ascii=False)}: {text}")
+        return ("{" + ",
+".join(parts) + "}
+").encode()
+    except UnicodeEncodeError: # half a character in another program's field
+        return json.dumps(data).encode()
+
+
 def to_coco(
     names: Sequence[str], # keypoints
     rows: Mapping[str, Label], # by the picture's name
 ) -> bytes: # UTF-8
     "Labels as COCO keypoints (https://cocodataset.org/#format-data): indices of pixels, 0.5 less than our coordinates; `bbox` is the box around the points."
-    return json.dumps(_coco_data(_point_names(names), rows), ensure_ascii=False, indent=1).encode()
+    return _as_json(_coco_data(_point_names(names), rows))
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-040
 def _take(where, entry, key, kinds, expected):
@@ -520,10 +540,7 @@ def updated(self: _Coco, names, rows):
     for file, label in (gone | dict(rows)).items():
         if not label.same(self.rows.get(file)):
             self._change(file, label)
-    try:
-        return json.dumps(self.data, ensure_ascii=False).encode()
-    except UnicodeEncodeError: # half a character in somebody's field
-        return json.dumps(self.data).encode()
+    return _as_json(self.data)
 
 
 def _new_id(entries):
@@ -538,7 +555,8 @@ def _change(self: _Coco, file, label):
     if image is None:
         image = self.images[file] = {"id": _new_id(self.data["images"]), "file_name": file}
         self.data["images"].append(image)
-    image["width"], image["height"] = label.size
+    if old is None or old.size != label.size:
+        image["width"], image["height"] = label.size
     image.pop("skipped", None)
     if label.skipped:
         image["skipped"] = True
@@ -693,7 +711,7 @@ def _open(self: LabelFile):
     except OSError as e: # a folder that can only be read
         self._refresh()
         self.saved = False
-        self.notes.append(f"nothing can be saved here: {e}")
+        self._note(f"nothing can be saved here: {e}")
     self.rows = dict(self._base)
 
 
@@ -743,8 +761,10 @@ def _read_all(self: LabelFile):
     coco = self._with_our_points(self.json, coco, coco and coco.names, table is None, broken)
     self._fitting(self.journal, list(dict.fromkeys(n for label in changes.values() if label for n in label.points)))
     for path, why in broken.items():
-        self._put_aside(path, f"cannot be read ({why})")
+        self._put_aside(path, f"is not used: {why}")
     ours = [_digest(path.read_bytes() if path.is_file() else None) in known for path in (self.path, self.json)]
+    for note in coco.notes if coco else ():
+        self._note(note)
     rows, late = self._joined(table, coco, ours)
     if any(not _same(rows.get(f), label) for f, label in changes.items()):
         self._keep_changed(ours)
@@ -796,7 +816,7 @@ def _joined(self: LabelFile, table, coco, ours):
         if table is None and coco is None:
             return dict(self._base), bool(self._base)
         if table is None and coco.rows:
-            self.notes.append(f"{self.path.name} is missing; the labels come from {self.json.name}")
+            self._note(f"{self.path.name} is missing; the labels come from {self.json.name}")
         return (dict(coco.rows), False) if table is None else (table[1], bool(table[1]))
     rows = table[1]
     said = {f: _with_private(label, rows.get(f)) for f, label in coco.rows.items()}
@@ -832,7 +852,14 @@ def _put_aside(self: LabelFile, path, why):
     elif not new.exists():
         write_safely(new, content)
         shutil.copymode(path, new)
-    self.notes.append(f"{path.name} {why}; a copy is kept as {new.name}")
+    self._note(f"{path.name} {why}; {'it' if content is None else 'a copy'} is kept as {new.name}")
+
+
+@patch
+def _note(self: LabelFile, text):
+    "Something that the reader must know, once."
+    if text not in self.notes:
+        self.notes.append(text)
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-054
 @patch
@@ -869,7 +896,8 @@ def _flush(self: LabelFile, whole):
         base = _without_none(self._base | merged)
         self.rows = dict(base) # if writing fails now, what differs from the disk is still what was changed here
         lines = b"".join(_line(file=f, label=_as_record(label)) for f, label in merged.items())
-        if whole or late or (self._waiting + len(merged)) * 20 >= len(base): # a share of the work of writing all, so that a click costs the same in any folder
+        due = (self._waiting + len(merged)) * 1000 >= len(base) * len(self.names) # so that a click costs the same in any folder, in the mean
+        if whole or late or due:
             self._write(base, lines, len(merged))
         else:
             self._append(base, lines, len(merged))
@@ -1017,6 +1045,7 @@ def _greet(self: Annotator):
     there = set(self.pictures)
     gone = [f for f in self.labels.rows if f not in there]
     lost = [f"labels are kept for {len(gone)} pictures that are not there any more: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}"] if gone else []
+    self._known = len(self.labels.notes)
     self.say("\n".join([*self.labels.notes, *self.notes, *lost]) or "Click on each point in turn.")
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-075
@@ -1091,9 +1120,11 @@ def _tell(self: Annotator):
             return "placed"
         return "not visible" if math.isnan(x) else "not visible, its place is kept"
     self.head.value = f"<div><b>{html.escape(self.progress())}</b><br>" + html.escape(" · ".join(f"{n}: {word(n)}" for n in self.names)) + "</div>"
-    changed = self.labels.rows.get(self.at)
+    changed, news = self.labels.rows.get(self.at), self.labels.notes[self._known:]
+    self._known = len(self.labels.notes)
     if changed is not None and changed.size != self.size:
         self.say("{}: labelled at {}×{} pixels, but the file now has {}×{}. Place its points again; the old ones are kept in a copy.".format(self.at, *changed.size, *self.size), True)
+    elif news: self.say("\n".join(news), True)
     else: self.say("All points are decided. Press next." if all(n in points for n in self.names) else f"Click on: {self.canvas.chosen}")
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-082
@@ -1112,6 +1143,7 @@ def _moved(self: Annotator, file, size, scale, old, new):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-083
 Annotator._quiet = False # while the annotator itself moves points
+Annotator._known = 0 # how many notes of the label file were shown
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-084
 @patch
@@ -1156,7 +1188,8 @@ def _step(self: Annotator, step):
     i = self.order.index(self.at) + step
     if 0 <= i < len(self.order):
         return self.go(self.order[i])
-    self.labels.save()
+    if self.labels._waiting or not self.labels.saved:
+        self.labels.save()
     left = len(self.todo)
     self._tell()
     self.say(f"This is the {'last' if step > 0 else 'first'} picture; {f'{left} are not finished' if left else 'all are labelled'}.")
@@ -1216,7 +1249,9 @@ def _record(folder, file, label, names):
     if not picture.is_file():
         raise DataError(f"{file}: a label without a picture; expected {picture}")
     places = [label.points.get(n, (math.nan, math.nan, 0)) for n in names] if label else [(math.nan, math.nan, 0)] * len(names)
-    record = _Record(file, picture, torch.tensor([[x, y] if v == SEEN else [math.nan] * 2 for x, y, v in places], dtype=torch.float64).numpy())
+    points = torch.tensor([at[:2] for at in places], dtype=torch.float64).numpy()
+    record = _Record(file, picture, points)
+    record.visible = torch.tensor([v == SEEN for _, _, v in places]).numpy()
     _measure(record)
     if label and record.size != label.size[::-1]:
         raise DataError("{}: labelled at {}×{} pixels, but the file now has {}×{}; label it again".format(file, *label.size, *record.size[::-1]))
@@ -1238,6 +1273,7 @@ def register(
     folder = path.parent if folder is None else Path(folder).resolve()
     if unknown := [n for pair in pairs for n in pair if n not in names]:
         raise ValueError(f"pairs: no point {unknown[0]!r}; there are {', '.join(names)}")
+    pairs = mirror_pairs(names, [(names.index(a), names.index(b)) for a, b in pairs])
 
     def read(_, split, trouble):
         rows = _said_rows(path, names, trouble)
@@ -1249,7 +1285,7 @@ def register(
             trouble.add([f"{f}: not finished: {next(n for n in names if n not in r.points)} is not decided" for f, r in rows.items() if f not in done])
         return _records(folder, ready, rows, names, trouble)
     SOURCES[name] = OwnSource(read, (str(folder),), ("labelled", "rest"), "CSV: continuous, nothing is added; COCO: indices of pixels, 0.5 is added",
-                              f"Label pictures with kpnb.annotate.Annotator({str(folder)!r}, ...).", names, [(names.index(a), names.index(b)) for a, b in pairs])
+                              f"Label pictures with kpnb.annotate.Annotator({str(folder)!r}, ...).", names, list(pairs))
 
 
 def _said_rows(path, names, trouble):
@@ -1291,7 +1327,7 @@ def learn(
     **settings, # of `fit`
 ) -> nn.Module: # the same model
     "Train for a number of steps, however few the pictures are; turned, resized, shifted and mirrored each time."
-    augment = Augment(ds.pairs, degrees=15, scale=(0.85, 1.18), shift=0.1, flip=0.5)
+    augment = Augment(mirror_pairs(ds.keypoint_names, ds.pairs), degrees=15, scale=(0.85, 1.18), shift=0.1, flip=0.5)
     b = min(batch_size, len(ds))
     fit(model, ds, loss=HeatmapLoss("bce", sigma), decode=None, augment=augment, seed=seed, epochs=max(1, round(steps / math.ceil(len(ds) / b))), batch_size=b, lr=lr, restore_best=False, **settings)
     return model
@@ -1372,7 +1408,7 @@ def guess(
     model.eval()
     where, decode, parts = next(model.parameters()).device, Decode("DARK", "sigmoid", {"blur": 1.0}), []
     for batch in ds.batches(batch_size, device=where):
-        x, order = batch["image"], swap_order(ds.pairs, ds.keypoints.shape[1], where)
+        x, order = batch["image"], swap_order(mirror_pairs(ds.keypoint_names, ds.pairs), ds.keypoints.shape[1], where)
         plain, mirrored = model(x).float(), model(x.flip(-1)).float().flip(-1)[:, order]
         both = (plain + mirrored) / 2
         points, maps, soft = decode(both, batch), both.sigmoid(), both.flatten(2).softmax(-1)
@@ -1410,14 +1446,14 @@ def judge_ellipses(
 @patch
 def propose(self: Annotator,
             g: Guesses, # of pictures of this folder
-            ds: KeypointDataset, # from `load`, with the window of each picture
+            ds: KeypointDataset, # from `load`, however it was cropped or resized since
             ) -> None:
     "Show guesses, in the pixels of the full pictures, where there is no label yet."
-    points, window = to_original(ds, g.points), ds.meta["window"]
-    ratio = (window[:, 2:] - window[:, :2]) / torch.tensor([ds.size[1], ds.size[0]])
-    covariances = g.covariances * ratio[:, None, :, None] * ratio[:, None, None, :]
+    points, axes = to_original(ds, g.points), torch.linalg.cholesky(g.covariances)
+    moved = torch.stack([to_original(ds, g.points + axes[..., j]) - points for j in range(2)], -1)
+    covariances = moved @ moved.mT
     for i, file in enumerate(ds.names):
-        w, h = (window[i, 2:] + window[i, :2]).tolist() # the picture lies in the middle of its window
+        h, w = map(float, ds.meta["original_size"][i])
         place = {n: (min(max(x, 0.0), w), min(max(y, 0.0), h)) for n, (x, y) in zip(self.names, points[i].tolist())}
         self.guesses[file] = place, dict(zip(self.names, covariances[i]))
 
