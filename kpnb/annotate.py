@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SEEN', 'HIDDEN', 'TWO_SIGMA', 'RULE_NAMES', 'check_coco', 'check_upright', 'check_gaps', 'check_place', 'write_pets',
-           'picture_name', 'pictures_in', 'Label', 'to_csv', 'read_csv', 'read_coco', 'LabelFile', 'Annotator',
-           'label_as_expert', 'OwnSource', 'register', 'small_network', 'learn', 'face_start', 'with_points', 'spread',
-           'Guesses', 'guess', 'judge_doubts', 'judge_ellipses', 'draw_ranked', 'choose_next', 'shaken', 'label_rounds',
-           'paired', 'plot_rounds', 'verdict', 'one_round']
+           'picture_name', 'pictures_in', 'Label', 'to_csv', 'read_csv', 'to_coco', 'read_coco', 'LabelFile',
+           'Annotator', 'label_as_expert', 'OwnSource', 'register', 'small_network', 'learn', 'face_start',
+           'with_points', 'spread', 'Guesses', 'guess', 'judge_doubts', 'judge_ellipses', 'draw_ranked', 'choose_next',
+           'shaken', 'label_rounds', 'paired', 'plot_rounds', 'verdict', 'one_round']
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-004
 import atexit
@@ -353,16 +353,11 @@ def _as_json(data):
         parts = []
         for key, value in data.items():
             if isinstance(value, list) and value:
-                text = "[
-" + ",
-".join(json.dumps(v, ensure_ascii=False) for v in value) + "
-]"
+                text = "[\n" + ",\n".join(json.dumps(v, ensure_ascii=False) for v in value) + "\n]"
             else:
                 text = json.dumps(value, ensure_ascii=False)
             parts.append(f"{json.dumps(key, ensure_ascii=False)}: {text}")
-        return ("{" + ",
-".join(parts) + "}
-").encode()
+        return ("{" + ",\n".join(parts) + "}\n").encode()
     except UnicodeEncodeError: # half a character in another program's field
         return json.dumps(data).encode()
 
