@@ -429,6 +429,18 @@ class _Coco:
         self._read_images()
         self._read_annotations()
         self.plain = data == _coco_data(self.names, self.rows) # nothing in it is another program's
+        if not self.plain:
+            self._can_be_written()
+
+    def _can_be_written(self):
+        "An error if it is nested so deeply that it could be read, but perhaps not written again."
+        deeper = self.data
+        for _ in range(200):
+            deeper = [deeper]
+        try:
+            json.dumps(deeper)
+        except RecursionError:
+            raise DataError(f"{self.path}: is nested too deeply; expected COCO's lists of entries") from None
 
     def _choose_kind(self, wanted):
         "The category whose keypoints are read."
