@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from .checks import Exercise, whole
 from .core import DataError, locked, make_generator, patch, seed_everything, write_safely
 from .datasets import SOURCES, Source, _inside_folder, _measure, _PICTURES, _Record, load, read_image
-from .geometry import Augment, KeypointDataset, mirror_pairs, swap_order, to_original
+from .geometry import _other_side, Augment, KeypointDataset, mirror_pairs, swap_order, to_original
 from .heatmaps import CoarseHeatmap, Decode, HeatmapLoss, gaussian_heatmaps
 from .metrics import distances
 from .plot import COLOURS, figure, show_keypoints
@@ -687,7 +687,9 @@ def _read_journal(path, start=0):
     for line in text[:end].splitlines():
         try:
             record = json.loads(line)
-            if "files" in record:
+            if record.get("written"):
+                changes, known = {}, set(record["files"])
+            elif "files" in record:
                 known |= set(record["files"])
             else:
                 changes[record["file"]] = _as_label(record["label"])
@@ -907,7 +909,7 @@ def _flush(self: LabelFile, whole):
         if whole or late or due:
             self._write(base, lines, len(merged))
         else:
-            self._append(base, lines, len(merged))
+            self._keep(base, lines, len(merged))
     self.saved = True
 
 
@@ -923,8 +925,8 @@ def _merged(now, old, new):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-056
 @patch
-def _append(self: LabelFile, base, lines, changes):
-    "Add lines to the journal; from then on these changes are safe."
+def _append(self: LabelFile, lines, sync=True):
+    "Add lines to the journal."
     if not self.journal.exists():
         self._start_journal([_digest(p.read_bytes() if p.is_file() else None) for p in (self.path, self.json)])
     with open(self.journal, "r+b") as f:
@@ -932,20 +934,27 @@ def _append(self: LabelFile, base, lines, changes):
         f.seek(self._end)
         f.write(lines)
         f.flush()
-        os.fsync(f.fileno())
+        if sync:
+            os.fsync(f.fileno())
     self._end += len(lines)
-    self._base, self._waiting = base, self._waiting + changes
-    self._seen = self._look()
 
 
 @patch
 def _start_journal(self: LabelFile, files):
     "A journal without changes, after both files were written."
-    first = _line(kpnb="changes of labels; the digests are those of the files that kpnb wrote", files=files)
+    first = _line(kpnb="changes of labels; files: the digests of those that kpnb wrote", written=True, files=files)
     write_safely(self.journal, first)
     if self.path.exists():
         shutil.copymode(self.path, self.journal)
     self._end = len(first)
+
+
+@patch
+def _keep(self: LabelFile, base, lines, changes):
+    "Write changes into the journal alone; from then on they are safe."
+    self._append(lines)
+    self._base, self._waiting = base, self._waiting + changes
+    self._seen = self._look()
 
 
 @patch
@@ -954,10 +963,14 @@ def _write(self: LabelFile, base, lines=b"", changes=0):
     table = to_csv(self.names, base)
     coco = to_coco(self.names, base) if self._coco is None else self._coco.updated(self.names, base)
     files = [_digest(table), _digest(coco)]
-    self._append(base, lines + _line(files=files), changes)
+    self._append(lines + _line(files=files), sync=False) # what comes next waits for the disk
+    self._base, self._waiting = base, self._waiting + changes
     write_safely(self.path, table)
     write_safely(self.json, coco)
-    self._start_journal(files)
+    if self._end > 100_000:
+        self._start_journal(files)
+    else:
+        self._append(_line(written=True, files=files), sync=False)
     self._waiting, self._seen = 0, self._look()
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-066
@@ -1280,7 +1293,8 @@ def register(
     folder = path.parent if folder is None else Path(folder).resolve()
     if unknown := [n for pair in pairs for n in pair if n not in names]:
         raise ValueError(f"pairs: no point {unknown[0]!r}; there are {', '.join(names)}")
-    pairs = mirror_pairs(names, [(names.index(a), names.index(b)) for a, b in pairs])
+    paired = [n for pair in pairs for n in pair]
+    mirror_pairs([n for n in names if n not in paired and _other_side(n, names) in names], ())
 
     def read(_, split, trouble):
         rows = _said_rows(path, names, trouble)
@@ -1292,7 +1306,7 @@ def register(
             trouble.add([f"{f}: not finished: {next(n for n in names if n not in r.points)} is not decided" for f, r in rows.items() if f not in done])
         return _records(folder, ready, rows, names, trouble)
     SOURCES[name] = OwnSource(read, (str(folder),), ("labelled", "rest"), "CSV: continuous, nothing is added; COCO: indices of pixels, 0.5 is added",
-                              f"Label pictures with kpnb.annotate.Annotator({str(folder)!r}, ...).", names, list(pairs))
+                              f"Label pictures with kpnb.annotate.Annotator({str(folder)!r}, ...).", names, [(names.index(a), names.index(b)) for a, b in pairs])
 
 
 def _said_rows(path, names, trouble):
@@ -1331,10 +1345,12 @@ def learn(
     lr: float = 3e-3, # largest learning rate
     seed: int = 0, # of the order and the augmentation
     batch_size: int = 16, # pictures
+    flip: float = 0.5, # probability of a mirror; 0 for points of which one side has no partner
     **settings, # of `fit`
 ) -> nn.Module: # the same model
     "Train for a number of steps, however few the pictures are; turned, resized, shifted and mirrored each time."
-    augment = Augment(mirror_pairs(ds.keypoint_names, ds.pairs), degrees=15, scale=(0.85, 1.18), shift=0.1, flip=0.5)
+    pairs = mirror_pairs(ds.keypoint_names, ds.pairs) if flip else ds.pairs
+    augment = Augment(pairs, degrees=15, scale=(0.85, 1.18), shift=0.1, flip=flip)
     b = min(batch_size, len(ds))
     fit(model, ds, loss=HeatmapLoss("bce", sigma), decode=None, augment=augment, seed=seed, epochs=max(1, round(steps / math.ceil(len(ds) / b))), batch_size=b, lr=lr, restore_best=False, **settings)
     return model
@@ -1410,18 +1426,22 @@ def guess(
     sigma: float = 0.0, # pixels, for `spread`
     floor: float = 0.1, # for `spread`
     batch_size: int = 128, # pictures at a time
+    mirror: bool = True, # ask for the mirrored picture, too
 ) -> Guesses:
     "Points with their uncertainty, from the picture and its mirror image."
     model.eval()
     where, decode, parts = next(model.parameters()).device, Decode("DARK", "sigmoid", {"blur": 1.0}), []
+    order = swap_order(mirror_pairs(ds.keypoint_names, ds.pairs), ds.keypoints.shape[1], where) if mirror else None
     for batch in ds.batches(batch_size, device=where):
-        x, order = batch["image"], swap_order(mirror_pairs(ds.keypoint_names, ds.pairs), ds.keypoints.shape[1], where)
-        plain, mirrored = model(x).float(), model(x.flip(-1)).float().flip(-1)[:, order]
+        x = batch["image"]
+        plain = model(x).float()
+        mirrored = model(x.flip(-1)).float().flip(-1)[:, order] if mirror else plain
         both = (plain + mirrored) / 2
         points, maps, soft = decode(both, batch), both.sigmoid(), both.flatten(2).softmax(-1)
         c = spread(maps, points, x.shape[-1] / maps.shape[-1], sigma, floor)
-        signs = {"spread": c.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt(), "entropy": -(soft * (soft + 1e-12).log()).sum(-1),
-                 "low peak": 1 - maps.amax((-2, -1)), "mirror": (decode(plain, batch) - decode(mirrored, batch)).norm(dim=-1)}
+        signs = {"spread": c.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt(), "entropy": -(soft * (soft + 1e-12).log()).sum(-1), "low peak": 1 - maps.amax((-2, -1))}
+        if mirror:
+            signs["mirror"] = (decode(plain, batch) - decode(mirrored, batch)).norm(dim=-1)
         parts.append([v.cpu() for v in (points, c, *signs.values())])
     points, covariances, *rest = map(torch.cat, zip(*parts))
     return Guesses(points, covariances, dict(zip(signs, rest)), list(ds.names))
@@ -1679,6 +1699,7 @@ def one_round(
     kind: str = "spread", # sign of doubt
     shuffle: int | None = None, # a seed: show the rest in a random order, not the worst first
     sigma: float | None = None, # pixels: the hills; default: 3 for 64 pixels, in proportion
+    mirror: bool = True, # train on mirrored pictures and ask for them, too; False for points of which one side has no partner
     **settings, # of `learn`
 ) -> nn.Module | None: # the trained network; None if nothing is left to guess
     "Train on what is labelled, guess the rest, and put it into the annotator."
@@ -1686,9 +1707,9 @@ def one_round(
     register("own " + str(annotator.labels.path), annotator.labels.path, annotator.folder, pairs)
     sigma = 3.0 * size / 64 if sigma is None else sigma
     get = lambda split: load("own " + str(annotator.labels.path), split=split, size=size, keep_aspect=True, on_error="skip").select(annotator.names)
-    model = learn(network(len(annotator.names)), get("labelled"), steps, sigma, **settings)
+    model = learn(network(len(annotator.names)), get("labelled"), steps, sigma, **{"flip": 0.5 * mirror} | settings)
     if not annotator.todo: return None
-    g = guess(model, rest := get("rest"))
+    g = guess(model, rest := get("rest"), mirror=mirror)
     annotator.propose(g, rest)
     doubt = g.doubt(kind) if shuffle is None else torch.rand(len(rest), generator=make_generator(shuffle))
     annotator.worst_first(dict(zip(rest.names, doubt.tolist())))

@@ -1,7 +1,10 @@
-"""Labels are never lost: the annotator under SIGKILL at every step of saving, under failing writes and with a killed kernel; test_annotate_page.py has the browser.
+"""Labels are never lost: the annotator under SIGKILL at every step of saving, under failing writes, with a killed kernel and with a second annotator beside it.
 
-The files of pictures are odd on purpose: all eight EXIF orientations, broken ones, names that repeat.
+What other programs do to the files is here, too; test_annotate_page.py has the browser. The files of pictures are odd on purpose: all eight EXIF orientations,
+broken ones, names that repeat.
 """
+import contextlib
+import copy
 import itertools
 import json
 import math
@@ -10,16 +13,22 @@ import random
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from test_browser import wait_for
+from torch import nn
 
-from kpnb import annotate, core
-from kpnb.annotate import HIDDEN, SEEN, Annotator, Label, LabelFile, pictures_in, read_coco, read_csv, register, to_coco, to_csv
+from kpnb import annotate
+from kpnb.annotate import (HIDDEN, SEEN, Annotator, Guesses, Label, LabelFile, guess, learn, one_round, picture_name, pictures_in, read_coco, read_csv, register,
+                           small_network, to_coco, to_csv)
+from kpnb.core import DataError
 from kpnb.datasets import load, to_original
+from kpnb.geometry import KeypointDataset
 
 NAMES = ["nose", "left_eye"]
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "win32", reason="SIGKILL and fork are for Unix")
@@ -34,129 +43,162 @@ def picture(path, size=(160, 120), seed=0, **kw):
     return path
 
 
-# A process that labels, and stops dead at the k-th step of saving. `steps` are: a file was opened, half of it was written, all of it, it was flushed to the disk,
-# it is about to get its name, it has its name.
-STEPS = """
-import os, signal, stat
-from kpnb import core
-
-class Halfway:
-    "A file that stops between the halves of what is written."
-    def __init__(self, f, step): self.f, self.step = f, step
-    def __enter__(self): self.f.__enter__(); return self
-    def __exit__(self, *a): return self.f.__exit__(*a)
-    def __getattr__(self, name): return getattr(self.f, name)
-    def write(self, data):
-        self.f.write(data[:len(data) // 2]); self.f.flush(); self.step()
-        self.f.write(data[len(data) // 2:]); self.f.flush(); self.step()
-
-class Os:
-    "The os module with steps."
-    def __init__(self, step): self.step = step
-    def __getattr__(self, name): return getattr(os, name)
-    def fsync(self, fd):
-        os.fsync(fd)
-        if not stat.S_ISDIR(os.fstat(fd).st_mode): self.step()
-    def replace(self, a, b): self.step(); os.replace(a, b); self.step()
-
-def count_steps(stop):
-    "`stop(i)` is called at the i-th step of every `write_safely`."
-    made = [0]
-    def step():
-        made[0] += 1
-        stop(made[0])
-    def opened(*a, **kw):
-        f = open(*a, **kw); step()
-        return Halfway(f, step)
-    core.open, core.os = opened, Os(step)
-    return made
-"""
-KILLED = STEPS + """
-import json, math, sys
+# Processes that label. In the first script each is killed at its k-th step (a file is opened to be written, renamed, removed or cut), in the middle of a write (a file may not
+# become longer than so many bytes), until one comes to its end. In the second script two label at once.
+LABELS = """
+import json, math, os, random, resource, signal, sys
 from pathlib import Path
 from kpnb.annotate import HIDDEN, SEEN, Label, LabelFile
 
 def label(i): return Label((160, 120), {"nose": (i + 0.5, 2 * i, SEEN), "left_eye": (math.nan, math.nan, HIDDEN) if i % 3 else (i, i + 0.25, SEEN)})
 
-root, n, k = Path(sys.argv[1]), 4, 0
-while True:
-    k += 1
-    folder = root / str(k)
-    folder.mkdir()
-    if (child := os.fork()) == 0:
-        count_steps(lambda i: os.kill(os.getpid(), signal.SIGKILL) if i == k else None)
-        file = LabelFile(folder, ["nose", "left_eye"])
-        with open(folder / "told", "ab", buffering=0) as told:
-            for i in range(n):
-                file.put(f"{i}.jpg", label(i))
-                told.write(f"{i}\\n".encode())
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status): break
-print(k - 1, flush=True)
-os._exit(0 if os.WEXITSTATUS(status) == 0 else 3)
+def work(folder, n=2):
+    file = LabelFile(folder, ["nose", "left_eye"])
+    with open(folder / "told", "ab", buffering=0) as told:
+        for i in range(n):
+            file.put(f"{i}.jpg", label(i))
+            told.write(f"{i}\\n".encode())
+"""
+KILLED = LABELS + """
+def is_step(event, args): return event in ("os.rename", "os.remove", "os.truncate", "os.mkdir") or (event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR))
+
+def at_step(k):
+    made = [0]
+    def hook(event, args):
+        if is_step(event, args):
+            made[0] += 1
+            if made[0] == k: os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+
+def at_byte(k):
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (80 * k, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+root, kills = Path(sys.argv[1]), 0
+for prepare in (at_step, at_byte):
+    k = 0
+    while True:
+        k += 1
+        folder = root / f"{prepare.__name__}-{k}"
+        folder.mkdir()
+        if (child := os.fork()) == 0:
+            prepare(k)
+            work(folder)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        if not os.WIFSIGNALED(status): break
+        kills += 1
+    if os.WEXITSTATUS(status): os._exit(3)
+print(kills, flush=True)
+os._exit(0)
+"""
+TOGETHER = LABELS + """
+root, n, start = Path(sys.argv[1]), int(sys.argv[2]), os.pipe()
+
+def write(who):
+    os.read(start[0], 1)
+    file, g = LabelFile(root, ["nose", "left_eye"]), random.Random(who)
+    for i in range(n):
+        file.put(f"own-{who}-{i}.jpg", Label((160, 120), {"nose": (who, i, SEEN)}))
+        name = ["nose", "left_eye"][who]
+        old = file.rows.get(f"both-{i}.jpg", Label((160, 120)))
+        file.put(f"both-{i}.jpg", Label((160, 120), old.points | {name: (who + 1, i, SEEN)}))
+    os._exit(0 if file.notes == [] else 4)
+
+children = []
+for who in range(2):
+    if (child := os.fork()) == 0: write(who)
+    children.append(child)
+os.write(start[1], b"go")
+os._exit(max(os.WEXITSTATUS(os.waitpid(c, 0)[1]) for c in children))
 """
 
 
 def whole(folder):
-    "Whatever is there can be read, and the two files differ in one picture at most."
-    found = [(read_csv if p.suffix == ".csv" else read_coco)(p)[1] for p in (folder / "keypoints.csv", folder / "keypoints.json") if p.exists()]
-    if len(found) == 2: assert set(found[1]) <= set(found[0]) and len(found[0]) - len(found[1]) <= 1
-    return found
+    "Whatever is there can be read."
+    return [(read_csv if p.suffix == ".csv" else read_coco)(p)[1] for p in (folder / "keypoints.csv", folder / "keypoints.json") if p.exists()]
+
+
+def run(script, *args):
+    done = subprocess.run([sys.executable, "-c", script, *map(str, args)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 @needs_fork
-def test_killed_at_every_step_of_saving(tmp_path):
-    "After SIGKILL at any step, every label that was taken is on the disk, at most the one in the making is missing, and a new process goes on."
-    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-2000:]
-    kills = int(run.stdout)
-    assert kills == 4 * 2 * 6 # pictures, files, steps
-    for k in range(1, kills + 1):
-        folder = tmp_path / str(k)
-        taken = (folder / "told").read_text().split()
+def test_a_kill_at_any_step_or_byte_of_saving_loses_nothing_that_was_saved(tmp_path):
+    "At most the label in the making is missing, nothing is put aside or said, and a new process goes on."
+    assert int(run(KILLED, tmp_path)) > 30
+    for folder in tmp_path.iterdir():
+        taken = (folder / "told").read_text().split() if (folder / "told").exists() else []
         whole(folder)
         file = LabelFile(folder, NAMES)
-        assert set(taken) <= {f.removesuffix(".jpg") for f in file.rows} and len(file.rows) <= len(taken) + 1, (k, taken, file.rows)
-        assert all(r.same(label(int(f.removesuffix(".jpg")))) for f, r in file.rows.items()), k
-        assert file.notes == [], (k, file.notes) # an interrupted save is nothing that a reader must know of
-        for i in range(4):
-            if f"{i}.jpg" not in file.rows: file.put(f"{i}.jpg", label(i))
-        assert [sorted(rows) for rows in whole(folder)] == [[f"{i}.jpg" for i in range(4)]] * 2
+        assert set(taken) <= {f.removesuffix(".jpg") for f in file.rows} and len(file.rows) <= len(taken) + 1, (folder.name, taken, file.rows)
+        assert all(r.same(label(int(f.removesuffix(".jpg")))) for f, r in file.rows.items()), folder.name
+        assert file.notes == [], (folder.name, file.notes) # an interrupted save is nothing that a reader must know of
+        file.put("2.jpg", label(2))
+        assert [set(rows) for rows in whole(folder)] == [{f"{i}.jpg" for i in taken} | set(file.rows) | {"2.jpg"}] * 2
         assert not list(folder.glob("*kept*"))
 
 
+@needs_fork
+def test_two_annotators_at_once_lose_nothing(tmp_path):
+    "Two processes label pictures of their own, and one point each of the same pictures."
+    run(TOGETHER, tmp_path, 12)
+    for rows in whole(tmp_path):
+        assert len(rows) == 36
+        assert all(rows[f"own-{who}-{i}.jpg"].points == {"nose": (who, i, SEEN)} for who in range(2) for i in range(12))
+        assert all(rows[f"both-{i}.jpg"].points == {"nose": (1, i, SEEN), "left_eye": (2, i, SEEN)} for i in range(12))
+    assert not list(tmp_path.glob("*kept*")) and not list(tmp_path.glob(".*.part"))
+
+
+def test_annotators_that_take_turns_keep_what_the_other_did(tmp_path):
+    "The points of one picture, a removal, and a failed save between them."
+    one, two = LabelFile(tmp_path, NAMES), LabelFile(tmp_path, NAMES)
+    one.put("a.jpg", Label((9, 9), {"nose": (1, 2, SEEN)}))
+    two.put("a.jpg", Label((9, 9), {"left_eye": (3, 4, SEEN)}))
+    assert two.rows["a.jpg"].points == {"nose": (1, 2, SEEN), "left_eye": (3, 4, SEEN)}
+    one.put("a.jpg", Label((9, 9))) # takes the nose away, and has not seen the eye
+    assert one.rows["a.jpg"].points == {"left_eye": (3, 4, SEEN)}
+    two.put("b.jpg", Label((9, 9), {"nose": (5, 6, SEEN)}, True))
+    one.save()
+    assert one.rows["b.jpg"].skipped and (one.notes, two.notes) == ([], [])
+
+
+@contextlib.contextmanager
+def no_file_longer_than(n):
+    "A disk that is nearly full."
+    import resource
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n, old[1]))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+@needs_fork
 def test_every_write_may_fail(tmp_path):
-    "A write that fails at any step is an error for the caller; the files stay whole, and the next save brings everything."
-    space = {}
-    exec(STEPS, space)
-    for k in itertools.count(1):
-        folder = tmp_path / str(k)
-        folder.mkdir()
+    "A write that fails after any number of bytes is an error for the caller; the files stay whole, and the next save brings everything."
+    outcomes = set()
+    for n in range(0, 1600, 160):
+        folder = tmp_path / str(n)
         file = LabelFile(folder, NAMES)
         file.put("0.jpg", label(0))
-
-        def stop(i, k=k):
-            if i == k: raise OSError(28, "No space left on device")
-        space["count_steps"](stop)
-        failed = 0
-        try:
+        with no_file_longer_than(n):
             for i in range(1, 3):
                 try:
                     file.put(f"{i}.jpg", label(i))
                     assert file.saved
+                    outcomes.add("saved")
                 except OSError:
-                    failed += 1
+                    outcomes.add("failed")
                     assert not file.saved
-                assert any("0.jpg" in rows for rows in whole(folder)[:1])
-        finally:
-            del core.open
-            core.os = os
-        if not failed: break
-        assert failed == 1 and len(whole(folder)) == 2
+        assert all("0.jpg" in rows for rows in whole(folder))
+        assert sorted(file.rows) == ["0.jpg", "1.jpg", "2.jpg"]
         file.save()
         assert [sorted(rows) for rows in whole(folder)] == [["0.jpg", "1.jpg", "2.jpg"]] * 2
-    assert k == 2 * 2 * 6 + 1
+        assert LabelFile(folder, NAMES).notes == []
+    assert outcomes == {"saved", "failed"}
 
 
 KERNEL = """
