@@ -71,15 +71,15 @@ def write_pets(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-name
 def picture_name(
-    file: str | os.PathLike, # as some program wrote it: ./a.jpg, sub\\a.jpg
-) -> str: # a.jpg, sub/a.jpg
-    "The one name of a picture: its path within the folder, with /, without ./, and with its accents composed (NFC)."
+    file: str | os.PathLike,  # as some program wrote it: ./a.jpg, sub\\a.jpg
+) -> str:  # a.jpg, sub/a.jpg
+    "The one name of a picture: its path within the folder, with /, without ./, its accents composed (NFC)."
     text = unicodedata.normalize("NFC", os.fspath(file).replace("\\", "/"))
     return posixpath.normpath(text)
 
 
 def _picture_path(folder, name):
-    "Where a picture lies: some systems write an accent as a character of its own, so the name on the disk may differ."
+    "Where a picture lies; some systems write accents as characters of their own, so its name may differ."
     path = _inside_folder(folder, name, "the labels")
     if path.is_file():
         return path
@@ -122,18 +122,22 @@ def _twins(names):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-016
 def pictures_in(
-    folder: str | os.PathLike, # searched with its subfolders; names that begin with a dot are left out
-) -> tuple[list[str], list[str]]: # names (paths within the folder, with /), and what the reader should know
-    "The pictures of a folder that can be labelled, and a line about each file that cannot, or whose name could be mistaken."
+    folder: str | os.PathLike,  # searched with its subfolders; names that begin with a dot are left out
+) -> tuple[list[str], list[str]]:  # names (paths within the folder, with /), and what the reader should know
+    "The pictures of a folder that can be labelled, and a line about each that cannot or may be mistaken."
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    found = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in (*_PICTURES, *_UNREAD) and p.is_file())
+    found = sorted(
+        p.relative_to(folder)
+        for p in folder.rglob("*")
+        if p.suffix.lower() in (*_PICTURES, *_UNREAD) and p.is_file()
+    )
     good, notes = {}, []
     for file in (p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts)):
         why, name = _said(file, folder), picture_name(file)
         if why is None and name in good:
-            why = f"{file!a}: its name differs from {good[name]!a} only in how its accents are written; rename it"
+            why = f"{file!a}: differs from {good[name]!a} only in how its accents are written; rename it"
         if why is None:
             good[name] = file
         else:
@@ -157,7 +161,11 @@ def _whole(value, what, low, high):
 
 def _place(name, x, y, v):
     "A point as (x, y, v) to a thousandth of a pixel; only a hidden one may have no place."
-    x, y, v = round(float(x), 3) + 0.0, round(float(y), 3) + 0.0, _whole(v, f"{name}: v", HIDDEN, SEEN) # + 0.0: no −0
+    x, y, v = (
+        round(float(x), 3) + 0.0,
+        round(float(y), 3) + 0.0,
+        _whole(v, f"{name}: v", HIDDEN, SEEN),
+    )  # + 0.0: no −0
     if v == HIDDEN and math.isnan(x) and math.isnan(y):
         return x, y, v
     if not (abs(x) < 1e9 and abs(y) < 1e9):
@@ -168,12 +176,17 @@ def _place(name, x, y, v):
 @dataclass
 class Label:
     "What is known of one picture."
-    size: tuple # (W, H) of the upright picture, pixels
-    points: dict = field(default_factory=dict) # name -> (x, y, v) in pixels; a hidden point may have NaN for x and y
-    skipped: bool = False # the reader does not want it
+
+    size: tuple  # (W, H) of the upright picture, pixels
+    points: dict = field(
+        default_factory=dict
+    )  # name -> (x, y, v) in pixels; a hidden point may have NaN for x and y
+    skipped: bool = False  # the reader does not want it
 
     def __post_init__(self):
-        self.size = tuple(_whole(s, what, 1, 1_000_000) for s, what in zip(self.size, ("width", "height"), strict=True))
+        self.size = tuple(
+            _whole(s, what, 1, 1_000_000) for s, what in zip(self.size, ("width", "height"), strict=True)
+        )
         self.points = {n: _place(n, *at) for n, at in self.points.items()}
 
     def state(self, names: Sequence[str]) -> str:
@@ -186,21 +199,30 @@ class Label:
         "Whether two labels say the same."
         if other is None or (self.size, self.skipped) != (other.size, other.skipped):
             return False
-        return self.points == other.points or repr(sorted(self.points.items())) == repr(sorted(other.points.items())) # NaN is not NaN
+        return self.points == other.points or repr(sorted(self.points.items())) == repr(
+            sorted(other.points.items())
+        )  # NaN is not NaN
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-026
 _FIRST = ["file", "width", "height", "state"]
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠") # with these, a spreadsheet takes a cell for a formula
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # with these, a spreadsheet takes a cell for a formula
 
 
 def _point_names(names):
     "Checked names of keypoints."
     names = [names] if isinstance(names, str) else list(names)
-    wrong = [n for n in names if not isinstance(n, str) or not n or n != n.strip() or not n.isprintable() or n.startswith(_FORMULA)]
+    wrong = [
+        n
+        for n in names
+        if not isinstance(n, str) or not n or n != n.strip() or not n.isprintable() or n.startswith(_FORMULA)
+    ]
     if wrong or not names or len(set(names)) < len(names):
         twice = [n for n, k in Counter(map(str, names)).items() if k > 1]
         why = f"; {(wrong or twice)[0]!r} is not" if wrong or twice else ""
-        raise ValueError(f"names are {names}; expected different names for the points, without blanks around them, that do not begin with = + - or @{why}")
+        expected = (
+            "expected different names for the points, without blanks around them or = + - @ before them"
+        )
+        raise ValueError(f"names are {names}; {expected}{why}")
     return names
 
 
@@ -209,17 +231,18 @@ def _text(v):
 
 
 def _cell(text):
-    "A text as one cell, for spreadsheets that part cells by commas and for those that part them by semicolons."
+    "A text as one cell, for spreadsheets that part cells by commas or by semicolons."
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',;"\t\r\n') else text
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-027
 def to_csv(
-    names: Sequence[str], # keypoints
-    rows: Mapping[str, Label], # by the picture's name
-) -> bytes: # UTF-8
-    """Labels as a table: file, width, height, state, then x, y (pixels, from the corner of the corner pixel) and v for each point.
+    names: Sequence[str],  # keypoints
+    rows: Mapping[str, Label],  # by the picture's name
+) -> bytes:  # UTF-8
+    """Labels as a table: file, width, height, state, then x, y and v for each point, in pixels.
 
-    A name that a spreadsheet would take for a formula gets ./ before it, which names the same picture."""
+    x and y are measured from the corner of the corner pixel. A name that a spreadsheet would take for a
+    formula gets ./ before it, which names the same picture."""
     lines = [_FIRST + [_cell(f"{n}_{c}") for n in _point_names(names) for c in "xyv"]]
     for file, label in rows.items():
         cells = [label.points.get(n, (math.nan, math.nan, "")) for n in names]
@@ -255,7 +278,7 @@ def _label_row(where, row, names):
         if state not in ("skipped", "labelled", "begun", ""):
             raise ValueError(f"state is {row[3][:40]!r}; expected skipped, labelled or begun")
         for i, n in enumerate(names):
-            x, y, v = (c.strip() for c in row[4 + 3 * i:7 + 3 * i])
+            x, y, v = (c.strip() for c in row[4 + 3 * i : 7 + 3 * i])
             if v and v.lower() != "nan":
                 points[n] = (float(x or "nan"), float(y or "nan"), v)
             elif x or y:
@@ -264,14 +287,17 @@ def _label_row(where, row, names):
     except DataError:
         raise
     except ValueError as e:
-        raise DataError(f"{where}: {e}; expected whole numbers in width, height and v, and pixels in x and y") from None
+        raise DataError(
+            f"{where}: {e}; expected whole numbers in width, height and v, and pixels in x and y"
+        ) from None
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-031
 def _csv_names(path, header):
     "The keypoints that a header names."
     names = [c[:-2] for c in header[4::3]]
     if header[:4] != _FIRST or not names or header != _FIRST + [f"{n}_{c}" for n in names for c in "xyv"]:
-        raise DataError(f"{path}, line 1: found the columns {', '.join(header)[:80]!r}; expected {', '.join(_FIRST)}, and name_x, name_y, name_v for each point")
+        expected = f"expected {', '.join(_FIRST)}, and name_x, name_y, name_v for each point"
+        raise DataError(f"{path}, line 1: found the columns {', '.join(header)[:80]!r}; {expected}")
     try:
         return _point_names(names)
     except ValueError as e:
@@ -286,8 +312,8 @@ def _content(path):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-032
 def read_csv(
-    path: str | os.PathLike, # written by `to_csv`, perhaps changed by a spreadsheet or by pandas
-) -> tuple[list[str], dict[str, Label]]: # keypoints, labels by the picture's name
+    path: str | os.PathLike,  # written by `to_csv`, perhaps changed by a spreadsheet or by pandas
+) -> tuple[list[str], dict[str, Label]]:  # keypoints, labels by the picture's name
     "Labels from a table; DataError names the line that is wrong."
     try:
         text = _content(path).decode("utf-8-sig")
@@ -330,8 +356,17 @@ def _annotation(i, image, kind, names, label):
     "One picture's points in COCO's form."
     flat = [c for n in names for c in _triple(label.points.get(n))]
     box = _box(label)
-    return {"id": i, "image_id": image, "category_id": kind, "keypoints": flat, "num_keypoints": sum(v > 0 for v in flat[2::3]), "bbox": box,
-            "area": round(box[2] * box[3], 3), "iscrowd": 0, "not_visible": _unplaced(names, label)}
+    return {
+        "id": i,
+        "image_id": image,
+        "category_id": kind,
+        "keypoints": flat,
+        "num_keypoints": sum(v > 0 for v in flat[2::3]),
+        "bbox": box,
+        "area": round(box[2] * box[3], 3),
+        "iscrowd": 0,
+        "not_visible": _unplaced(names, label),
+    }
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-038
 def _coco_data(names, rows):
@@ -358,15 +393,17 @@ def _as_json(data):
                 text = json.dumps(value, ensure_ascii=False)
             parts.append(f"{json.dumps(key, ensure_ascii=False)}: {text}")
         return ("{" + ",\n".join(parts) + "}\n").encode()
-    except UnicodeEncodeError: # half a character in another program's field
+    except UnicodeEncodeError:  # half a character in another program's field
         return json.dumps(data).encode()
 
 
 def to_coco(
-    names: Sequence[str], # keypoints
-    rows: Mapping[str, Label], # by the picture's name
-) -> bytes: # UTF-8
-    "Labels as COCO keypoints (https://cocodataset.org/#format-data): indices of pixels, 0.5 less than our coordinates; `bbox` is the box around the points."
+    names: Sequence[str],  # keypoints
+    rows: Mapping[str, Label],  # by the picture's name
+) -> bytes:  # UTF-8
+    """Labels as COCO keypoints (https://cocodataset.org/#format-data): indices of pixels, 0.5 less than ours.
+
+    `bbox` is the box around the points."""
     return _as_json(_coco_data(_point_names(names), rows))
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-040
@@ -422,13 +459,16 @@ class _Coco:
 
     def __init__(self, path, data, wanted=None):
         self.path, self.data, self.notes, self.kind, self.names = path, data, [], None, []
-        self.rows, self.images, self.chosen, self.files = {}, {}, {}, {} # by the picture's name; files: by id
+        self.files = {}  # names of pictures by their ids
+        self.rows, self.images, self.chosen = {}, {}, {}  # label, entry and annotation by the picture's name
         if not isinstance(data, dict):
-            raise DataError(f"{path}: found a {type(data).__name__}; expected an object with images, annotations and categories")
+            raise DataError(
+                f"{path}: found a {type(data).__name__}; expected COCO's images, annotations and categories"
+            )
         self._choose_kind(wanted)
         self._read_images()
         self._read_annotations()
-        self.plain = data == _coco_data(self.names, self.rows) # nothing in it is another program's
+        self.plain = data == _coco_data(self.names, self.rows)  # nothing in it is another program's
         if not self.plain:
             self._can_be_written()
 
@@ -456,13 +496,15 @@ class _Coco:
                 if not isinstance(n, str) or not n or not _is_text(n):
                     raise DataError(f"{where}: a keypoint is called {_brief(n)}; expected a name")
                 if names.count(n) > 1:
-                    raise DataError(f"{where}: the keypoint {n!r} is there {names.count(n)} times; expected each name once")
+                    times = f"{names.count(n)} times; expected each name once"
+                    raise DataError(f"{where}: the keypoint {n!r} is there {times}")
             kinds.append(c)
         self.kind = self._one_of(kinds, wanted)
         self.names = list(self.kind["keypoints"])
         for c in kinds:
             if c is not self.kind:
-                self.notes.append(f"{self.path}: the category {_brief(c.get('name'))} (id {c['id']}) is left out; {_brief(self.kind.get('name'))} is read")
+                left = f"the category {_brief(c.get('name'))} (id {c['id']}) is left out"
+                self.notes.append(f"{self.path}: {left}; {_brief(self.kind.get('name'))} is read")
 
     def _one_of(self, kinds, wanted):
         "Of several categories the one with the points that are wanted, or the only one with labels."
@@ -472,11 +514,18 @@ class _Coco:
             most = max((len(c["keypoints"]) for c in fit), default=0)
             fit = [c for c in fit if len(c["keypoints"]) == most]
         elif len(kinds) > 1:
-            used = {a.get("category_id") for a in self.data.get("annotations") or [] if isinstance(a, dict) and isinstance(a.get("category_id"), int | str)}
+            used = {
+                a.get("category_id")
+                for a in self.data.get("annotations") or []
+                if isinstance(a, dict) and isinstance(a.get("category_id"), int | str)
+            }
             fit = [c for c in kinds if c["id"] in used]
         if len(fit) != 1:
             found = "".join(f"; {_brief(c.get('name'))}: {', '.join(c['keypoints'])[:60]}" for c in kinds)
-            raise DataError(f"{self.path}: found {len(kinds)} categories with keypoints{found}; expected 1" + (" that fits" if kinds else ""))
+            raise DataError(
+                f"{self.path}: found {len(kinds)} categories with keypoints{found}; expected 1"
+                + (" that fits" if kinds else "")
+            )
         return fit[0]
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-coco2
@@ -490,7 +539,9 @@ def _read_images(self: _Coco):
         size = [_take(where, image, side, (int, float), "pixels") for side in ("width", "height")]
         skipped = _take(where, image, "skipped", bool, "true or false") if "skipped" in image else False
         if key in self.files:
-            raise DataError(f"{where}: {file} has the id {_brief(key)}, as {self.files[key]} has; expected an id of its own")
+            raise DataError(
+                f"{where}: {file} has the id {_brief(key)}, as {self.files[key]} has; expected another"
+            )
         if file in self.rows:
             raise DataError(f"{where}: found the picture {file} again; expected each once")
         try:
@@ -511,7 +562,9 @@ def _read_annotations(self: _Coco):
             left[why] += 1
             continue
         try:
-            found.setdefault(file, []).append((replace(self.rows[file], points=_coco_points(where, a, self.names)), a))
+            found.setdefault(file, []).append(
+                (replace(self.rows[file], points=_coco_points(where, a, self.names)), a)
+            )
         except DataError:
             raise
         except ValueError as e:
@@ -519,7 +572,9 @@ def _read_annotations(self: _Coco):
     for file, several in found.items():
         self.rows[file], self.chosen[file] = max(several, key=lambda pair: len(pair[0].points))
         if sum(bool(label.points) for label, _ in several) > 1:
-            left[f"of other objects in pictures with several, such as {file}; the one with most points is read"] += len(several) - 1
+            left[
+                f"of other objects in pictures with several, such as {file}; the one with most points is read"
+            ] += len(several) - 1
     self.notes += [f"{self.path}: {n} annotation{'s' * (n > 1)} left out: {why}" for why, n in left.items()]
 
 
@@ -539,7 +594,11 @@ def updated(self: _Coco, names, rows):
     "The file with these labels; all that they do not say stays as it was found."
     more = [n for n in names if n not in self.names]
     for a in self.data["annotations"]:
-        if more and a.get("category_id", self.kind["id"]) == self.kind["id"] and len(a.get("keypoints") or []) == 3 * len(self.names):
+        if (
+            more
+            and a.get("category_id", self.kind["id"]) == self.kind["id"]
+            and len(a.get("keypoints") or []) == 3 * len(self.names)
+        ):
             a["keypoints"] += [0, 0, 0] * len(more)
     self.names += more
     self.kind["keypoints"] = list(self.names)
@@ -568,7 +627,9 @@ def _change(self: _Coco, file, label):
     if label.skipped:
         image["skipped"] = True
     if a is None and label.points:
-        a = self.chosen[file] = _annotation(_new_id(self.data["annotations"]), image["id"], self.kind["id"], self.names, label)
+        a = self.chosen[file] = _annotation(
+            _new_id(self.data["annotations"]), image["id"], self.kind["id"], self.names, label
+        )
         self.data["annotations"].append(a)
     elif a is not None:
         self._change_points(a, old, label)
@@ -581,7 +642,7 @@ def _change_points(self: _Coco, a, old, label):
     flat, our_box = a.get("keypoints") or [0, 0, 0] * len(self.names), a.get("bbox") == _box(old)
     for i, n in enumerate(self.names):
         if repr(old.points.get(n)) != repr(label.points.get(n)):
-            flat[3 * i:3 * i + 3] = _triple(label.points.get(n))
+            flat[3 * i : 3 * i + 3] = _triple(label.points.get(n))
     a["keypoints"], a["num_keypoints"] = flat, sum(v > 0 for v in flat[2::3])
     a["not_visible"] = _unplaced(self.names, label)
     if not a["not_visible"]:
@@ -592,11 +653,14 @@ def _change_points(self: _Coco, a, old, label):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-042
 def read_coco(
-    path: str | os.PathLike, # keypoints in COCO's format
-    names: Sequence[str] | None = None, # of the points that are wanted: where there are several categories, they choose
-    notes: list | None = None, # receives what was left out; default: a warning
-) -> tuple[list[str], dict[str, Label]]: # keypoints, labels by the picture's name
-    "Labels from COCO JSON, one object in a picture; 0.5 is added to its indices of pixels. Its v is ours: 2 visible, 1 hidden, with its place, 0 not labelled."
+    path: str | os.PathLike,  # keypoints in COCO's format
+    names: Sequence[str]
+    | None = None,  # of the points that are wanted: where there are several categories, they choose
+    notes: list | None = None,  # receives what was left out; default: a warning
+) -> tuple[list[str], dict[str, Label]]:  # keypoints, labels by the picture's name
+    """Labels from COCO JSON, one object in a picture; 0.5 is added to its indices of pixels.
+
+    Its v is ours: 2 is visible, 1 is hidden, with its place, 0 is not labelled."""
     coco = _Coco(path, _json_of(path), names)
     if notes is not None:
         notes += coco.notes
@@ -606,29 +670,37 @@ def read_coco(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-046
 class LabelFile:
-    """The labels of a folder: a table and a COCO file beside each other, and a journal of the changes that are not in them yet.
+    """The labels of a folder: a table and a COCO file, and a journal of the changes that are not in them yet.
 
-    Every change is on the disk when `put` returns; the two files follow at once where they are small, else after a share of changes, and at `save`."""
+    Every change is on the disk when `put` returns. The two files follow at once where they are small, else
+    after some changes, at `save`, when Python ends, and when the labels are opened again."""
 
-    def __init__(self,
-                 folder: str | os.PathLike, # of the pictures
-                 names: Sequence[str], # keypoints
-                 file: str | os.PathLike = "keypoints.csv", # where the table goes, within the folder or anywhere; the COCO file has the same name with .json
-                 ):
+    def __init__(
+        self,
+        folder: str | os.PathLike,  # of the pictures
+        names: Sequence[str],  # keypoints
+        file: str | os.PathLike = "keypoints.csv",  # the table, anywhere; the COCO file ends in .json
+    ):
         self.names, self.path = _point_names(names), Path(folder) / file
         if self.path.suffix.lower() != ".csv":
             raise ValueError(f"file is {str(file)!r}; expected a name that ends in .csv")
         self.json, self.journal = self.path.with_suffix(".json"), _journal_of(self.path)
         self.rows, self.notes, self.saved = {}, [], True
-        self._base, self._coco, self._seen = {}, None, None # the rows on the disk, a COCO file of other programs, how the files looked
-        self._waiting, self._end = 0, 0 # changes that are in the journal alone, and where it ends
+        self._base, self._coco, self._seen = (
+            {},
+            None,
+            None,
+        )  # the rows on the disk, a COCO file of other programs, how the files looked
+        self._waiting, self._end = 0, 0  # changes that are in the journal alone, and where it ends
         self._open()
         atexit.register(_save_at_exit, weakref.ref(self))
 
     def __repr__(self):
-        return f"LabelFile {self.path}: " + ", ".join(f"{k} {s}" for s, k in self.count().items() if k or s == "labelled")
+        return f"LabelFile {self.path}: " + ", ".join(
+            f"{k} {s}" for s, k in self.count().items() if k or s == "labelled"
+        )
 
-    def count(self) -> dict: # labelled, begun, skipped
+    def count(self) -> dict:  # labelled, begun, skipped
         "How many pictures are in which state."
         states = Counter(r.state(self.names) for r in self.rows.values())
         return {s: states[s] for s in ("labelled", "begun", "skipped")}
@@ -665,7 +737,9 @@ def _as_record(label):
     "A label as JSON; None for one that was taken away."
     if label is None:
         return None
-    points = {n: [*(None if math.isnan(c) else c for c in (x, y)), v] for n, (x, y, v) in label.points.items()}
+    points = {
+        n: [*(None if math.isnan(c) else c for c in (x, y)), v] for n, (x, y, v) in label.points.items()
+    }
     return {"size": label.size, "points": points, "skipped": label.skipped}
 
 
@@ -673,17 +747,19 @@ def _as_label(record):
     "The reverse of `_as_record`."
     if record is None:
         return None
-    points = {n: (*(math.nan if c is None else c for c in at[:2]), at[2]) for n, at in record["points"].items()}
+    points = {
+        n: (*(math.nan if c is None else c for c in at[:2]), at[2]) for n, at in record["points"].items()
+    }
     return Label(record["size"], points, record["skipped"])
 
 
 def _read_journal(path, start=0):
-    "What a journal holds from a byte on: changes (file -> label), digests of files that we wrote, wrong lines, and where it ends."
+    "What a journal holds from a byte on: changes (file -> label), digests of our files, wrong lines, its end."
     changes, known, wrong = {}, set(), []
     with open(path, "rb") as f:
         f.seek(start)
         text = f.read()
-    end = text.rfind(b"\n") + 1 # what comes after was cut short, and nobody was told that it is saved
+    end = text.rfind(b"\n") + 1  # what comes after was cut short, and nobody was told that it is saved
     for line in text[:end].splitlines():
         try:
             record = json.loads(line)
@@ -702,8 +778,11 @@ def _read_journal(path, start=0):
 def _fitting(self: LabelFile, path, names):
     "An error if a file has points that were not named."
     if other := [n for n in names if n not in self.names]:
-        raise ValueError(f"{path} holds labels for the points {', '.join(names)}; you named {', '.join(self.names)}, without {', '.join(other)}. "
-                         "Name these too (further points may be added), or give another file, such as file='other.csv'")
+        raise ValueError(
+            f"{path} holds labels for the points {', '.join(names)}; "
+            f"you named {', '.join(self.names)}, without {', '.join(other)}. "
+            "Name these too (further points may be added), or give another file, such as file='other.csv'"
+        )
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-049
 @patch
@@ -715,24 +794,45 @@ def _open(self: LabelFile):
         with _lock_of(self.path):
             if self._refresh():
                 self._write(self._base)
+        self.rows = dict(self._base)
     except TimeoutError:
         raise
-    except OSError as e: # a folder that can only be read
+    except OSError as e:  # a folder that can only be read
         self._refresh()
         self.saved = False
         self._note(f"nothing can be saved here: {e}")
-    self.rows = dict(self._base)
+        self.rows = dict(self._base)
+
+
+@patch
+def refresh(self: LabelFile) -> None:
+    "Take over what others have saved since."
+    if self._look() != self._seen and self.path.parent.is_dir():
+        with _lock_of(self.path):
+            merged, _ = self._merge()
+        self.rows = _without_none(self._base | merged)
+
+
+@patch
+def _merge(self: LabelFile):
+    "What has changed here on top of what others have written since, and whether the files lag behind."
+    pairs = {f: (self._base.get(f), self.rows.get(f)) for f in self._base | self.rows}
+    mine = {f: (old, new) for f, (old, new) in pairs.items() if new is not old}
+    late = self._refresh()
+    return {f: _merged(self._base.get(f), *change) for f, change in mine.items()}, late
 
 
 @patch
 def _look(self: LabelFile):
     "How the three files look from outside."
+
     def look(path):
         try:
             s = path.stat()
         except OSError:
             return None
         return s.st_ino, s.st_size, s.st_mtime_ns
+
     return [look(p) for p in (self.path, self.json, self.journal)]
 
 
@@ -743,7 +843,9 @@ def _refresh(self: LabelFile):
     if now == self._seen:
         return False
     old = self._seen
-    if old and old[2] and now[2] and now[:2] == old[:2] and now[2][0] == old[2][0] and now[2][1] >= self._end: # only the journal has grown
+    if (
+        old and old[2] and now[2] and now[:2] == old[:2] and now[2][0] == old[2][0] and now[2][1] >= self._end
+    ):  # only the journal has grown
         changes, _, _, self._end = _read_journal(self.journal, self._end)
         self._base = _without_none(self._base | changes)
         self._waiting += len(changes)
@@ -763,15 +865,22 @@ def _read_all(self: LabelFile):
     "Read every file for itself, so that one that is broken does not lock out the others, and join them."
     changes, known, wrong, end = _read_journal(self.journal) if self.journal.is_file() else ({}, set(), [], 0)
     broken = {self.journal: f"{len(wrong)} of its lines"} if wrong else {}
-    table, coco = self._tried(self.path, read_csv, broken), self._tried(self.json, lambda p: _Coco(p, _json_of(p), self.names), broken)
+    table, coco = (
+        self._tried(self.path, read_csv, broken),
+        self._tried(self.json, lambda p: _Coco(p, _json_of(p), self.names), broken),
+    )
     if not (table or coco or changes or self._base) and broken:
         raise DataError(list(broken.values()))
     table = self._with_our_points(self.path, table, table and table[0], True, broken)
     coco = self._with_our_points(self.json, coco, coco and coco.names, table is None, broken)
-    self._fitting(self.journal, list(dict.fromkeys(n for label in changes.values() if label for n in label.points)))
+    self._fitting(
+        self.journal, list(dict.fromkeys(n for label in changes.values() if label for n in label.points))
+    )
     for path, why in broken.items():
         self._put_aside(path, f"is not used: {why}")
-    ours = [_digest(path.read_bytes() if path.is_file() else None) in known for path in (self.path, self.json)]
+    ours = [
+        _digest(path.read_bytes() if path.is_file() else None) in known for path in (self.path, self.json)
+    ]
     for note in coco.notes if coco else ():
         self._note(note)
     rows, late = self._joined(table, coco, ours)
@@ -786,7 +895,7 @@ def _read_all(self: LabelFile):
 
 @patch
 def _with_our_points(self: LabelFile, path, found, names, alone, broken):
-    "What a file holds, if its points are among those that were named; at the opening, others are an error where this file counts."
+    "What a file holds, if its points are among those that were named; else it is broken, or an error."
     if not names or set(names) <= set(self.names):
         return found
     if alone and self._seen is None:
@@ -820,7 +929,9 @@ def _keep_changed(self: LabelFile, ours):
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-052
 @patch
 def _joined(self: LabelFile, table, coco, ours):
-    "The labels of both files, and whether a file lags behind. Where they differ, the one that was changed last counts, and the other is put aside."
+    """The labels of both files, and whether a file lags behind.
+
+    Where they differ, the one that was changed last counts, and the other is put aside."""
     if table is None or coco is None:
         if table is None and coco is None:
             return dict(self._base), bool(self._base)
@@ -829,12 +940,21 @@ def _joined(self: LabelFile, table, coco, ours):
         return (dict(coco.rows), False) if table is None else (table[1], bool(table[1]))
     rows = table[1]
     said = {f: _with_private(label, rows.get(f)) for f, label in coco.rows.items()}
-    different = [f for f, label in said.items() if not label.same(rows.get(f)) and (f in rows or label.points or label.skipped)]
-    if all(ours) or not different: # a save was cut short, of which the journal knows the rest; or the table has more
+    different = [
+        f
+        for f, label in said.items()
+        if not label.same(rows.get(f)) and (f in rows or label.points or label.skipped)
+    ]
+    if (
+        all(ours) or not different
+    ):  # a save was cut short, of which the journal knows the rest; or the table has more
         return rows, bool(different) or (coco.plain and len(said) < len(rows))
     json_is_newer = ours[0] if any(ours) else self.json.stat().st_mtime_ns > self.path.stat().st_mtime_ns
     winner, loser = (self.json, self.path) if json_is_newer else (self.path, self.json)
-    self._put_aside(loser, f"differs from {winner.name} in {len(different)} picture{'s' * (len(different) > 1)}, such as {different[0]}; {winner.name} was changed last and counts")
+    pictures = f"{len(different)} picture{'s' * (len(different) > 1)}, such as {different[0]}"
+    self._put_aside(
+        loser, f"differs from {winner.name} in {pictures}; {winner.name} was changed last and counts"
+    )
     if json_is_newer:
         return rows | said, True
     return (rows if any(ours) else said | rows), True
@@ -872,10 +992,11 @@ def _note(self: LabelFile, text):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-054
 @patch
-def put(self: LabelFile,
-        file: str, # the picture's name
-        label: Label, # what is known of it
-        ) -> None:
+def put(
+    self: LabelFile,
+    file: str,  # the picture's name
+    label: Label,  # what is known of it
+) -> None:
     "Take a label and save. If saving fails, the label stays here, and the next save writes it."
     if unknown := [n for n in label.points if n not in self.names]:
         raise ValueError(f"{file}: no point {unknown[0]!r}; there are {', '.join(self.names)}")
@@ -899,13 +1020,15 @@ def _flush(self: LabelFile, whole):
     self.saved = False
     self.path.parent.mkdir(parents=True, exist_ok=True)
     with _lock_of(self.path):
-        mine = {f: (self._base.get(f), self.rows.get(f)) for f in self._base | self.rows if self.rows.get(f) is not self._base.get(f)}
-        late = self._refresh()
-        merged = {f: _merged(self._base.get(f), *change) for f, change in mine.items()}
+        merged, late = self._merge()
         base = _without_none(self._base | merged)
-        self.rows = dict(base) # if writing fails now, what differs from the disk is still what was changed here
+        self.rows = dict(
+            base
+        )  # if writing fails now, what differs from the disk is still what was changed here
         lines = b"".join(_line(file=f, label=_as_record(label)) for f, label in merged.items())
-        due = (self._waiting + len(merged)) * 1000 >= len(base) * len(self.names) # so that a click costs the same in any folder, in the mean
+        due = (self._waiting + len(merged)) * 1000 >= len(base) * len(
+            self.names
+        )  # so that a click costs the same in any folder, in the mean
         if whole or late or due:
             self._write(base, lines, len(merged))
         else:
@@ -919,7 +1042,9 @@ def _merged(now, old, new):
         return new
     before = old.points if old is not None and old.size == new.size else {}
     changed = [n for n in before | new.points if repr(before.get(n)) != repr(new.points.get(n))]
-    points = {n: at for n, at in now.points.items() if n not in changed} | {n: new.points[n] for n in changed if n in new.points}
+    points = {n: at for n, at in now.points.items() if n not in changed} | {
+        n: new.points[n] for n in changed if n in new.points
+    }
     flipped = new.skipped != (old is not None and old.skipped)
     return Label(new.size, points, new.skipped if flipped else now.skipped)
 
@@ -928,9 +1053,11 @@ def _merged(now, old, new):
 def _append(self: LabelFile, lines, sync=True):
     "Add lines to the journal."
     if not self.journal.exists():
-        self._start_journal([_digest(p.read_bytes() if p.is_file() else None) for p in (self.path, self.json)])
+        self._start_journal(
+            [_digest(p.read_bytes() if p.is_file() else None) for p in (self.path, self.json)]
+        )
     with open(self.journal, "r+b") as f:
-        f.truncate(self._end) # a line that was cut short goes
+        f.truncate(self._end)  # a line that was cut short goes
         f.seek(self._end)
         f.write(lines)
         f.flush()
@@ -942,7 +1069,9 @@ def _append(self: LabelFile, lines, sync=True):
 @patch
 def _start_journal(self: LabelFile, files):
     "A journal without changes, after both files were written."
-    first = _line(kpnb="changes of labels; files: the digests of those that kpnb wrote", written=True, files=files)
+    first = _line(
+        kpnb="changes of labels; files: the digests of those that kpnb wrote", written=True, files=files
+    )
     write_safely(self.journal, first)
     if self.path.exists():
         shutil.copymode(self.path, self.journal)
@@ -959,11 +1088,11 @@ def _keep(self: LabelFile, base, lines, changes):
 
 @patch
 def _write(self: LabelFile, base, lines=b"", changes=0):
-    "Write both files. The journal knows first what they will be, so that after a crash at any point they are known as ours."
+    "Write both files. The journal knows first what they will be, so that they are ours after any crash."
     table = to_csv(self.names, base)
     coco = to_coco(self.names, base) if self._coco is None else self._coco.updated(self.names, base)
     files = [_digest(table), _digest(coco)]
-    self._append(lines + _line(files=files), sync=False) # what comes next waits for the disk
+    self._append(lines + _line(files=files), sync=False)  # what comes next waits for the disk
     self._base, self._waiting = base, self._waiting + changes
     write_safely(self.path, table)
     write_safely(self.json, coco)
@@ -1074,7 +1203,10 @@ def go(self: Annotator,
        file: str, # the picture's name
        ) -> None:
     "Show a picture; one that turns out to be unreadable is left out, with a message, and the next one comes."
-    if not self.labels.saved: self.labels.save()
+    if self.labels.saved:
+        self.labels.refresh()
+    else:
+        self.labels.save()
     if file not in self.order: raise ValueError(f"there is no picture {file!r}; there are {len(self.order)}, such as {self.order[0]}")
     try: image = read_image(_picture_path(self.folder, file))
     except DataError as e: return self._leave_out(file, str(e))
@@ -1167,15 +1299,16 @@ Annotator._known = 0 # how many notes of the label file were shown
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-084
 @patch
-def hide(self: Annotator,
-         name: str | None = None, # default: the chosen point
-         ) -> None:
+def hide(
+    self: Annotator,
+    name: str | None = None,  # default: the chosen point
+) -> None:
     "The point is not visible in this picture; where it was placed, its place is kept."
     name = self.canvas.chosen if name is None else name
     if name not in self.names:
         raise ValueError(f"no point {name!r}; there are {', '.join(self.names)}")
     x, y, _ = self._label().points.get(name, (math.nan, math.nan, HIDDEN))
-    if math.isnan(x): # what the canvas shows is a guess
+    if math.isnan(x):  # what the canvas shows is a guess
         self._quiet = True
         try:
             self.canvas.move(name, math.nan, math.nan)
@@ -1212,7 +1345,8 @@ def _step(self: Annotator, step):
         self.labels.save()
     left = len(self.todo)
     self._tell()
-    self.say(f"This is the {'last' if step > 0 else 'first'} picture; {f'{left} are not finished' if left else 'all are labelled'}.")
+    done = f"{left} are not finished" if left else "all are labelled"
+    self.say(f"This is the {'last' if step > 0 else 'first'} picture; {done}.")
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-089
 @patch
@@ -1246,7 +1380,7 @@ class OwnSource(Source):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-108
 def _rows(path, names=None):
-    "Keypoints and labels of a CSV or COCO file, with what its journal adds, and what was left out; the keypoints must be those expected."
+    "The keypoints of a CSV or COCO file, its labels with those of its journal, and what was left out."
     path, notes = Path(path), []
     kind, journal = path.suffix.lower(), _journal_of(path)
     if kind not in (".csv", ".json"):
@@ -1259,7 +1393,9 @@ def _rows(path, names=None):
         if waiting and journal.is_file():
             rows = _without_none(rows | _read_journal(journal)[0])
     if names is not None and list(found) != list(names):
-        raise DataError(f"{path}: found the points {', '.join(found)}; expected {', '.join(names)}; register it again")
+        raise DataError(
+            f"{path}: found the points {', '.join(found)}; expected {', '.join(names)}; register it again"
+        )
     return list(found), rows, notes
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-109
@@ -1268,25 +1404,34 @@ def _record(folder, file, label, names):
     picture = _picture_path(folder, file)
     if not picture.is_file():
         raise DataError(f"{file}: a label without a picture; expected {picture}")
-    places = [label.points.get(n, (math.nan, math.nan, 0)) for n in names] if label else [(math.nan, math.nan, 0)] * len(names)
+    places = (
+        [label.points.get(n, (math.nan, math.nan, 0)) for n in names]
+        if label
+        else [(math.nan, math.nan, 0)] * len(names)
+    )
     points = torch.tensor([at[:2] for at in places], dtype=torch.float64).numpy()
     record = _Record(file, picture, points)
     record.visible = torch.tensor([v == SEEN for _, _, v in places]).numpy()
     _measure(record)
     if label and record.size != label.size[::-1]:
-        raise DataError("{}: labelled at {}×{} pixels, but the file now has {}×{}; label it again".format(file, *label.size, *record.size[::-1]))
+        raise DataError(
+            "{}: labelled at {}×{} pixels, but the file now has {}×{}; label it again".format(
+                file, *label.size, *record.size[::-1]
+            )
+        )
     return record
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-110
 def register(
-    name: str, # under which `load` shall find it
-    path: str | os.PathLike, # CSV of `LabelFile`, or COCO keypoints with one object in a picture
-    folder: str | os.PathLike | None = None, # of the pictures; default: that of the file
-    pairs: Sequence[tuple[str, str]] = (), # (left, right) names of points that a mirror exchanges
+    name: str,  # under which `load` shall find it
+    path: str | os.PathLike,  # CSV of `LabelFile`, or COCO keypoints with one object in a picture
+    folder: str | os.PathLike | None = None,  # of the pictures; default: that of the file
+    pairs: Sequence[tuple[str, str]] = (),  # (left, right) names of points that a mirror exchanges
 ) -> None:
-    """Make a file of labels known to `datasets.load`: its parts are labelled (also None) and rest. A hidden point keeps its place, if it has one.
+    """Make a file of labels known to `datasets.load`: its parts are labelled (also None) and rest.
 
-    From a CSV, a picture is labelled when all its points are decided; from a COCO file, when any is, and the others are NaN."""
+    From a CSV, a picture is labelled when all its points are decided; from a COCO file, when any is.
+    A point without a place is NaN; a hidden one with a place keeps it, and is not visible."""
     if name in SOURCES and not isinstance(SOURCES[name], OwnSource):
         raise ValueError(f"{name!r} is one of kpnb's own data sets; choose another name")
     path, names = Path(path).resolve(), _rows(path)[0]
@@ -1298,15 +1443,34 @@ def register(
 
     def read(_, split, trouble):
         rows = _said_rows(path, names, trouble)
-        ready = [f for f, r in rows.items() if not r.skipped and (r.state(names) == "labelled" or (r.points and path.suffix.lower() == ".json"))]
+        ready = [
+            f
+            for f, r in rows.items()
+            if not r.skipped
+            and (r.state(names) == "labelled" or (r.points and path.suffix.lower() == ".json"))
+        ]
         done = set(ready) | {f for f, r in rows.items() if r.skipped}
         if split == "rest":
             return _records(folder, [f for f in pictures_in(folder)[0] if f not in done], {}, names, trouble)
         if trouble.policy == "skip":
-            trouble.add([f"{f}: not finished: {next(n for n in names if n not in r.points)} is not decided" for f, r in rows.items() if f not in done])
+            trouble.add(
+                [
+                    f"{f}: not finished: {next(n for n in names if n not in r.points)} is not decided"
+                    for f, r in rows.items()
+                    if f not in done
+                ]
+            )
         return _records(folder, ready, rows, names, trouble)
-    SOURCES[name] = OwnSource(read, (str(folder),), ("labelled", "rest"), "CSV: continuous, nothing is added; COCO: indices of pixels, 0.5 is added",
-                              f"Label pictures with kpnb.annotate.Annotator({str(folder)!r}, ...).", names, [(names.index(a), names.index(b)) for a, b in pairs])
+
+    SOURCES[name] = OwnSource(
+        read,
+        (str(folder),),
+        ("labelled", "rest"),
+        "CSV: continuous, nothing is added; COCO: indices of pixels, 0.5 is added",
+        f"Label pictures with kpnb.annotate.Annotator({str(folder)!r}, ...).",
+        names,
+        [(names.index(a), names.index(b)) for a, b in pairs],
+    )
 
 
 def _said_rows(path, names, trouble):
@@ -1421,17 +1585,21 @@ class Guesses:
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-135
 @torch.no_grad()
 def guess(
-    model: nn.Module, # answers with logits of maps
-    ds: KeypointDataset, # pictures; labels are not looked at
-    sigma: float = 0.0, # pixels, for `spread`
-    floor: float = 0.1, # for `spread`
-    batch_size: int = 128, # pictures at a time
-    mirror: bool = True, # ask for the mirrored picture, too
+    model: nn.Module,  # answers with logits of maps
+    ds: KeypointDataset,  # pictures; labels are not looked at
+    sigma: float = 0.0,  # pixels, for `spread`
+    floor: float = 0.1,  # for `spread`
+    batch_size: int = 128,  # pictures at a time
+    mirror: bool = True,  # ask for the mirrored picture, too
 ) -> Guesses:
     "Points with their uncertainty, from the picture and its mirror image."
     model.eval()
     where, decode, parts = next(model.parameters()).device, Decode("DARK", "sigmoid", {"blur": 1.0}), []
-    order = swap_order(mirror_pairs(ds.keypoint_names, ds.pairs), ds.keypoints.shape[1], where) if mirror else None
+    order = (
+        swap_order(mirror_pairs(ds.keypoint_names, ds.pairs), ds.keypoints.shape[1], where)
+        if mirror
+        else None
+    )
     for batch in ds.batches(batch_size, device=where):
         x = batch["image"]
         plain = model(x).float()
@@ -1439,7 +1607,11 @@ def guess(
         both = (plain + mirrored) / 2
         points, maps, soft = decode(both, batch), both.sigmoid(), both.flatten(2).softmax(-1)
         c = spread(maps, points, x.shape[-1] / maps.shape[-1], sigma, floor)
-        signs = {"spread": c.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt(), "entropy": -(soft * (soft + 1e-12).log()).sum(-1), "low peak": 1 - maps.amax((-2, -1))}
+        signs = {
+            "spread": c.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt(),
+            "entropy": -(soft * (soft + 1e-12).log()).sum(-1),
+            "low peak": 1 - maps.amax((-2, -1)),
+        }
         if mirror:
             signs["mirror"] = (decode(plain, batch) - decode(mirrored, batch)).norm(dim=-1)
         parts.append([v.cpu() for v in (points, c, *signs.values())])
@@ -1471,17 +1643,20 @@ def judge_ellipses(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-148
 @patch
-def propose(self: Annotator,
-            g: Guesses, # of pictures of this folder
-            ds: KeypointDataset, # from `load`, however it was cropped or resized since
-            ) -> None:
+def propose(
+    self: Annotator,
+    g: Guesses,  # of pictures of this folder
+    ds: KeypointDataset,  # from `load`, however it was cropped or resized since
+) -> None:
     "Show guesses, in the pixels of the full pictures, where there is no label yet."
     points, axes = to_original(ds, g.points), torch.linalg.cholesky(g.covariances)
     moved = torch.stack([to_original(ds, g.points + axes[..., j]) - points for j in range(2)], -1)
     covariances = moved @ moved.mT
     for i, file in enumerate(ds.names):
         h, w = map(float, ds.meta["original_size"][i])
-        place = {n: (min(max(x, 0.0), w), min(max(y, 0.0), h)) for n, (x, y) in zip(self.names, points[i].tolist())}
+        place = {
+            n: (min(max(x, 0.0), w), min(max(y, 0.0), h)) for n, (x, y) in zip(self.names, points[i].tolist())
+        }
         self.guesses[file] = place, dict(zip(self.names, covariances[i]))
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-149
