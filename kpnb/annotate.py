@@ -686,12 +686,9 @@ class LabelFile:
             raise ValueError(f"file is {str(file)!r}; expected a name that ends in .csv")
         self.json, self.journal = self.path.with_suffix(".json"), _journal_of(self.path)
         self.rows, self.notes, self.saved = {}, [], True
-        self._base, self._coco, self._seen = (
-            {},
-            None,
-            None,
-        )  # the rows on the disk, a COCO file of other programs, how the files looked
-        self._waiting, self._end = 0, 0  # changes that are in the journal alone, and where it ends
+        self._base, self._coco = {}, None  # the rows on the disk, and a COCO file with more than these
+        self._seen, self._end = None, 0  # how the files looked, and where the journal ended
+        self._waiting, self._late = 0, False  # changes that only the journal has; does a file lag behind?
         self._open()
         atexit.register(_save_at_exit, weakref.ref(self))
 
@@ -725,7 +722,11 @@ def _lock_of(table):
 
 
 def _digest(content):
-    return None if content is None else hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of(path):
+    return _digest(path.read_bytes()) if path.is_file() else None
 
 
 def _line(**record):
@@ -754,7 +755,7 @@ def _as_label(record):
 
 
 def _read_journal(path, start=0):
-    "What a journal holds from a byte on: changes (file -> label), digests of our files, wrong lines, its end."
+    "What a journal holds from a byte on: changes (name -> label), digests of our files, wrong lines, end."
     changes, known, wrong = {}, set(), []
     with open(path, "rb") as f:
         f.seek(start)
@@ -792,7 +793,8 @@ def _open(self: LabelFile):
         return
     try:
         with _lock_of(self.path):
-            if self._refresh():
+            self._refresh()
+            if self._late:
                 self._write(self._base)
         self.rows = dict(self._base)
     except TimeoutError:
@@ -807,19 +809,24 @@ def _open(self: LabelFile):
 @patch
 def refresh(self: LabelFile) -> None:
     "Take over what others have saved since."
-    if self._look() != self._seen and self.path.parent.is_dir():
+    if self._look() == self._seen or not self.path.parent.is_dir():
+        return
+    try:
         with _lock_of(self.path):
-            merged, _ = self._merge()
+            merged = self._merge()
+    except OSError as e:  # all that was labelled here is saved
+        self._note(f"what others have saved is not shown: {e}")
+    else:
         self.rows = _without_none(self._base | merged)
 
 
 @patch
 def _merge(self: LabelFile):
-    "What has changed here on top of what others have written since, and whether the files lag behind."
+    "What has changed here, on top of what others have written since."
     pairs = {f: (self._base.get(f), self.rows.get(f)) for f in self._base | self.rows}
     mine = {f: (old, new) for f, (old, new) in pairs.items() if new is not old}
-    late = self._refresh()
-    return {f: _merged(self._base.get(f), *change) for f, change in mine.items()}, late
+    self._refresh()
+    return {f: _merged(self._base.get(f), *change) for f, change in mine.items()}
 
 
 @patch
@@ -838,22 +845,19 @@ def _look(self: LabelFile):
 
 @patch
 def _refresh(self: LabelFile):
-    "Take over what others have written since; tells whether the files lag behind the labels."
-    now = self._look()
-    if now == self._seen:
-        return False
-    old = self._seen
-    if (
-        old and old[2] and now[2] and now[:2] == old[:2] and now[2][0] == old[2][0] and now[2][1] >= self._end
-    ):  # only the journal has grown
-        changes, _, _, self._end = _read_journal(self.journal, self._end)
+    "Take over what others have written since; `_late` tells whether the files lag behind the labels."
+    old, now = self._seen, self._look()
+    if now == old:
+        return
+    same_files = old is not None and old[:2] == now[:2]
+    if same_files and old[2] and now[2] and old[2][0] == now[2][0] and now[2][1] >= self._end:
+        changes, _, _, self._end = _read_journal(self.journal, self._end)  # only the journal has grown
         self._base = _without_none(self._base | changes)
         self._waiting += len(changes)
         self._seen = now
-        return False
-    late = self._read_all()
-    self._seen = self._look()
-    return late
+    else:
+        self._late = self._read_all() or self._late
+        self._seen = self._look()
 
 
 def _without_none(rows):
@@ -865,22 +869,17 @@ def _read_all(self: LabelFile):
     "Read every file for itself, so that one that is broken does not lock out the others, and join them."
     changes, known, wrong, end = _read_journal(self.journal) if self.journal.is_file() else ({}, set(), [], 0)
     broken = {self.journal: f"{len(wrong)} of its lines"} if wrong else {}
-    table, coco = (
-        self._tried(self.path, read_csv, broken),
-        self._tried(self.json, lambda p: _Coco(p, _json_of(p), self.names), broken),
-    )
+    table = self._tried(self.path, read_csv, broken)
+    coco = self._tried(self.json, lambda p: _Coco(p, _json_of(p), self.names), broken)
     if not (table or coco or changes or self._base) and broken:
         raise DataError(list(broken.values()))
     table = self._with_our_points(self.path, table, table and table[0], True, broken)
     coco = self._with_our_points(self.json, coco, coco and coco.names, table is None, broken)
-    self._fitting(
-        self.journal, list(dict.fromkeys(n for label in changes.values() if label for n in label.points))
-    )
+    waiting = dict.fromkeys(n for label in changes.values() if label for n in label.points)
+    self._fitting(self.journal, list(waiting))
     for path, why in broken.items():
         self._put_aside(path, f"is not used: {why}")
-    ours = [
-        _digest(path.read_bytes() if path.is_file() else None) in known for path in (self.path, self.json)
-    ]
+    ours = [_digest_of(path) in known for path in (self.path, self.json)]
     for note in coco.notes if coco else ():
         self._note(note)
     rows, late = self._joined(table, coco, ours)
@@ -935,7 +934,7 @@ def _joined(self: LabelFile, table, coco, ours):
     if table is None or coco is None:
         if table is None and coco is None:
             return dict(self._base), bool(self._base)
-        if table is None and coco.rows:
+        if coco is not None and coco.rows and not self.path.exists():
             self._note(f"{self.path.name} is missing; the labels come from {self.json.name}")
         return (dict(coco.rows), False) if table is None else (table[1], bool(table[1]))
     rows = table[1]
@@ -945,9 +944,8 @@ def _joined(self: LabelFile, table, coco, ours):
         for f, label in said.items()
         if not label.same(rows.get(f)) and (f in rows or label.points or label.skipped)
     ]
-    if (
-        all(ours) or not different
-    ):  # a save was cut short, of which the journal knows the rest; or the table has more
+    # a save was cut short, of which the journal knows the rest; or the table has more
+    if all(ours) or not different:
         return rows, bool(different) or (coco.plain and len(said) < len(rows))
     json_is_newer = ours[0] if any(ours) else self.json.stat().st_mtime_ns > self.path.stat().st_mtime_ns
     winner, loser = (self.json, self.path) if json_is_newer else (self.path, self.json)
@@ -1020,16 +1018,14 @@ def _flush(self: LabelFile, whole):
     self.saved = False
     self.path.parent.mkdir(parents=True, exist_ok=True)
     with _lock_of(self.path):
-        merged, late = self._merge()
+        merged = self._merge()
         base = _without_none(self._base | merged)
-        self.rows = dict(
-            base
-        )  # if writing fails now, what differs from the disk is still what was changed here
+        # if writing fails now, what differs from the disk is still what was changed here
+        self.rows = dict(base)
         lines = b"".join(_line(file=f, label=_as_record(label)) for f, label in merged.items())
-        due = (self._waiting + len(merged)) * 1000 >= len(base) * len(
-            self.names
-        )  # so that a click costs the same in any folder, in the mean
-        if whole or late or due:
+        # in the mean, a click costs the same in any folder
+        due = (self._waiting + len(merged)) * 1000 >= len(base) * len(self.names)
+        if whole or due or self._late:
             self._write(base, lines, len(merged))
         else:
             self._keep(base, lines, len(merged))
@@ -1053,25 +1049,27 @@ def _merged(now, old, new):
 def _append(self: LabelFile, lines, sync=True):
     "Add lines to the journal."
     if not self.journal.exists():
-        self._start_journal(
-            [_digest(p.read_bytes() if p.is_file() else None) for p in (self.path, self.json)]
-        )
-    with open(self.journal, "r+b") as f:
+        self._start_journal([_digest_of(path) for path in (self.path, self.json)])
+    with open(self.journal, "r+b", buffering=0) as f:
         f.truncate(self._end)  # a line that was cut short goes
         f.seek(self._end)
-        f.write(lines)
-        f.flush()
-        if sync:
-            os.fsync(f.fileno())
+        rest = memoryview(lines)
+        try:
+            while rest:
+                rest = rest[f.write(rest) :]
+            if sync:
+                os.fsync(f.fileno())
+        except OSError:
+            f.truncate(self._end)
+            raise
     self._end += len(lines)
 
 
 @patch
 def _start_journal(self: LabelFile, files):
     "A journal without changes, after both files were written."
-    first = _line(
-        kpnb="changes of labels; files: the digests of those that kpnb wrote", written=True, files=files
-    )
+    told = "changes of labels; files: the digests of those that kpnb wrote"
+    first = _line(kpnb=told, written=True, files=files)
     write_safely(self.journal, first)
     if self.path.exists():
         shutil.copymode(self.path, self.journal)
@@ -1094,13 +1092,16 @@ def _write(self: LabelFile, base, lines=b"", changes=0):
     files = [_digest(table), _digest(coco)]
     self._append(lines + _line(files=files), sync=False)  # what comes next waits for the disk
     self._base, self._waiting = base, self._waiting + changes
+    new = not self.json.exists()
     write_safely(self.path, table)
     write_safely(self.json, coco)
+    if new:  # labels that nobody else may read stay so
+        shutil.copymode(self.path, self.json)
     if self._end > 100_000:
         self._start_journal(files)
     else:
         self._append(_line(written=True, files=files), sync=False)
-    self._waiting, self._seen = 0, self._look()
+    self._waiting, self._late, self._seen = 0, False, self._look()
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-066
 def _shown(
@@ -1341,7 +1342,7 @@ def _step(self: Annotator, step):
     i = self.order.index(self.at) + step
     if 0 <= i < len(self.order):
         return self.go(self.order[i])
-    if self.labels._waiting or not self.labels.saved:
+    if self.labels._waiting or self.labels._late or not self.labels.saved:
         self.labels.save()
     left = len(self.todo)
     self._tell()
