@@ -20,7 +20,8 @@ from .core import seed_everything
 from .datasets import load
 from .geometry import Augment, KeypointDataset, normalise
 from .models import NoseNet
-from .training import History, evaluate, fit
+from .training import History, evaluate, fit, mean_points
+from .training import r_and_skill as measured_r_and_skill
 
 # %% ../nbs/21_nose_tip.ipynb #d9be8b3d
 @dataclass
@@ -160,6 +161,9 @@ def layer_evidence(
 # %% ../nbs/21_nose_tip.ipynb #13b4ee88
 ADVICE = {
     "healthy": "The answers follow the pictures.",
+    "varied but wrong": "The answers differ from picture to picture, but not as the truth does: look whether "
+                        "labels belong to their pictures, which units both use, and how large the "
+                        "weights are.",
     "diverged": "Numbers have overflowed: lower the learning rate, and look for NaN in the data.",
     "output cannot reach the targets": "The last activation's range does not hold the targets: drop it, or scale the targets into it.",
     "targets not scaled": "The answers must become many times larger than they start: predict normalised coordinates, about [-1, 1].",
@@ -183,7 +187,8 @@ class Diagnosis:
     layers: list[dict] = field(default_factory=list, repr=False) # of `layer_evidence`
 
     @property
-    def collapsed(self) -> bool: return self.cause != "healthy"
+    def collapsed(self) -> bool: # the same answer for all pictures, or none that is a number
+        return self.cause not in ("healthy", "varied but wrong")
 
     def __str__(self):
         return f"{self.cause.upper()}  (R {self.R:.3f}, skill {self.skill:.3f})\n" + "\n".join(f"  · {e}" for e in self.evidence) + f"\n  → {ADVICE[self.cause]}"
@@ -220,27 +225,65 @@ def _rules(rows, targets, activation, pinned, unreachable):
     yield "unknown", [signal]
 
 # %% ../nbs/21_nose_tip.ipynb #03b4eeeb
+_LEAST = 0.1 # above this, skill says that answering pays, and R that the answers vary
+
+
+def _follows(out, target, visible):
+    "The correlation of answers and targets about their means, over all coordinates that count."
+    away = [torch.where(visible[..., None], x - mean_points(x, visible), 0.0) for x in (out, target)]
+    return float((away[0] * away[1]).sum() / (away[0].norm() * away[1].norm()).clamp(min=1e-30))
+
+
+def _varied(out, target, visible, R, skill):
+    "The evidence against a network whose answers vary, but not as the truth does."
+    follows = _follows(out, target, visible)
+    hint = ": they follow the pictures, in other units or beside the points" if follows > 0.7 else ""
+    return [f"skill decides: it is {skill:.3g} (0: no better than the mean; above {_LEAST:g} is healthy)",
+            f"R alone would not tell: the answers vary {R:.3g} times as much as the targets",
+            f"answers and targets have the correlation {follows:.2f}{hint}"]
+
+
+def _judged(out, target, visible):
+    "R and skill, after a look whether they can be measured."
+    pictures = int(visible.any(1).sum())
+    if pictures < 8:
+        raise ValueError(f"diagnose: found {pictures} pictures with a visible point; expected at least 8, "
+                         "since the answers' spread must be measured")
+    R, skill = measured_r_and_skill(out, target, visible)
+    if math.isnan(R):
+        raise ValueError("diagnose: the targets are the same in all pictures; expected points that move, "
+                         "since R and skill compare with their spread")
+    return R, skill
+
+
 def diagnose(
     model: nn.Module, # a trained network whose output has the shape of the keypoints, (N,K,2)
-    data: KeypointDataset, # pictures with known points; 256 are enough
+    data: KeypointDataset, # pictures with visible points; 256 are enough
     before: dict | None = None, # a `snapshot` from before training: without it, step sizes cannot be judged
     target: Callable | None = None, # batch -> what the network should answer; default: normalised coordinates
     n: int = 256, # pictures to look at
 ) -> Diagnosis:
-    "Whether a network answers the same for all pictures, and the likely cause, from measurements alone."
-    if len(data) < 8: raise ValueError(f"diagnose: found {len(data)} pictures; expected at least 8, since the answers' spread must be measured")
+    "Whether a network's answers follow the pictures, and if not, the likely cause, from measurements alone."
     batch = next(data[:n].batches(n, device=next(model.parameters()).device))
     t = target(batch) if target else normalise(batch["keypoints"], batch["image"].shape[-2:])
     out, seen = _pass(model, batch["image"])
-    if out.shape != t.shape: raise ValueError(f"diagnose: the network answers {tuple(out.shape)}; expected {tuple(t.shape)}")
-    rows, keep = layer_evidence(model, batch["image"], before), batch["visible"].all(1)
+    if out.shape != t.shape:
+        raise ValueError(f"diagnose: the network answers {tuple(out.shape)}; expected {tuple(t.shape)}")
+    out, t, visible = out.float(), t.float(), batch["visible"]
+    rows = layer_evidence(model, batch["image"], before)
     if not out.isfinite().all() or not all(r.get("finite", True) for r in rows):
-        return Diagnosis("diverged", math.nan, math.nan, [f"{int((~out.isfinite()).sum())} of {out.numel()} answers are not finite"], rows)
-    out, t = out[keep].flatten(1).float(), t[keep].flatten(1)
-    R, skill = float(out.var(0).sum() / t.var(0).sum()), float(1 - (out - t).pow(2).mean() / t.var(0, unbiased=False).mean())
-    if R > 0.1: return Diagnosis("healthy", R, skill, [f"the answers vary {R:.2f} times as much as the targets"], rows)
-    cause, evidence = next(_rules(rows, t, *_last_activation(seen, t)))
-    return Diagnosis(cause, R, skill, evidence, rows)
+        lost = f"{int((~out.isfinite()).sum())} of {out.numel()} answers are not finite"
+        return Diagnosis("diverged", math.nan, math.nan, [lost], rows)
+    R, skill = _judged(out, t, visible)
+    if skill > _LEAST:
+        evidence = [f"skill decides: it is {skill:.3g}, and above {_LEAST:g} is healthy",
+                    f"the answers vary {R:.2f} times as much as the targets"]
+        return Diagnosis("healthy", R, skill, evidence, rows)
+    if R > _LEAST:
+        return Diagnosis("varied but wrong", R, skill, _varied(out, t, visible, R, skill), rows)
+    cause, evidence = next(_rules(rows, t[visible], *_last_activation(seen, t[visible])))
+    decides = f"R decides: the answers vary {R:.2g} times as much as the targets, {_LEAST:g} or less"
+    return Diagnosis(cause, R, skill, [decides, *evidence], rows)
 
 # %% ../nbs/21_nose_tip.ipynb #30b90fb1
 def imm_nose_data(

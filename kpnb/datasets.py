@@ -9,17 +9,26 @@ __all__ = ['IMM_NAMES', 'IMM_PAIRS', 'IMM_POSES', 'SOURCES', 'KAGGLE_NAMES', 'KA
            'imm_manifest']
 
 # %% ../nbs/04_datasets.ipynb #7932b949
+import bz2
+import contextlib
 import csv
+import functools
+import gzip
 import hashlib
 import http.client
 import importlib.resources
+import lzma
 import math
 import os
 import re
+import shutil
+import socket
 import ssl
 import stat
 import struct
+import sys
 import tarfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -43,6 +52,7 @@ from tqdm.auto import tqdm
 
 from .core import DataError, data_dir
 from .core import listing as _listing
+from .core import locked, sync_folder
 from .geometry import KeypointDataset, crop_matrix, inside
 from .geometry import to_original as to_original # lives there now
 from .scenes import face_points
@@ -749,121 +759,336 @@ class DownloadError(OSError):
     "No address gave the file; the message tells what each of them did."
 
 # %% ../nbs/04_datasets.ipynb #335ac7d0
-class _Retry(Exception): "This attempt failed; another at the same address may help."
-class _Final(Exception): "This address will not give the file."
+class _Retry(Exception):
+    "This attempt failed; another at the same address may help."
+
+
+class _Final(Exception):
+    "This address will not give the file."
+
+
+@dataclass(frozen=True)
+class _Job:
+    "What is to be downloaded, and within which bounds."
+
+    target: Path # the file itself: links are followed
+    size: int | None
+    sha256: str | None
+    limit: int
+    timeout: float
+    progress: bool
+
+    @property
+    def part(self):
+        "Where the bytes wait. A beginning serves the same SHA-256 alone, so that no two files mix."
+        return _hidden(self.target, f".{self.sha256[:16]}.part" if self.sha256 else ".part")
+
+    @property
+    def most(self):
+        "Not one byte more than this is kept."
+        return self.limit if self.size is None else self.size
+
+    def is_there(self):
+        "Whether the file is there already, and right."
+        return self.target.is_file() and _fault(self.target, self.size, self.sha256) is None
+
+
+def _hidden(path, end):
+    "A hidden name beside a file; a very long name is replaced by its hash."
+    name = os.fsencode(path.name)
+    return path.with_name(f".{hashlib.sha256(name).hexdigest() if len(name) > 200 else path.name}{end}")
 
 # %% ../nbs/04_datasets.ipynb #fbf7b8ca
 def _fault(path, size, sha256):
     "What is wrong with a file, or None."
-    if size is not None and path.stat().st_size != size: return f"found {path.stat().st_size} bytes; expected {size}"
-    if sha256 is None: return None
+    if size is not None and path.stat().st_size != size:
+        return f"found {path.stat().st_size} bytes; expected {size}"
+    if sha256 is None:
+        return None
     digest = hashlib.sha256()
     with open(path, "rb") as f:
-        while block := f.read(1 << 20): digest.update(block)
-    return None if digest.hexdigest() == sha256.lower() else f"found SHA-256 {digest.hexdigest()}; expected {sha256.lower()}"
+        while block := f.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() == sha256:
+        return None
+    return f"found SHA-256 {digest.hexdigest()}; expected {sha256}"
 
 # %% ../nbs/04_datasets.ipynb #85bd0299
-def _opener():
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect without reading its page, which may be endless.
+
+    From https to http it goes only where a SHA-256 vouches for the bytes."""
+
+    def __init__(self, vouched):
+        self.vouched = vouched
+
+    def http_error_302(self, req, fp, code, msg, headers):
+        fp.close() # Python would read the page to its end first
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        opened = req.full_url.lower().startswith("https:") and newurl.lower().startswith("http:")
+        if opened and not self.vouched:
+            raise _Final(
+                f"redirects from https to {newurl}, where anybody on the way can change the file; "
+                "that is followed only if its SHA-256 is given"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _InTime:
+    "The beginning of an answer must come in time as a whole; Python's own timeout starts anew at every byte."
+
+    def do_open(self, http_class, req, **options):
+        class Connection(http_class):
+            def getresponse(self):
+                late = threading.Event()
+                alarm = threading.Timer(self.timeout, _hang_up, [self.sock, late])
+                alarm.start()
+                try:
+                    answer = super().getresponse()
+                except Exception:
+                    if late.is_set():
+                        raise TimeoutError from None
+                    raise
+                finally:
+                    alarm.cancel()
+                if late.is_set(): # Python takes half an answer for a whole one
+                    raise TimeoutError
+                return answer
+        return super().do_open(Connection, req, **options)
+
+
+def _hang_up(sock, late):
+    "End a connection; whoever reads from it finds its end."
+    late.set()
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Http(_InTime, urllib.request.HTTPHandler):
+    "Plain HTTP."
+
+
+class _Https(_InTime, urllib.request.HTTPSHandler):
+    "Encrypted HTTP."
+
+
+def _opener(vouched):
     "HTTP and HTTPS with redirects and proxies, and nothing else: no file: or ftp: addresses."
     opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.ProxyHandler, urllib.request.HTTPHandler, urllib.request.HTTPSHandler, urllib.request.HTTPRedirectHandler,
-                    urllib.request.HTTPDefaultErrorHandler, urllib.request.HTTPErrorProcessor, urllib.request.UnknownHandler): opener.add_handler(handler())
+    for handler in (urllib.request.ProxyHandler(), _Http(), _Https(), _Redirects(vouched),
+                    urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
+                    urllib.request.UnknownHandler()):
+        opener.add_handler(handler)
     return opener
 
 # %% ../nbs/04_datasets.ipynb #0ac73148
-def _ask(url, have, timeout):
+def _ask(url, have, job):
     "Send the request: (response, where its bytes begin, length of the whole file if known)."
-    headers = {"User-Agent": "kpnb", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    try: response = _opener().open(urllib.request.Request(url, headers=headers), timeout=timeout)
+    headers = {"User-Agent": "kpnb", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response = _opener(job.sha256 is not None).open(request, timeout=job.timeout)
     except urllib.error.HTTPError as e:
-        with e: pass
-        if e.code == 416 and have: return None, 0, None
-        raise (_Retry if e.code >= 500 or e.code in (408, 425, 429) else _Final)(f"HTTP {e.code} {e.reason}".splitlines()[0]) from None
+        e.close()
+        if e.code == 416 and have:
+            return None, 0, None
+        kind = _Retry if e.code >= 500 or e.code in (408, 425, 429) else _Final
+        raise kind(f"HTTP {e.code} {e.reason}") from None
+    packed = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if packed not in ("", "identity") and job.size is None and job.sha256 is None:
+        response.close()
+        raise _Final(f"sends the file packed ({packed}), although it was asked for as it is")
     length = response.headers.get("Content-Length")
-    if response.status != 206: return response, 0, int(length) if length and length.isdecimal() else None
+    if response.status != 206:
+        return response, 0, int(length) if length and length.isdecimal() else None
     told = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if told is None or int(told[1]) != have: response.close(); return None, 0, None
+    if told is None or int(told[1]) != have:
+        response.close()
+        return None, 0, None
     return response, have, int(told[2]) if told[2] != "*" else None
 
 # %% ../nbs/04_datasets.ipynb #db232efb
-def _copy(response, f, end, timeout, tick):
-    "Write what comes to `f`, up to `end`; a stall or a byte too many ends it."
-    mark, got = time.monotonic(), 0
-    while block := response.read1(1 << 16):
-        f.write(block); tick(len(block)); got += len(block)
-        if end is not None and f.tell() > end: raise _Final(f"sends more than the expected {end} bytes")
-        if time.monotonic() - mark > timeout:
-            if got < 1000: raise _Retry(f"stalled: {got} bytes in {timeout:g} s")
+def _copy(response, f, end, job, tick):
+    "Write what comes to `f`, up to `end` or the limit; a stall or a byte too many ends it."
+    mark, got, known = time.monotonic(), 0, end is not None
+    while block := _next_bytes(response):
+        if known and f.tell() + len(block) > end:
+            raise _Final(f"sends more than the expected {end} bytes")
+        if f.tell() + len(block) > job.most:
+            raise _Final(f"sends more than {job.most} bytes; a file of that size needs a larger limit")
+        f.write(block)
+        tick(len(block))
+        got += len(block)
+        if time.monotonic() - mark > job.timeout:
+            if got < 1000:
+                raise _Retry(f"stalled: {got} bytes in {job.timeout:g} s")
             mark, got = time.monotonic(), 0
 
+
+def _next_bytes(response):
+    "What has come; an error of the network is told apart from one of the disk here."
+    try:
+        return response.read1(1 << 16)
+    except TimeoutError:
+        raise
+    except OSError as e:
+        raise _Retry(str(e)) from None
+
 # %% ../nbs/04_datasets.ipynb #42db8c83
-def _transfer(url, part, size, resume, timeout, progress):
-    "One attempt to fill `part`; returns whether it went on from an earlier one."
-    have = part.stat().st_size if resume and part.exists() else 0
-    if have == size: return True
-    response, start, total = _ask(url, have if size is None or have < size else 0, timeout)
+def _transfer(url, job):
+    "One attempt to fill the part; returns whether it went on from an earlier one."
+    part = job.part
+    if job.sha256 is None or part.is_symlink():
+        part.unlink(missing_ok=True)
+    have = part.stat().st_size if part.exists() else 0
+    if have == job.size:
+        return True
+    response, start, total = _ask(url, have if have <= job.most else 0, job)
     if response is None:
         part.unlink(missing_ok=True)
         raise _Retry("would not go on where the last attempt stopped")
     with response:
-        if None not in (size, total) and size != total: raise _Final(f"has a file of {total} bytes; expected {size}")
-        end = size if size is not None else total
-        if end is None and not response.chunked and not resume: raise _Final("does not say how long the file is; give its size or its SHA-256")
-        _receive(response, part, start, end, timeout, progress)
+        if None not in (job.size, total) and job.size != total:
+            raise _Final(f"has a file of {total} bytes; expected {job.size}")
+        if total is not None and total > job.most:
+            raise _Final(f"has a file of {total} bytes, more than {job.most}; it needs a larger limit")
+        end = job.size if job.size is not None else total
+        if end is None and not response.chunked and job.sha256 is None:
+            raise _Final("does not say how long the file is; give its size or its SHA-256")
+        try:
+            _receive(response, job, start, end)
+        except _Final:
+            part.unlink(missing_ok=True) # what is too long is not the beginning of the right file
+            raise
     return start > 0
 
 # %% ../nbs/04_datasets.ipynb #ef0e16bd
-def _receive(response, part, start, end, timeout, progress):
-    "Write the answer into `part` from `start` on; all of it must come."
-    bar = tqdm(total=end, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=not progress)
-    with open(part, "r+b" if start else "wb") as f, bar:
-        f.seek(start); f.truncate()
-        _copy(response, f, end, timeout, bar.update)
-        f.flush(); os.fsync(f.fileno())
-        if end is not None and f.tell() < end: raise _Retry(f"broke off after {f.tell()} of {end} bytes")
+def _receive(response, job, start, end):
+    "Write the answer into the part from `start` on; all of it must come."
+    name, hidden = job.target.name, not job.progress
+    bar = tqdm(total=end, initial=start, unit="B", unit_scale=True, desc=name, disable=hidden)
+    with open(job.part, "r+b" if start else "wb") as f, bar:
+        if job.target.exists():
+            os.chmod(job.part, stat.S_IMODE(job.target.stat().st_mode)) # a private file stays private
+        f.seek(start)
+        f.truncate()
+        _copy(response, f, end, job, bar.update)
+        f.flush()
+        os.fsync(f.fileno())
+        if end is not None and f.tell() < end:
+            raise _Retry(f"broke off after {f.tell()} of {end} bytes")
 
 # %% ../nbs/04_datasets.ipynb #c0d7e302
 def fetch(
     urls: str | Sequence[str], # addresses of the same file, tried in turn
-    path: str | os.PathLike, # where it goes
+    path: str | os.PathLike, # where it goes; a link is followed, and the mode of an older file is kept
     size: int | None = None, # bytes
     sha256: str | None = None, # of the whole file, in hexadecimal
     progress: bool = True, # show a bar
     timeout: float = 20.0, # seconds without an answer, or for 1000 bytes, that count as a stall
     attempts: int = 3, # at each address, where another may help
     pause: float = 1.0, # seconds before the second attempt, twice as long before the next
+    limit: int = 10 * 2**30, # bytes that are downloaded at most, where `size` is not given
+    wait: float = 3600.0, # seconds to wait for another process that downloads the same file
 ) -> Path: # the file, whole
     "Download a file; it appears under its name only when it is complete and its size and SHA-256 are right."
     urls, path = [urls] if isinstance(urls, str) else list(urls), Path(path)
     odd = [u for u in urls if not re.match("https?://", u)]
-    if odd: raise ValueError(f"fetch: found the address {odd[0]!r}; expected http:// or https://")
-    if not re.fullmatch("[0-9a-fA-F]{64}|None", str(sha256)): raise ValueError(f"fetch: sha256 is {sha256!r}; expected 64 hexadecimal digits")
-    if path.is_file() and _fault(path, size, sha256) is None: return path
-    path.parent.mkdir(parents=True, exist_ok=True); reasons = []
-    for url in urls:
-        for attempt in range(attempts):
-            if attempt: time.sleep(pause * 2 ** (attempt - 1))
-            if (outcome := _attempt(url, path, size, sha256, timeout, progress)) is None: return path
-            reasons.append(f"{url}: {outcome}")
-            if isinstance(outcome, _Final): break
-    raise DownloadError(f"{path.name} could not be downloaded. " + _listing(reasons or ["no address was given"]))
+    if odd:
+        raise ValueError(f"fetch: found the address {odd[0]!r}; expected http:// or https://")
+    if not re.fullmatch("[0-9a-fA-F]{64}|None", str(sha256)):
+        raise ValueError(f"fetch: sha256 is {sha256!r}; expected 64 hexadecimal digits")
+    if size is not None and size < 0:
+        raise ValueError(f"fetch: size is {size}; expected 0 bytes or more, or None")
+    if attempts < 1:
+        raise ValueError(f"fetch: attempts is {attempts}; expected 1 or more")
+    job = _Job(Path(os.path.realpath(path)), size, sha256 and sha256.lower(), limit, timeout, progress)
+    if job.is_there():
+        return path
+    if not urls:
+        raise DownloadError(f"{path.name} could not be downloaded: no address was given")
+    if job.target.is_dir():
+        raise DownloadError(f"{path}: found a folder; expected the name of a file")
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with _turn(job.target, wait, progress):
+        reasons = None if job.is_there() else _try_all(urls, job, attempts, pause)
+        if reasons is not None:
+            raise DownloadError(f"{path.name} could not be downloaded. " + _listing(reasons))
+    return path
 
 # %% ../nbs/04_datasets.ipynb #95aff96c
-_NETWORK = (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError, ValueError)
+_NETWORK = (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, ValueError)
+
+
+@contextlib.contextmanager
+def _turn(target, wait, progress):
+    "Hold the lock of a download; while another has it, say so and wait. A lock ends with its process."
+    lock = _hidden(target, ".lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, wait=0, who="a download"))
+        except TimeoutError as e:
+            if progress:
+                tqdm.write(f"{target.name}: waiting for another download of it. {e}", file=sys.stderr)
+            try:
+                stack.enter_context(locked(lock, wait=wait, who="a download"))
+            except TimeoutError as e:
+                raise DownloadError(f"{target}: another process is downloading it. {e}") from None
+        yield
+        with contextlib.suppress(OSError):
+            lock.unlink() # who waits for it finds the file, and needs no lock
+
+
+def _try_all(urls, job, attempts, pause):
+    "Try address after address: None when the file is there, else what each attempt said."
+    reasons = []
+    for url in urls:
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(pause * 2 ** (attempt - 1))
+            outcome = _attempt(url, job)
+            if outcome is None:
+                return None
+            said = "".join(c if c.isprintable() else "?" for c in str(outcome)[:300])
+            reasons.append(f"{url}: {said}")
+            if isinstance(outcome, _Final):
+                break
+    return reasons
 
 # %% ../nbs/04_datasets.ipynb #8f5e4bf8
-def _attempt(url, path, size, sha256, timeout, progress):
+def _attempt(url, job):
     "One attempt: None when the file has its name, else the reason why not."
-    part = path.with_name(path.name + ".part")
     try:
-        resumed = _transfer(url, part, size, sha256 is not None, timeout, progress)
-        fault = _fault(part, size, sha256)
-        if fault is None: os.replace(part, path); return None
-        part.unlink()  # a wrong beginning must not spoil the next attempt
+        resumed = _transfer(url, job)
+        fault = _fault(job.part, job.size, job.sha256)
+        if fault is None:
+            os.replace(job.part, job.target)
+            sync_folder(job.target.parent)
+            return None
+        job.part.unlink() # a wrong beginning must not spoil the next attempt
         return (_Retry if resumed else _Final)(fault)
-    except (_Retry, _Final) as e: return e
-    except TimeoutError: return _Retry(f"stalled: no answer for {timeout:g} s")
-    except _NETWORK as e: return _Retry(str(getattr(e, "reason", "") or e) or type(e).__name__)
+    except (_Retry, _Final) as e:
+        return e
+    except TimeoutError:
+        return _Retry(f"stalled: no answer for {job.timeout:g} s")
+    except _NETWORK as e:
+        return _Retry(str(getattr(e, "reason", "") or e) or type(e).__name__)
+    except OSError as e: # not the network: a full disk, a folder without rights
+        with contextlib.suppress(OSError):
+            job.part.unlink()
+        raise DownloadError(f"{job.target} could not be written: {e}") from None
+    except Exception as e:
+        return _Final(f"{type(e).__name__}: {e}") # whatever a server can make of Python's own parsers
+    finally:
+        if job.sha256 is None:
+            with contextlib.suppress(OSError):
+                job.part.unlink() # nothing vouches for a beginning
 
 # %% ../nbs/04_datasets.ipynb #4c7beafe
 def fetch_all(
@@ -876,35 +1101,121 @@ def fetch_all(
     files, failed = list(files), []
 
     def one(item):
-        if len(failed) >= 3: return None
-        try: return fetch(*item, progress=False, **options)
-        except DownloadError as e: failed.append(str(e))
-    with ThreadPoolExecutor(workers) as pool: paths = list(tqdm(pool.map(one, files), total=len(files), unit="file", disable=not progress))
-    if failed: raise DownloadError(f"{paths.count(None)} of {len(files)} files are missing. Call again to go on.\n" + "\n".join(failed[:3]))
+        if len(failed) >= 3:
+            return None
+        try:
+            return fetch(*item, progress=False, **options)
+        except DownloadError as e:
+            failed.append(str(e))
+
+    with ThreadPoolExecutor(workers) as pool:
+        paths = list(tqdm(pool.map(one, files), total=len(files), unit="file", disable=not progress))
+    if failed:
+        missing = f"{paths.count(None)} of {len(files)} files are missing. Call again to go on."
+        raise DownloadError("\n".join([missing, *failed[:3]]))
     return paths
 
 # %% ../nbs/04_datasets.ipynb #51c849e5
+def _refused(archive, why):
+    "The error about an archive of which nothing is kept."
+    return DataError(f"{archive}: {why}; nothing was unpacked")
+
+
 def _safe_name(archive, name):
     "A member's name as path parts; it must stay inside the folder."
     if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name) or "\0" in name:
-        raise DataError(f"{archive}: found the name {name!r}, which leads out of the folder; nothing was unpacked")
-    return [p for p in re.split(r"[/\\]", name) if p not in ("", ".")]
+        raise _refused(archive, f"found the name {name!r}, which leads out of the folder")
+    return tuple(p for p in re.split(r"[/\\]", name) if p not in ("", "."))
+
+
+@contextlib.contextmanager
+def _reading(archive, name=None):
+    "Whatever the bytes of an archive make of Python's own parsers, it becomes one kind of error."
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as e:
+        entry = "" if name is None else f"{name!r} "
+        why = f"{entry}cannot be unpacked ({str(e) or type(e).__name__}); expected a whole zip or tar archive"
+        raise _refused(archive, why) from None
 
 # %% ../nbs/04_datasets.ipynb #3e557e5a
-def _zip_members(z, archive):
-    "(name, open function, size) of the files in a zip archive."
-    for m in z.infolist():
-        if stat.S_ISLNK(m.external_attr >> 16): raise DataError(f"{archive}: found the link {m.filename!r}; expected only files and folders; nothing was unpacked")
-        if not m.is_dir(): yield m.filename, (lambda m=m: z.open(m)), m.file_size
+def _zip_entries(raw, archive):
+    "(name, bytes or None for a folder, function that opens it) of all that is in a zip archive."
+    with zipfile.ZipFile(raw) as z:
+        found = z.infolist()
+        told = _zip_count(raw)
+        if told not in (len(found), 0xFFFF): # which stands for a number too large for its place
+            raise _refused(archive, f"found {len(found)} entries; expected {told}, as its end says")
+        for m in found:
+            if stat.S_ISLNK(m.external_attr >> 16):
+                raise _refused(archive, f"found the link {m.filename!r}; expected files and folders")
+            yield m.filename, None if m.is_dir() else m.file_size, functools.partial(z.open, m)
+
+
+def _zip_count(raw):
+    "How many entries the end of a zip archive promises; zipfile does not compare."
+    raw.seek(0, os.SEEK_END)
+    raw.seek(max(0, raw.tell() - 22 - 0xFFFF)) # the last record and the longest comment
+    end = raw.read()
+    at = end.rfind(b"PK\5\6") + 10
+    return int.from_bytes(end[at:at + 2], "little")
 
 # %% ../nbs/04_datasets.ipynb #a49d7689
-def _tar_members(t, archive):
-    "(name, open function, size) of the files in a tar archive."
-    for m in t:
-        if not (m.isfile() or m.isdir()):
-            raise DataError(f"{archive}: found the link or device {m.name!r}; expected only files and folders; nothing was unpacked")
-        _safe_name(archive, m.name)
-        if m.isfile(): yield m.name, (lambda m=m: t.extractfile(m)), m.size
+class _TarStream:
+    "A tar archive behind its compression, with its last block read, and a bound for what is no file."
+
+    def __init__(self, stream, archive):
+        self.stream, self.archive, self.last = stream, archive, b""
+        self.tell, self.seek = stream.tell, stream.seek
+        self.allow(0)
+
+    def allow(self, size):
+        "Let `size` bytes of a file come, and then 64 MiB of headers or padding."
+        self.end = self.tell() + size + 2**26
+
+    def read(self, n=-1):
+        if n < 0 or self.tell() + n > self.end:
+            raise _refused(self.archive, "found more than 64 MiB that belong to no file")
+        self.last = self.stream.read(n)
+        return self.last
+
+
+def _plain_tar(raw):
+    "The stream behind the compression that the first bytes tell; read to its end, it checks itself."
+    begin = raw.read(6)
+    raw.seek(0)
+    if begin[:2] == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=raw)
+    if begin[:3] == b"BZh":
+        return bz2.BZ2File(raw)
+    if begin == b"\xfd7zXZ\0":
+        return lzma.LZMAFile(raw, format=lzma.FORMAT_XZ)
+    return raw
+
+
+def _tar_entries(raw, archive, folder):
+    "The same of a tar archive, up to its end marker and the checksum behind it."
+    stream = _TarStream(_plain_tar(raw), archive)
+    with tarfile.open(fileobj=stream, mode="r:") as t:
+        for m in t:
+            if not (m.isfile() or m.isdir()):
+                raise _refused(archive, f"found the link or device {m.name!r}; expected files and folders")
+            if m.size < 0:
+                raise _refused(archive, f"{m.name!r} has {m.size} bytes; expected 0 or more")
+            _safe_name(archive, m.name)
+            if hasattr(tarfile, "data_filter"): # not in the first releases of Python 3.10 and 3.11
+                tarfile.data_filter(m, folder)
+            stream.allow(m.size)
+            yield m.name, None if m.isdir() else m.size, functools.partial(t.extractfile, m)
+    # tarfile takes any end of the file, and any damaged header, for the end of the archive.
+    # The real end is marked by two blocks of zeros.
+    if stream.last != bytes(512) or stream.read(512) != bytes(512):
+        raise _refused(archive, "ends without the end marker of a tar archive: a part is missing or damaged")
+    while block := stream.read(1 << 16): # gzip's checksum stands behind the last byte
+        if any(block):
+            raise _refused(archive, "found more data behind its end marker")
 
 # %% ../nbs/04_datasets.ipynb #4d358fd0
 def unpack(
@@ -912,31 +1223,134 @@ def unpack(
     folder: str | os.PathLike, # where its files go
     limit: int = 50 * 2**30, # bytes that it may unpack to
 ) -> list[Path]: # the files
-    "Unpack an archive; one with absolute names, `..` or links is refused before anything is written."
+    "Unpack an archive beside the folder, check all that it promised, and only then move its files in."
     archive, folder = Path(archive), Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"unpack: {folder} is a file; expected a folder")
+    root = Path(os.path.realpath(folder))
+    staging = _staging(root)
     try:
-        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
-            members = list((_zip_members if isinstance(opened, zipfile.ZipFile) else _tar_members)(opened, archive))
-            names = [_safe_name(archive, name) for name, _, _ in members]
-            if len(set(map(tuple, names))) < len(names): raise DataError(f"{archive}: found the same name twice; nothing was unpacked")
-            if sum(size for _, _, size in members) > limit: raise DataError(f"{archive}: unpacks to more than {limit} bytes; nothing was unpacked")
-            return [_write_member(read, size, folder, parts, archive) for (_, read, size), parts in zip(members, names)]
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as e:
-        raise DataError(f"{archive}: cannot be unpacked ({e}); expected a zip or tar archive") from None
+        with open(archive, "rb") as raw:
+            staging.mkdir()
+            begin = raw.read(2)
+            raw.seek(0)
+            entries = _zip_entries(raw, archive) if begin == b"PK" else _tar_entries(raw, archive, staging)
+            files, folders = _write_entries(entries, staging, limit, archive)
+        _move_in(staging, root, files, folders, archive)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return [folder.joinpath(*parts) for parts in files]
+
+
+def _staging(root):
+    "A new name for a folder on the same disk, beside the target where that can be."
+    home = root
+    while not home.is_dir():
+        home = home.parent
+    beside = home.parent
+    if home == root and beside.stat().st_dev == root.stat().st_dev and os.access(beside, os.W_OK):
+        home = beside
+    return _hidden(home / root.name, f".{os.urandom(6).hex()}.part")
 
 # %% ../nbs/04_datasets.ipynb #c1a428c5
-def _write_member(read, size, folder, parts, archive):
-    "Write one file under a temporary name, then give it its own."
-    path = folder.joinpath(*parts)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.parent.resolve().is_relative_to(folder.resolve()): raise DataError(f"{archive}: {path} leads out of {folder} by a link")
-    part = path.with_name(path.name + ".part")
-    with read() as source, open(part, "wb") as f:
-        while block := source.read(1 << 20):
+def _write_entries(entries, staging, limit, archive):
+    "Write all entries below a new folder; returns {path parts: name} of the files and of the folders."
+    files, folders, total = {}, {}, 0
+    while True:
+        with _reading(archive):
+            entry = next(entries, None)
+        if entry is None:
+            return files, folders
+        name, size, opened = entry
+        parts = _safe_name(archive, name)
+        if size is None:
+            _make(staging.joinpath(*parts), archive, name, folder=True)
+            folders[parts] = name
+            continue
+        if not parts:
+            raise _refused(archive, f"found a file with the name {name!r}")
+        if parts in files:
+            raise _refused(archive, f"found the same name twice, {name!r}")
+        total += size
+        if total > limit:
+            raise _refused(archive, f"unpacks to more than {limit} bytes")
+        _write_entry(staging.joinpath(*parts), size, opened, archive, name)
+        files[parts] = name
+
+
+def _make(path, archive, name, folder=False):
+    "Make the folder, or the new file, that an entry asks for."
+    try:
+        (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
+        return None if folder else open(path, "xb")
+    except (FileExistsError, NotADirectoryError):
+        why = f"found {name!r}, a name that is a file and a folder, or is there twice"
+        raise _refused(archive, why) from None
+    except (OSError, ValueError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise _refused(archive, f"{name!r} cannot be written ({why})") from None
+
+
+def _write_entry(path, size, opened, archive, name):
+    "Write one file; it must be as long as the archive says."
+    with _make(path, archive, name) as f, contextlib.ExitStack() as stack:
+        with _reading(archive, name):
+            source = stack.enter_context(opened())
+        while True:
+            with _reading(archive, name):
+                block = source.read(1 << 20)
+            if not block:
+                break
+            if f.tell() + len(block) > size:
+                raise _refused(archive, f"{name!r} is longer than the archive says")
             f.write(block)
-            if f.tell() > size: raise DataError(f"{archive}: {path.name} is longer than the archive says")
-    os.replace(part, path)
-    return path
+        if f.tell() < size:
+            raise _refused(archive, f"{name!r} has {f.tell()} bytes; expected {size}")
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _move_in(staging, root, files, folders, archive):
+    "Give what was unpacked its place: a new folder in one step, else file by file once all have a place."
+    places = {parts: _place(root, parts, archive, name) for parts, name in files.items()}
+    homes = {_place(root, parts, archive, name, folder=True) for parts, name in folders.items()}
+    homes |= {place.parent for place in places.values()}
+    if len(set(places.values())) < len(places):
+        raise _refused(archive, "two entries lead to one file by a link")
+    if not root.exists():
+        for folder, _, _ in os.walk(staging):
+            sync_folder(folder)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(staging, root)
+        except OSError: # another process made the folder in the meantime
+            pass
+        else:
+            return sync_folder(root.parent)
+    for home in homes:
+        home.mkdir(parents=True, exist_ok=True)
+    for parts, place in places.items():
+        unpacked = staging.joinpath(*parts)
+        if place.exists():
+            os.chmod(unpacked, stat.S_IMODE(place.stat().st_mode))
+        os.replace(unpacked, place)
+    for home in homes | {root}:
+        sync_folder(home)
+
+
+def _place(root, parts, archive, name, folder=False):
+    "Where an entry goes, links followed: inside the root, and where nothing of another kind is."
+    place = Path(os.path.realpath(root.joinpath(*parts)))
+    if not place.is_relative_to(root):
+        raise _refused(archive, f"{name!r} leads out of {root} by a link")
+    there = place if folder else place.parent
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise _refused(archive, f"{name!r} needs the folder {there}, which is a file")
+    if not folder and place.exists() and not place.is_file():
+        raise _refused(archive, f"{name!r} is a file, and {place} is not")
+    return place
 
 # %% ../nbs/04_datasets.ipynb #9e295fe0
 _RAW = "https://raw.githubusercontent.com"
@@ -950,42 +1364,84 @@ def imm_manifest() -> list[tuple[str, int, str]]: # (name, bytes, SHA-256)
 # %% ../nbs/04_datasets.ipynb #1a2057a8
 def _fetch_imm(root):
     "The IMM faces, file by file."
-    base, folder = f"{_RAW}/aprilsin/cs194-proj3/f19bb799689b0e470612ff789e8aa1ad2200c1a5/imm_face_db", root / "imm_face_db"
-    fetch_all((f"{base}/{name}", folder / name, size, sha) for name, size, sha in imm_manifest() if not (folder / name).exists())
+    base = f"{_RAW}/aprilsin/cs194-proj3/f19bb799689b0e470612ff789e8aa1ad2200c1a5/imm_face_db"
+    _fetch_missing(base, root / "imm_face_db", imm_manifest())
+
+
+def _fetch_missing(base, folder, manifest):
+    "The files of a manifest that are not there."
+    missing = [row for row in manifest if not (folder / row[0]).exists()]
+    fetch_all((f"{base}/{name}", folder / name, size, sha) for name, size, sha in missing)
 
 # %% ../nbs/04_datasets.ipynb #696f4ec9
+def _from_torchvision(root, name, folders, archives, download):
+    "Let torchvision download and unpack beside; what is whole is moved into place, and what is there stays."
+    with _turn(root / name, 3600.0, True):
+        missing = [folder for folder in folders if not (root / folder).is_dir()]
+        if not missing:
+            return
+        staging = root / f".{name}.part"
+        for folder in folders: # half unpacked by a process that was killed
+            shutil.rmtree(staging / folder, ignore_errors=True)
+        for archive in archives:
+            (staging / archive).parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError): # an archive that is there need not be downloaded
+                os.link(root / archive, staging / archive)
+        try:
+            download(staging)
+        except Exception as e:
+            why = str(e) or type(e).__name__
+            raise DownloadError(f"{name} could not be downloaded by torchvision: {why}") from e
+        for folder in missing:
+            (root / folder).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(staging / folder, root / folder)
+            sync_folder((root / folder).parent)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def _fetch_pets(root):
-    "The Oxford pets, by torchvision, which checks them."
+    "The Oxford pets, by torchvision, which checks the archives."
     from torchvision.datasets import OxfordIIITPet
-    if not (root / "oxford-iiit-pet/images").is_dir() or not (root / "oxford-iiit-pet/annotations").is_dir(): OxfordIIITPet(root, download=True)
+    parts = [f"oxford-iiit-pet/{part}" for part in ("images", "annotations")]
+    archives = [f"{part}.tar.gz" for part in parts]
+    _from_torchvision(root, "oxford-iiit-pet", parts, archives, lambda to: OxfordIIITPet(to, download=True))
 
 # %% ../nbs/04_datasets.ipynb #eb3e7df4
-_NOSES_AT = f"{_RAW}/tera-bytes/Computer-Vision-and-Deep-Learning-Projects/294271001ca0dbf3aad4704bd212d38c0d7d3536/Pet%20Nose%20Detection"
-_NOSE_HASHES = [("train_noses.3.txt", 186871, "73afd45c662bf75b1fabb9fa22f3a618df135ca5eddbb0e540ba2a7ff79e9376"),
-                ("test_noses.txt", 23476, "176a7d65648db51e1b1834c602abd78f072baeacfbb0f6ff719158fd0d0898b6")]
+_NOSES_AT = (f"{_RAW}/tera-bytes/Computer-Vision-and-Deep-Learning-Projects/"
+             "294271001ca0dbf3aad4704bd212d38c0d7d3536/Pet%20Nose%20Detection")
+_NOSE_HASHES = [
+    ("train_noses.3.txt", 186871, "73afd45c662bf75b1fabb9fa22f3a618df135ca5eddbb0e540ba2a7ff79e9376"),
+    ("test_noses.txt", 23476, "176a7d65648db51e1b1834c602abd78f072baeacfbb0f6ff719158fd0d0898b6"),
+]
 
 # %% ../nbs/04_datasets.ipynb #548d2fcc
 def _fetch_noses(root):
     "The pets and the two files of nose labels."
     _fetch_pets(root)
-    folder = root / "oxford-iiit-pet"
-    fetch_all((f"{_NOSES_AT}/{name}", folder / name, size, sha) for name, size, sha in _NOSE_HASHES if not (folder / name).exists())
+    _fetch_missing(_NOSES_AT, root / "oxford-iiit-pet", _NOSE_HASHES)
 
 # %% ../nbs/04_datasets.ipynb #be54bdf3
 def _fetch_voc(root):
-    "Pascal VOC 2012, by torchvision, which checks it."
+    "Pascal VOC 2012, by torchvision, which checks the archive."
     from torchvision.datasets import VOCSegmentation
-    if not (root / "VOCdevkit/VOC2012").is_dir(): VOCSegmentation(root, year="2012", image_set="trainval", download=True)
+
+    def download(to):
+        VOCSegmentation(to, year="2012", image_set="trainval", download=True)
+    _from_torchvision(root, "VOC2012", ["VOCdevkit/VOC2012"], ["VOCtrainval_11-May-2012.tar"], download)
 
 
-for _name, _get in {"imm": _fetch_imm, "pet-noses": _fetch_noses, "pets-trimap": _fetch_pets, "voc": _fetch_voc}.items(): SOURCES[_name].fetch = _get
+SOURCES["imm"].fetch = _fetch_imm
+SOURCES["pet-noses"].fetch = _fetch_noses
+SOURCES["pets-trimap"].fetch = _fetch_pets
+SOURCES["voc"].fetch = _fetch_voc
 
 # %% ../nbs/04_datasets.ipynb #d0a61027
 def _download(source, name, root):
     "Get what is missing; data that may not be downloaded must be there already."
     root = data_dir(root)
     if source.fetch is None:
-        if any((root / f).is_dir() for f in source.folders if f != "."): return
+        if any((root / f).is_dir() for f in source.folders if f != "."):
+            return
         raise PermissionError(f"{name} is not downloaded by kpnb. {source.obtain} The data folder is {root}.")
     root.mkdir(parents=True, exist_ok=True)
     source.fetch(root)

@@ -89,7 +89,7 @@ class KeypointDataset:
 # %% ../nbs/02_geometry.ipynb #a8b31e64
 def _check_tensors(ds):
     "Check the tensors' types and shapes, and fill in `visible`."
-    im, kp = ds.images, torch.as_tensor(ds.keypoints)
+    im, kp = ds.images, ds.keypoints if isinstance(ds.keypoints, Tensor) else torch.as_tensor(ds.keypoints)
     if not isinstance(im, Tensor) or im.dtype != torch.uint8 or im.ndim != 4:
         raise ValueError(f"images: found {_kind(im)}; expected a uint8 tensor of shape (N,C,H,W)")
     if im.shape[1] > 4 and im.shape[3] <= 4:
@@ -137,19 +137,23 @@ def _check_names(ds):
         raise ValueError(f"pairs: {ds.pairs} must name each of the {k} keypoints at most once, by its index")
 
 # %% ../nbs/02_geometry.ipynb #sides001
+_WHOLE = "(?<![A-Za-z])(?:[Ll]eft|[Rr]ight|LEFT|RIGHT)(?![a-z])|(?<=[a-z])(?:Left|Right)(?![a-z])" # left_eye, eyeLeft; not bright
+_PART = "left|right|(?<![a-z])[lr](?![a-z])" # lefteye, l_eye: a side only if the other one is there too
+
+
 def _other_side(name, names):
     "The name of the same part on the other side, such as right_eye for left_eye; None if the name says no side."
     other = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
     def change(match):
-        word = match.group()
-        new = other[word.lower()]
-        return new.upper() if word.isupper() else new.capitalize() if word[0].isupper() else new
+        word, new = match.group(), other[match.group().lower()]
+        if word.isupper():
+            return new.upper()
+        return new.capitalize() if word[0].isupper() else new
 
-    found = re.sub("left|right", change, name, flags=re.IGNORECASE)
-    if found != name:
-        return found
-    found = re.sub("(?<![a-z])[lr](?![a-z])", change, name, flags=re.IGNORECASE)
+    if re.search(_WHOLE, name):
+        return re.sub(_WHOLE, change, name)
+    found = re.sub(_PART, change, name, flags=re.IGNORECASE)
     return found if found != name and found in names else None
 
 

@@ -13,7 +13,7 @@ __all__ = ['EYES', 'IBUG_EYES', 'check_shrink', 'check_turn', 'check_mirror', 'c
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk004
 import torch
@@ -32,10 +32,15 @@ from .training import fit, predict
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk011
 def all_known(
-    ds: KeypointDataset, # any data set
+    ds: KeypointDataset, # with true places of invisible points, or NaN where nobody knows them
 ) -> KeypointDataset: # with other `visible`
     "The same data, in which every point counts whose place in the picture is known, also where something hides it."
-    return replace(ds, visible=inside(ds.keypoints, ds.size))
+    known = inside(ds.keypoints, ds.size)
+    if "original_size" in ds.meta: # a crop may reach beyond its file, where no point can lie
+        at = transform_points(ds.keypoints.double(), ds.to_file)
+        size = ds.meta["original_size"].flip(1)[:, None]
+        known &= ((at >= -1e-3) & (at <= size + 1e-3)).all(-1)
+    return replace(ds, visible=ds.visible | known)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk015
 class ExerciseDataset:
@@ -155,20 +160,36 @@ class Measure(float):
     def __repr__(self): return f"{float(self):.6g}" + (f" ({self.n_ignored} of {self.n_used + self.n_ignored} points ignored)" if self.n_ignored else "")
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk038
+def _seen(target, visible=None):
+    "Which points count; an error if that cannot be told."
+    if target.ndim != 3 or target.shape[-1] != 2:
+        raise ValueError(f"target: found {tuple(target.shape)}; expected (N,K,2)")
+    known = target.isfinite().all(-1)
+    if visible is None:
+        return known
+    if visible.dtype != torch.bool or visible.shape != known.shape:
+        found = f"{str(visible.dtype).removeprefix('torch.')} {tuple(visible.shape)}"
+        raise ValueError(f"visible: found {found}; expected bool {tuple(known.shape)}")
+    seen = visible.to(target.device)
+    _refuse(seen & ~known, "is marked visible, but its target is not a number")
+    return seen
+
+
+def _refuse(wrong, what):
+    "An error that names the first point that is wrong."
+    if wrong.any():
+        i, k = wrong.nonzero()[0].tolist()
+        raise ValueError(f"picture {i}, point {k} {what}")
+
+
 def _checked(pred, target, visible=None):
     "Answers and truth as float64, and which points count; an error for anything that cannot be measured."
     if pred.ndim != 3 or pred.shape[-1] != 2 or pred.shape != target.shape:
         raise ValueError(f"found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same (N,K,2), in pixels")
-    known = target.isfinite().all(-1)
-    seen = known if visible is None else visible.to(target.device)
-    if seen.dtype != torch.bool or seen.shape != target.shape[:2]:
-        raise ValueError(f"visible: found {str(seen.dtype).removeprefix('torch.')} {tuple(seen.shape)}; expected bool {tuple(target.shape[:2])}")
-    pred = pred.detach().to(target.device)
-    for wrong, what in ((seen & ~known, "is marked visible, but its target is not a number"), (seen & ~pred.isfinite().all(-1), "is visible, but its prediction is not a number")):
-        if wrong.any():
-            i, k = wrong.nonzero()[0].tolist()
-            raise ValueError(f"picture {i}, point {k} {what}")
-    if not seen.any(): raise ValueError(f"none of the {seen.numel()} points is visible, so there is nothing to measure")
+    pred, seen = pred.detach().to(target.device), _seen(target, visible)
+    _refuse(seen & ~pred.isfinite().all(-1), "is visible, but its prediction is not a number")
+    if not seen.any():
+        raise ValueError(f"none of the {seen.numel()} points is visible, so there is nothing to measure")
     return pred.double(), target.double(), seen
 
 
@@ -233,12 +254,21 @@ def _eye_columns(eyes, names, k):
     return [list(names).index(e) if isinstance(e, str) else e for e in eyes]
 
 
-def _extent(target, boxes):
-    "Width and height of the boxes, or of the boxes around the known points."
+def _extent(target, seen, boxes):
+    "Width and height of the boxes, or of the boxes around the points that count; NaN with fewer than two."
     if boxes is None:
-        known = target.isfinite().all(-1, keepdim=True)
-        return torch.where(known, target, -math.inf).amax(1) - torch.where(known, target, math.inf).amin(1)
-    if boxes.shape != (len(target), 4): raise ValueError(f"boxes: found {tuple(boxes.shape)}; expected ({len(target)},4): left, top, right, bottom")
+        points = seen[..., None]
+        low = torch.where(points, target, math.inf).amin(1)
+        extent = torch.where(points, target, -math.inf).amax(1) - low
+        return torch.where(seen.sum(1, keepdim=True) > 1, extent, math.nan)
+    if boxes.shape != (len(target), 4):
+        raise ValueError(f"boxes: found {tuple(boxes.shape)}; expected ({len(target)},4): "
+                         "left, top, right, bottom")
+    boxes = boxes.to(target)
+    wrong = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    if wrong.any():
+        i = int(wrong.nonzero()[0])
+        raise ValueError(f"boxes: box {i} is {boxes[i].tolist()}; expected left < right and top < bottom")
     return boxes[:, 2:] - boxes[:, :2]
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk051
@@ -248,22 +278,24 @@ def normaliser(
     *,
     eyes: tuple = EYES, # for "inter-ocular": the two outer eye corners, as names or indices
     names: Sequence[str] | None = None, # of the K points
-    boxes: Tensor | None = None, # for "box": (N,4) left, top, right, bottom; default: around each picture's known points
+    boxes: Tensor | None = None, # for "box": (N,4) left, top, right, bottom; default: of points that count
     size: tuple[int, int] | None = None, # for "image": (H, W)
+    visible: Tensor | None = None, # (N,K) bool: points that count; default: all whose target is known
 ) -> Tensor: # (N,) pixels; NaN where a picture's points do not tell
     "The length by which a picture's errors are divided. Inter-ocular as in 300-W (Sagonas et al. 2013)."
-    if target.ndim != 3 or target.shape[-1] != 2: raise ValueError(f"target: found {tuple(target.shape)}; expected (N,K,2)")
+    seen, target = _seen(target, visible), target.double()
     if norm == "inter-ocular":
         a, b = _eye_columns(eyes, names, target.shape[1])
-        d = (target[:, a] - target[:, b]).double().norm(dim=-1)
-    elif norm == "box": d = _extent(target.double(), boxes).double().prod(-1).sqrt()
+        length = torch.where(seen[:, a] & seen[:, b], (target[:, a] - target[:, b]).norm(dim=-1), math.nan)
+    elif norm == "box":
+        length = _extent(target, seen, boxes).prod(-1).sqrt()
     elif norm == "image":
-        if size is None: raise ValueError("norm='image' needs size=(H, W)")
-        d = target.new_full((len(target),), math.sqrt(size[0] * size[1])).double()
-    else: raise ValueError(f"norm is {norm!r}; choose one of 'inter-ocular', 'box', 'image'")
-    return _positive(torch.where(d.isfinite(), d, math.nan), norm)
-
-
+        if size is None:
+            raise ValueError("norm='image' needs size=(H, W)")
+        length = target.new_full((len(target),), math.sqrt(size[0] * size[1]))
+    else:
+        raise ValueError(f"norm is {norm!r}; choose one of 'inter-ocular', 'box', 'image'")
+    return _positive(length, norm)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk052
 def _positive(d, norm):
@@ -282,7 +314,7 @@ def picture_errors(
     **kw, # eyes, names, boxes and size of `normaliser`
 ) -> Tensor: # (N,) shares of that length; NaN for a picture without a point or a length
     "The normalised mean error of each picture."
-    return distances(pred, target, visible).nanmean(1) / normaliser(target, norm, **kw)
+    return distances(pred, target, visible).nanmean(1) / normaliser(target, norm, visible=visible, **kw)
 
 
 def nme(
@@ -307,13 +339,20 @@ class PCKCurve:
     auc: float # area under the exact curve up to the last threshold, divided by that threshold
     n_used: int # points
     n_ignored: int # points
+    errors: Tensor | None = field(default=None, repr=False, compare=False) # (n_used,) sorted shares
 
     def at(self, threshold: float) -> float:
-        "The share of points within the largest threshold of the curve that is not above this one."
-        ok = self.thresholds <= threshold + 1e-12
-        return float(self.share[ok][-1]) if ok.any() else math.nan
-
-
+        "The exact share of points within any threshold; without `errors`, within one of the curve's own."
+        if not threshold >= 0:
+            raise ValueError(f"PCKCurve.at: threshold is {threshold}; expected a share of the length, from 0")
+        if self.errors is not None:
+            return float((self.errors <= threshold + 1e-12).double().mean())
+        at = (self.thresholds.double() - threshold).abs().argmin()
+        if abs(float(self.thresholds[at]) - threshold) > 1e-6:
+            raise ValueError(f"PCKCurve.at: threshold is {threshold}, and this curve has no errors, only "
+                             f"{len(self.thresholds)} thresholds from {self.thresholds[0]:g} to "
+                             f"{self.thresholds[-1]:g}; expected one of these")
+        return float(self.share[at])
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk062
 def pck(
@@ -327,11 +366,14 @@ def pck(
 ) -> PCKCurve: # thresholds, share, auc
     "Percentage of correct keypoints over thresholds, and the area under the curve (Yang and Ramanan 2013)."
     if not up_to > 0 or steps < 2: raise ValueError(f"pck: up_to is {up_to} and steps {steps}; expected a limit above 0 and at least 2 steps")
-    e = distances(pred, target, visible) / normaliser(target, norm, **kw)[:, None]
-    used, thresholds = e[e.isfinite()], torch.linspace(0, up_to, steps, dtype=torch.float64)
-    if not len(used): raise ValueError(f"no picture has both a visible point and a length for norm={norm!r}")
-    share = torch.searchsorted(used.cpu().sort().values, thresholds, right=True) / len(used)
-    return PCKCurve(thresholds, share, float((1 - used / up_to).clamp(min=0).mean()), len(used), e.numel() - len(used))
+    e = distances(pred, target, visible) / normaliser(target, norm, visible=visible, **kw)[:, None]
+    used = e[e.isfinite()].cpu().sort().values
+    thresholds = torch.linspace(0, up_to, steps, dtype=torch.float64)
+    if not len(used):
+        raise ValueError(f"no picture has both a visible point and a length for norm={norm!r}")
+    share = torch.searchsorted(used, thresholds, right=True) / len(used)
+    auc = float((1 - used / up_to).clamp(min=0).mean())
+    return PCKCurve(thresholds, share, auc, len(used), e.numel() - len(used), used)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk063
 def failure_rate(
@@ -345,7 +387,7 @@ def failure_rate(
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk075
 def augmentation(
-    pairs: Sequence[tuple[int, int]], # (left, right) points, exchanged by a mirror
+    pairs: Sequence[tuple[int, int]] | None = None, # (left, right) points; default: the data set's own
     degrees: float = 15.0, # rotation about the middle
     scale: tuple[float, float] = (0.85, 1.18), # factor
     shift: float = 0.08, # as a share of the picture
@@ -353,7 +395,8 @@ def augmentation(
 ) -> Augment:
     "The augmentation of this lesson's recipes: rotation, scale, shift, mirror with exchanged sides, light."
     from torchvision.transforms import v2
-    return Augment(pairs=pairs, degrees=degrees, scale=scale, shift=shift, flip=0.5, colour=v2.ColorJitter(light, light) if light else None)
+    colour = v2.ColorJitter(light, light) if light else None
+    return Augment(pairs=pairs, degrees=degrees, scale=scale, shift=shift, flip=0.5, colour=colour)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk084
 def plot_per_point(
@@ -413,11 +456,12 @@ def forget_points(
 
 def pull(
     pred: Tensor, # (N,K,2) pixels
-    target: Tensor, # (N,K,2) pixels
+    target: Tensor, # (N,K,2) pixels, NaN where missing
     placeholder: tuple[float, float] = (0.0, 0.0), # pixels
+    visible: Tensor | None = None, # (N,K) bool; default: all points whose target is known
 ) -> float: # 0: not at all; 1: the answer is the placeholder
     "By which share of the way the answers are drawn from the truth to a placeholder, by least squares."
-    p, t, seen = _checked(pred, target)
+    p, t, seen = _checked(pred, target, visible)
     way = (t.new_tensor(placeholder) - t)[seen]
     return float(((p - t)[seen] * way).sum() / way.pow(2).sum())
 
@@ -458,7 +502,7 @@ def fifteen_points(
     train, valid = data or tuple(all_known(faces(n, 96, seed=s, gray=True, masks=False)) for n, s in ((1546, 1), (298, 2)))
     seed_everything(seed)
     settings = dict(epochs=epochs, batch_size=32, lr=4e-3, fast="auto")
-    return _train(CoarseToFine(train.keypoints.shape[1]), train, valid, seed, augmentation(train.pairs), settings, kw)
+    return _train(CoarseToFine(train.keypoints.shape[1]), train, valid, seed, augmentation(), settings, kw)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk129
 def fifteen_of_68(
@@ -501,7 +545,8 @@ def lfpw_fifteen(
     train, valid = data or lfpw_folds(fold, root=root, crop=crop)
     seed_everything(seed)
     settings = dict(epochs=epochs, batch_size=32, lr=4e-3, weight_decay=0.05, fast="auto")
-    return _train(CoarseToFine(15, deep=True), train, valid, seed, augmentation(train.pairs, 25.0, (0.8, 1.25), 0.1, 0.4), settings, kw)
+    augment = augmentation(degrees=25.0, scale=(0.8, 1.25), shift=0.1, light=0.4)
+    return _train(CoarseToFine(15, deep=True), train, valid, seed, augment, settings, kw)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk136
 def imm_points_data(
@@ -534,7 +579,7 @@ def imm_points(
     k, ours = train.keypoints.shape[1], network == "coarse-to-fine"
     model = CoarseToFine(k) if ours else NoseNet(k, train.size, channels=(16, 32, 64, 128, 128), batchnorm=False, hidden=256)
     settings = dict(epochs=epochs, batch_size=16, lr=4e-3 if ours else 1e-3, weight_decay=0.05, fast="auto")
-    augment = augmentation(train.pairs, 15.0, (0.85, 1.18), 0.08, 0.4) if ours else Augment(train.pairs, 15.0, (1.0, 1.0), 0.0)
+    augment = augmentation(light=0.4) if ours else Augment(degrees=15.0, scale=(1.0, 1.0), shift=0.0)
     return _train(model, train, valid, seed, augment, settings, kw)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk144

@@ -34,7 +34,8 @@ def conv_block(
     pool: bool = True, # halve height and width at the end
 ) -> nn.Sequential: # (N,in_channels,H,W) -> (N,out_channels,H,W), or H/2 × W/2 with pooling
     "Convolution, batch norm if wanted, ReLU, and 2×2 max-pooling if wanted."
-    if kernel % 2 == 0: raise ValueError(f"conv_block: kernel is {kernel}; expected an odd number, so that the picture keeps its size")
+    if kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"conv_block: kernel is {kernel}; expected an odd number, so that the size is kept")
     layers = [nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=not batchnorm)]
     if batchnorm: layers.append(nn.BatchNorm2d(out_channels))
     return nn.Sequential(*layers, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
@@ -61,6 +62,12 @@ def _choice(who, what, value, choices):
     if value not in choices: raise ValueError(f"{who}: {what} is {value!r}; choose one of {', '.join(map(str, choices))}")
 
 
+def _check_count(who, what, value):
+    "An error for anything but a whole number from 1."
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{who}: {what} is {value!r}; expected a whole number of at least 1")
+
+
 def _linear_head(channels, size, blocks, hidden, outputs):
     "Flatten, a hidden layer, and the answer."
     h, w = (s >> blocks for s in size)
@@ -70,6 +77,7 @@ def _linear_head(channels, size, blocks, hidden, outputs):
 # %% ../nbs/20_models.ipynb #47e1d79e
 class NoseNet(nn.Module):
     "A small convolutional network that answers with points: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates."
+    space = "points" # what the network answers
 
     def __init__(self,
                  keypoints: int = 1, # K, the number of points
@@ -83,6 +91,7 @@ class NoseNet(nn.Module):
                  output: str | None = None, # activation behind the linear head: None, "tanh", "sigmoid" or "relu"
                  ):
         super().__init__(); _choice("NoseNet", "head", head, ("linear", "soft-argmax")); _choice("NoseNet", "output", output, OUTPUTS)
+        _check_count("NoseNet", "keypoints", keypoints)
         self.keypoints, self.size, self.in_channels, soft = keypoints, tuple(size), in_channels, head == "soft-argmax"
         pools = 2 if soft else len(channels) # a soft-argmax wants a map with detail left: cells of 4 × 4 pixels
         widths = [in_channels, *channels]
@@ -106,6 +115,7 @@ class CoarseToFine(nn.Module):
     """A small hourglass with a soft-argmax: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates.
 
     Maps of 1/4 of the picture's size are halved twice, and what the coarse maps know is added to the fine ones (Newell et al. 2016, arXiv:1603.06937)."""
+    space = "points" # what the network answers
 
     def __init__(self,
                  keypoints: int = 15, # K, the number of points
@@ -114,6 +124,7 @@ class CoarseToFine(nn.Module):
                  deep: bool = False, # two convolutions in place of one at each size
                  ):
         super().__init__()
+        _check_count(type(self).__name__, "keypoints", keypoints)
         a, b, c, d, e = channels
         self.stem = nn.Sequential(nn.Conv2d(in_channels, a, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(), conv_block(a, b))
         self.down = nn.ModuleList([_pair(b, c, deep), _pair(c, d, deep), nn.Sequential(_pair(d, e, deep), _pair(e, e, deep))])
@@ -217,6 +228,7 @@ class UpsampleDecoder(nn.Module):
                  last_batchnorm: bool = True, # also in the last stage, before the sigmoid
                  ):
         super().__init__()
+        _choice("UpsampleDecoder", "stride", stride, (1, 2, 4, 8, 16))
         n = 5 - stride.bit_length() # stages before the last
         widths = (256, 128, 64, 32)[:n] if channels is None else tuple(channels)
         if len(widths) != n: raise ValueError(f"UpsampleDecoder: found {len(widths)} channels {widths}; expected {n}: from stride 32 to {stride} there are {n + 1} stages, and the last has one for each keypoint")
@@ -235,7 +247,8 @@ DECODERS = {"upsample": UpsampleDecoder}
 class HeatmapNet(nn.Module):
     """An encoder and a decoder: (N,C,H,W) pictures in [0, 1] to (N,K,H/stride,W/stride) heatmaps in [0, 1], or their logits.
 
-    Height and width must be divisible by 32. `encoder` gives the maps, `decoder` the logits, `logits` says which of the two come out."""
+    Height and width must be divisible by 32. `encoder` gives the maps, `decoder` the logits, `logits` says
+    which of the two come out, and `space` says it in words: "probabilities" or "logits"."""
 
     def __init__(self,
                  keypoints: int = 1, # K, the number of points
@@ -249,9 +262,14 @@ class HeatmapNet(nn.Module):
                  ):
         super().__init__(); who = type(self).__name__
         for what, value, choices in (("backbone", backbone, BACKBONES), ("decoder", decoder, DECODERS), ("stride", stride, (1, 2, 4, 8, 16))): _choice(who, what, value, choices)
+        _check_count(who, "keypoints", keypoints)
         self.keypoints, self.stride, self.logits = keypoints, stride, logits
         self.encoder = BACKBONES[backbone](backbone, weights, in_channels)
         self.decoder = DECODERS[decoder](self.encoder.channels, keypoints, stride, **options)
+
+    @property
+    def space(self) -> str:
+        return "logits" if self.logits else "probabilities" # what the network answers
 
 # %% ../nbs/20_models.ipynb #rn042
 @patch
@@ -297,6 +315,7 @@ class TopDownDecoder(nn.Module):
                  channels: int = 96, # of every map
                  ):
         super().__init__()
+        _choice("TopDownDecoder", "stride", stride, (1, 2, 4, 8, 16))
         coarse_first = in_channels[::-1][:min(4, 7 - stride.bit_length())]
         self.align_corners = align_corners
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in coarse_first)
@@ -417,6 +436,7 @@ def multiply_adds(
 # %% ../nbs/20_models.ipynb #rn078
 class ResNet18Regressor(nn.Module):
     "ResNet-18 with average pooling and one fully connected layer: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates, without a final activation."
+    space = "points" # what the network answers
 
     def __init__(self,
                  keypoints: int = 1, # K, the number of points
@@ -424,6 +444,7 @@ class ResNet18Regressor(nn.Module):
                  in_channels: int = 3, # 1 for grey pictures, 3 for colour
                  ):
         super().__init__()
+        _check_count(type(self).__name__, "keypoints", keypoints)
         self.keypoints, self.encoder = keypoints, ResNetEncoder("resnet18", weights, in_channels)
         self.mean = nn.Linear(self.encoder.channels[-1], 2 * keypoints)
 
@@ -442,6 +463,7 @@ class PointGaussian(NamedTuple):
 # %% ../nbs/20_models.ipynb #rn081
 class ResNet18Gaussian(ResNet18Regressor):
     "A `ResNet18Regressor` that also says how sure it is: a second fully connected layer gives the log-variance of each coordinate."
+    space = "gaussians" # what the network answers: a mean and a log-variance for each coordinate
 
     def __init__(self,
                  keypoints: int = 1, # K, the number of points

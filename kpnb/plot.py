@@ -163,17 +163,29 @@ def show_keypoints(
     ax, h, w = _frame(image, ax, title)
     truth = None if points is None else _points(points, "points")
     guess = None if pred is None else _points(pred, "pred", None if truth is None else len(truth))
-    if truth is not None: _draw_truth(ax, truth, visible, pairs, size)
-    if guess is not None: _draw_guess(ax, truth, guess, (h, w), size)
-    if names is not None: _draw_names(ax, truth if truth is not None else guess, names)
+    seen = None
+    if truth is not None:
+        truth, seen = _placed(truth, visible, (h, w))
+        _draw_truth(ax, truth, seen, pairs, size)
+    if guess is not None:
+        _draw_guess(ax, truth, guess, (h, w), size)
+    if names is not None:
+        _draw_names(ax, guess if truth is None else truth, names, seen)
     if legend: ax.legend(*_legend(ax), loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 # %% ../nbs/05_plot.ipynb #e31e3e38
-def _draw_truth(ax, xy, visible, pairs, size):
-    "Discs for the truth, in one colour or one for each side; rings where invisible."
+def _placed(xy, visible, hw):
+    "The truth, NaN for hidden points outside the picture (their numbers are no places), and what is seen."
     seen = np.ones(len(xy), bool) if visible is None else _array(visible).astype(bool)
-    if seen.shape != (len(xy),): raise ValueError(f"visible has the shape {seen.shape}; expected ({len(xy)},), one for each point")
+    if seen.shape != (len(xy),):
+        raise ValueError(f"visible has the shape {seen.shape}; expected ({len(xy)},), one for each point")
+    inside = (xy >= 0).all(1) & (xy <= [hw[1], hw[0]]).all(1)
+    return np.where((seen | inside)[:, None], xy, np.nan), seen
+
+
+def _draw_truth(ax, xy, seen, pairs, size):
+    "Discs for the truth, in one colour or one for each side; rings where invisible."
     sides, known = _sides(pairs, len(xy)), np.isfinite(xy).all(1)
     for side, colour in dict.fromkeys(sides):
         of_side = known & np.array([s == side for s, _ in sides])
@@ -195,12 +207,15 @@ def _draw_guess(ax, truth, xy, hw, size):
     _mark_outside(ax, start[known & ~inside], xy[known & ~inside], hw, colour, size)
 
 # %% ../nbs/05_plot.ipynb #2d9446ff
-def _draw_names(ax, xy, names):
-    "Write the names beside the points."
-    if xy is None or len(names) != len(xy): raise ValueError(f"names: found {len(names)}; expected {0 if xy is None else len(xy)}, one for each point")
-    middle = np.nanmean(xy[:, 0]) if len(names) > 1 and np.isfinite(xy).any() else -np.inf
+def _draw_names(ax, xy, names, seen=None):
+    "Write the names beside the points, on the outside of the visible ones, so that neighbours stay readable."
+    if xy is None or len(names) != len(xy):
+        expected = 0 if xy is None else len(xy)
+        raise ValueError(f"names: found {len(names)}; expected {expected}, one for each point")
+    counted = np.isfinite(xy).all(1) if seen is None else seen & np.isfinite(xy).all(1)
+    middle = xy[counted, 0].mean() if len(names) > 1 and counted.any() else -np.inf
     for p, name in zip(xy, names):
-        side = 1 if p[0] >= middle else -1 # on the outside of the group, so that neighbours stay readable
+        side = 1 if p[0] >= middle else -1
         if np.isfinite(p).all():
             ax.annotate(name, p, (7 * side, 0), textcoords="offset points", fontsize=8, va="center", ha="left" if side > 0 else "right", zorder=6,
                         bbox=dict(fc="white", ec="none", alpha=0.75, pad=1))
@@ -374,7 +389,7 @@ def plot_history(
     keys: Sequence[str] | None = None, # columns; default: those of train_loss and valid_loss that are there
     *,
     log: bool = True, # logarithmic axis, if all values are above zero
-    best: str | None = "auto", # mark the "min" or "max" of the last of `keys`; "auto": the history's own best epoch if it knows it, else "min"; None: nothing
+    best: str | None = "auto", # "min" or "max" of the last key, "auto": what its name says is best; or None
     ylabel: str = "loss", # with its unit
     title: str | None = None, # above the curves
 ) -> Axes:
@@ -399,10 +414,16 @@ def _curve(ax, values, label, last):
     ax.plot(values.index, values, "-" if last else "--", marker="o" if len(values) == 1 else None, label=label)
 
 # %% ../nbs/05_plot.ipynb #01c79c02
+_LARGE = ("accuracy", "skill", "iou", "pck", "auc") # columns that are best where they are largest
+
+
 def _mark_best(ax, values, how, history):
     "A ring on the best epoch, named in the legend."
-    if how == "auto" and hasattr(history, "best_epoch"): at = history.best_epoch
-    else: at = values.idxmax() if how == "max" else values.idxmin()
+    if how == "auto" and hasattr(history, "best_epoch"):
+        at = history.best_epoch
+    else:
+        large = how == "max" or (how == "auto" and any(word in str(values.name).lower() for word in _LARGE))
+        at = values.idxmax() if large else values.idxmin()
     ax.plot([at], [values[at]], "o", ms=10, mfc="none", mec=COLOURS["black"], mew=1.6, label=f"best: {values[at]:.3g} in epoch {at}", zorder=5)
 
 # %% ../nbs/05_plot.ipynb #4562449e

@@ -9,26 +9,30 @@ __all__ = ['IBUG_LINES', 'check_into_crop', 'check_home', 'check_smooth_l1', 'ch
            'read_submission', 'wild_folds', 'lfpw_68']
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw003
+import csv
+import io
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw004
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import make_generator, seed_everything
-from .datasets import load, to_original
-from .geometry import KeypointDataset, crop_matrix, denormalise, inside, invert, swap_order, transform_points, warp
+from .core import VOID, DataError, make_generator, seed_everything, write_safely
+from .datasets import load
+from .geometry import KeypointDataset, crop_matrix, denormalise, mirror_pairs, swap_order, to_original
 from .metrics import IBUG_EYES, augmentation, nme
 from .models import CoarseToFine, ResNet18Regressor
 from .plot import COLOURS
-from .training import fit, masked_mean, predict, visible_points, write_safely
+from .training import fit, masked_mean, mean_points, predict, visible_points
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw008
 IBUG_LINES = [range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36), [*range(36, 42), 36], [*range(42, 48), 42], [*range(48, 60), 48], [*range(60, 68), 60]]
@@ -50,12 +54,18 @@ def draw_face(
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw012
 def point_boxes(
     points: Tensor, # (N,K,2) pixels, NaN where missing
+    visible: Tensor | None = None, # (N,K) bool: points that count; default: all that are numbers
 ) -> Tensor: # (N,4) pixels: left, top, right, bottom
-    "The smallest box around each picture's known points."
-    known = points.isfinite().all(-1, keepdim=True)
+    "The smallest box around each picture's points that count."
+    known = (points.isfinite().all(-1) if visible is None else visible.to(points.device))[..., None]
+    if known.dtype != torch.bool or known.shape != (*points.shape[:2], 1):
+        found, expected = tuple(known.shape[:-1]), tuple(points.shape[:2])
+        raise ValueError(f"point_boxes: found visible {found}; expected bool {expected}")
     boxes = torch.cat([torch.where(known, points, math.inf).amin(1), torch.where(known, points, -math.inf).amax(1)], 1)
     bad = ~((boxes[:, 2:] > boxes[:, :2]).all(1))
-    if bad.any(): raise ValueError(f"point_boxes: picture {int(bad.nonzero()[0])} has no two known points with a width and a height between them")
+    if bad.any():
+        raise ValueError(f"point_boxes: picture {int(bad.nonzero()[0])} has no two known points with a width "
+                         "and a height between them")
     return boxes
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw013
@@ -67,36 +77,41 @@ def shake_boxes(
 ) -> Tensor: # (N,4) pixels
     "Boxes as a face finder would draw them: a little beside, a little too large or too small."
     if not 0 <= scale < 1 or shift < 0: raise ValueError(f"shake_boxes: shift is {shift} and scale {scale}; expected shift at least 0, and scale at least 0 and below 1")
+    boxes = boxes if boxes.is_floating_point() else boxes.float() # shaken by parts of a pixel
     u = 2 * torch.rand(len(boxes), 3, generator=make_generator(generator)).to(boxes) - 1
     extent = boxes[:, 2:] - boxes[:, :2]
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2 + shift * u[:, :2] * extent, extent / 2 * (1 + scale * u[:, 2:])
     return torch.cat([centre - half, centre + half], 1)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw017
+def _file_size(ds):
+    "(N,2) height and width of the files; None if only parts of files are left, whose size nobody noted."
+    if "original_size" in ds.meta:
+        return ds.meta["original_size"]
+    scale = ds.to_file.diagonal(dim1=1, dim2=2)
+    if not torch.equal(ds.to_file, torch.diag_embed(scale)) or (scale <= 0).any():
+        return None
+    return (scale[:, [1, 0]] * torch.tensor(ds.size)).round().long()
+
+
 def crop_faces(
     ds: KeypointDataset, # pictures of one size
     boxes: Tensor, # (N,4) pixels: left, top, right, bottom
     size: int | tuple[int, int] = 224, # (H, W) of the crops
     margin: float = 0.2, # added on every side, as a share of the box's width and height
     keep_aspect: bool = True, # grow the box to the crop's proportions; False squeezes it
-) -> KeypointDataset: # points in pixels of the crops; meta `window` and `original_size`, for `to_original`
+    mask_fill: int = VOID, # label of what lies outside the picture
+) -> KeypointDataset: # points in pixels of the crops; `to_original` leads them back to the file
     """Cut one face out of each picture, and remember where it came from.
 
     What lies outside the picture repeats its border. Pixels are interpolated without a filter, so do not shrink by more than about 2;
     for large photographs, `kpnb.datasets.load(..., crop=margin)` cuts while reading, with a filter."""
-    if boxes.shape != (len(ds), 4): raise ValueError(f"crop_faces: found boxes {tuple(boxes.shape)}; expected ({len(ds)},4): left, top, right, bottom")
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    m, parts = crop_matrix(boxes, size, margin, keep_aspect), []
-    for part in torch.arange(len(ds)).split(128): # not all pictures as floats at once
-        batch = {"image": ds.images[part].float() / 255} | ({} if ds.masks is None else {"mask": ds.masks[part]})
-        out = warp(batch, m[part], size, padding="border")
-        parts.append(((out["image"] * 255).round().clamp(0, 255).byte(), out.get("mask")))
-    images, masks = zip(*parts)
-    points = transform_points(ds.keypoints, m)
-    corners = torch.tensor([[0.0, 0.0], [size[1], size[0]]]).expand(len(ds), 2, 2)
-    meta = ds.meta | {"window": transform_points(corners, invert(m)).flatten(1), "original_size": torch.tensor([ds.size] * len(ds)).view(-1, 2)}
-    return replace(ds, images=torch.cat(images), masks=None if ds.masks is None else torch.cat(masks),
-                   keypoints=points, visible=ds.visible & inside(points, size), meta=meta)
+    if boxes.shape != (len(ds), 4):
+        raise ValueError(f"crop_faces: found boxes {tuple(boxes.shape)}; expected ({len(ds)},4): "
+                         "left, top, right, bottom")
+    files, matrix = _file_size(ds), crop_matrix(boxes, size, margin, keep_aspect)
+    crops = ds.warp(matrix, size, padding="border", mask_fill=mask_fill)
+    return crops if files is None else replace(crops, meta=crops.meta | {"original_size": files})
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw033
 def l2(d: Tensor) -> Tensor:
@@ -166,66 +181,121 @@ def predict_mirrored(
     **kw, # for `predict`
 ) -> Tensor: # (N,K,2) pixels
     "The mean of the answers for each picture and for its mirror image."
-    order = swap_order(ds.pairs, ds.keypoints.shape[1])
+    order = swap_order(mirror_pairs(ds.keypoint_names, ds.pairs), ds.keypoints.shape[1])
     mirrored = predict(model, replace(ds, images=ds.images.flip(-1)), **kw)[:, order]
     mirrored[..., 0] = ds.size[1] - mirrored[..., 0]
     return (predict(model, ds, **kw) + mirrored) / 2
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw095
-class SubmissionError(ValueError):
-    "What is wrong with a file of answers; `problems` is the list."
-
-    def __init__(self, problems: Sequence[str]): # one for each kind of problem
-        super().__init__("; ".join(problems))
-        self.problems = list(problems)
+class SubmissionError(DataError):
+    "What is wrong with a file of answers; `problems` is the list, one for each kind of problem."
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw096
+def _two(columns):
+    "The names of the two columns, checked."
+    if isinstance(columns, str) or len(columns) != 2 or columns[0] == columns[1]:
+        raise ValueError(f"columns: found {columns!r}; expected two different names")
+    return list(columns)
+
+
 def submission_table(
     points: Tensor, # (N,K,2) pixels of the original pictures
     columns: Sequence[str] = ("Id", "Predicted"), # names of the two columns
 ) -> pd.DataFrame: # N·K·2 rows: face by face, point by point, x before y
     "Answers in the order in which a competition wants them."
-    if points.ndim != 3 or points.shape[-1] != 2: raise ValueError(f"submission_table: found points {tuple(points.shape)}; expected (N,K,2)")
-    return pd.DataFrame({columns[0]: range(points.numel()), columns[1]: points.detach().double().cpu().flatten().numpy()})
+    if points.ndim != 3 or points.shape[-1] != 2:
+        raise ValueError(f"submission_table: found points {tuple(points.shape)}; expected (N,K,2)")
+    number, value = _two(columns)
+    values = points.detach().double().cpu().flatten().numpy()
+    return pd.DataFrame({number: range(len(values)), value: values})
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw100
 def _named(i, faces):
-    "A row's number in words."
+    "A running number in words."
     k = faces.keypoints.shape[1]
     return f"{i} ({faces.names[i // (2 * k)]}, point {i // 2 % k}, {'xy'[i % 2]})"
 
 
-def _id_problems(ids, total, faces):
+def _place(i, lines):
+    "Where the i-th row of a table stands: in which line of its file, if it comes from one."
+    return f"row {i}" if lines is None else f"line {lines[i]}"
+
+
+def _numbers(column):
+    "A column as floats; NaN for whatever is no number, such as True, a word, or an integer of 400 digits."
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
+        return column.to_numpy(float)
+
+    def number(value):
+        if isinstance(value, (bool, np.bool_, bytes, complex)) or "_" in str(value):
+            return math.nan
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            return math.nan
+    return np.array([number(v) for v in column], dtype=float)
+
+
+def _id_problems(ids, total, faces, lines):
     "Numbers that are unknown, repeated, missing or in disorder."
-    good, problems = ids.isin(range(total)), []
-    if not good.all(): problems.append(f"{(~good).sum()} rows have a number that is none of 0 to {total - 1}, the first is row {int((~good).to_numpy().argmax())}")
-    counts = Counter(ids[good].astype(int))
-    if repeated := sorted(i for i, n in counts.items() if n > 1): problems.append(f"{len(repeated)} numbers are repeated, the first is {_named(repeated[0], faces)}")
-    if missing := sorted(set(range(total)) - set(counts)): problems.append(f"{len(missing)} of {total} rows are missing, the first is {_named(missing[0], faces)}")
-    if not problems and (disorder := ids.to_numpy() != range(total)).any():
-        problems.append(f"the rows are not in order: row {int(disorder.argmax())} has the number {int(ids.iloc[int(disorder.argmax())])}")
+    good, problems = np.isin(ids, np.arange(total)), []
+    if not good.all():
+        first = _place(int((~good).argmax()), lines)
+        problems.append(f"{(~good).sum()} rows have a number that is none of 0 to {total - 1}, "
+                        f"the first is {first}")
+    numbers, counts = np.unique(ids[good].astype(int), return_counts=True)
+    if (counts > 1).any():
+        first = int(numbers[counts > 1][0])
+        again = _place(int((ids == first).nonzero()[0][1]), lines)
+        problems.append(f"{(counts > 1).sum()} numbers are repeated, the first is {_named(first, faces)}, "
+                        f"again in {again}")
+    missing = np.setdiff1d(np.arange(total), numbers)
+    if len(missing):
+        first = _named(int(missing[0]), faces)
+        problems.append(f"{len(missing)} of {total} rows are missing, the first is {first}")
+    if not problems and (ids != np.arange(total)).any():
+        i = int((ids != np.arange(total)).argmax())
+        problems.append(f"the rows are not in order: {_place(i, lines)} has the number {int(ids[i])}")
     return problems
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw101
 def _limits(faces):
     "(N,1,2) the width and height of each original picture."
-    if "original_size" not in faces.meta: raise ValueError("submission: the faces have no meta 'original_size'; expected faces from `load` or `crop_faces`")
+    if "original_size" not in faces.meta:
+        raise ValueError("submission: the faces have no meta 'original_size'; "
+                         "expected faces from `load` or `crop_faces`")
     return faces.meta["original_size"].flip(1)[:, None].double()
 
 
-def _value_problems(ids, values, faces, outside):
+def _value_problems(ids, values, faces, outside, lines):
     "Coordinates that are no numbers, or lie outside their picture."
-    k, problems = faces.keypoints.shape[1], []
-    good = (values.abs() < math.inf).to_numpy()
-    if not good.all(): problems.append(f"{(~good).sum()} values are no finite numbers, the first is that of {_named(int(ids[~good].iloc[0]), faces)}")
-    limits = _limits(faces).expand(-1, k, -1).flatten()[torch.tensor(ids.to_numpy(int))].numpy()
-    off = good & ((values < 0) | (values > limits)).to_numpy()
+    known, problems = np.isin(ids, np.arange(faces.keypoints.numel())), []
+    bad = known & ~np.isfinite(values)
+    def where(i): return f"{_place(i, lines)}, that of {_named(int(ids[i]), faces)}"
+
+    if bad.any():
+        first = where(int(bad.argmax()))
+        problems.append(f"{bad.sum()} values are no finite numbers, the first is in {first}")
+    limits, every = np.full(len(ids), math.inf), _limits(faces).expand(-1, faces.keypoints.shape[1], -1)
+    limits[known] = every.flatten().numpy()[ids[known].astype(int)]
+    off = known & ~bad & ((values < 0) | (values > limits))
     if off.any() and not outside:
-        first = int(off.argmax())
-        problems.append(f"{off.sum()} values lie outside their picture, the first is {values.iloc[first]:g} for {_named(int(ids.iloc[first]), faces)}; expected 0 to {limits[first]:g}")
+        i = int(off.argmax())
+        problems.append(f"{off.sum()} values lie outside their picture, the first is {values[i]:g} in "
+                        f"{where(i)}; expected 0 to {limits[i]:g}")
     return problems
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw102
+def _problems(table, faces, columns, outside, lines=None):
+    "Everything that is wrong with a table; `lines` are those of its file."
+    if list(table.columns) != _two(columns):
+        found = ", ".join(map(str, table.columns))
+        return [f"found the columns {found}; expected {', '.join(columns)}"]
+    ids, values = (_numbers(table[c]) for c in columns)
+    return (_id_problems(ids, faces.keypoints.numel(), faces, lines)
+            + _value_problems(ids, values, faces, outside, lines))
+
+
 def submission_problems(
     table: pd.DataFrame, # as from `submission_table` or `pandas.read_csv`
     faces: KeypointDataset, # the faces asked for, from `load` or `crop_faces`
@@ -233,11 +303,7 @@ def submission_problems(
     outside: bool = False, # whether points may lie outside their picture
 ) -> list[str]: # empty if all is well
     "Everything that is wrong with a table of answers, in words."
-    if list(table.columns) != list(columns): return [f"found the columns {', '.join(map(str, table.columns))}; expected {', '.join(columns)}"]
-    total = faces.keypoints.numel()
-    ids, values = (pd.to_numeric(table[c], errors="coerce") for c in columns)
-    known = ids.isin(range(total))
-    return _id_problems(ids, total, faces) + _value_problems(ids[known], values[known], faces, outside)
+    return _problems(table, faces, columns, outside)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw104
 def _check_names(names, faces):
@@ -265,23 +331,53 @@ def write_submission(
     if names is not None: _check_names(list(names), faces)
     if points.shape != faces.keypoints.shape: raise SubmissionError([f"found points {tuple(points.shape)}; expected {tuple(faces.keypoints.shape)}"])
     points = points.detach().double().cpu()
-    table = submission_table(points.clamp(min=0).minimum(_limits(faces)) if outside == "clip" else points, columns)
-    if problems := submission_problems(table, faces, columns, outside == "allow"): raise SubmissionError(problems)
+    if outside == "clip":
+        points = points.clamp(min=0).minimum(_limits(faces))
+    table = submission_table(points, columns)
+    if problems := submission_problems(table, faces, columns, outside == "allow"):
+        raise SubmissionError(problems)
     write_safely(path, table.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
     return table
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw107
+def _csv_rows(path):
+    "The rows of a CSV file with the line on which each ends; an error with file and line if it is none."
+    if Path(path).is_dir():
+        raise SubmissionError(f"{path}: this is a folder; expected a CSV file")
+    raw = Path(path).read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = raw.count(b"\n", 0, e.start) + 1
+        raise SubmissionError(f"{path}: this is no CSV table (line {line} is no UTF-8 text)") from None
+    reader, rows = csv.reader(io.StringIO(text, newline=""), strict=True), []
+    try:
+        for row in reader:
+            if row:
+                rows.append((reader.line_num, row))
+    except csv.Error as e:
+        raise SubmissionError(f"{path}: this is no CSV table (line {reader.line_num}: {e})") from None
+    if not rows:
+        raise SubmissionError(f"{path}: this is no CSV table (the file is empty)")
+    for line, row in rows:
+        if len(row) != len(rows[0][1]):
+            raise SubmissionError(f"{path}: line {line} has {len(row)} fields; expected {len(rows[0][1])}, "
+                                  "as in the first line")
+    return rows
+
+
 def read_submission(
     path: str | os.PathLike, # a CSV file
     faces: KeypointDataset, # the faces asked for, from `load` or `crop_faces`
     columns: Sequence[str] = ("Id", "Predicted"), # names of the two columns
     outside: bool = False, # whether points may lie outside their picture
 ) -> Tensor: # (N,K,2) pixels of the original pictures
-    "Read a CSV of answers; a SubmissionError names the file and lists what is wrong."
-    try: table = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise SubmissionError([f"{path}: this is no CSV table ({e})"]) from None
-    if problems := submission_problems(table, faces, columns, outside): raise SubmissionError([f"{path}: {problems[0]}", *problems[1:]])
-    return torch.tensor(table[columns[1]].to_numpy(float), dtype=torch.float32).view(faces.keypoints.shape)
+    "Read a CSV of answers; a SubmissionError names file and line and lists what is wrong."
+    (_, header), *rows = _csv_rows(path)
+    table = pd.DataFrame([row for _, row in rows], columns=header, dtype=object)
+    if problems := _problems(table, faces, columns, outside, [line for line, _ in rows]):
+        raise SubmissionError([f"{path}: {problem}" for problem in problems])
+    return torch.tensor(_numbers(table[columns[1]]), dtype=torch.float32).view(faces.keypoints.shape)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw117
 def wild_folds(
@@ -299,10 +395,10 @@ def wild_folds(
 
 
 def _shaken(ds, seed):
-    "The same crops, cut again with shaken boxes, and the way from their pixels to those of `ds`."
+    "The same crops, cut again with shaken boxes."
     h, w = ds.size
-    again = crop_faces(ds, shake_boxes(torch.tensor([[0.0, 0.0, w, h]]).repeat(len(ds), 1), generator=seed), ds.size, margin=0.0)
-    return again, lambda points: to_original(again, points)
+    whole_picture = torch.tensor([[0.0, 0.0, w, h]]).repeat(len(ds), 1)
+    return crop_faces(ds, shake_boxes(whole_picture, generator=seed), ds.size, margin=0.0)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw118
 def lfpw_68(
@@ -321,17 +417,22 @@ def lfpw_68(
     ours, k = network == "coarse-to-fine", train.keypoints.shape[1]
     model = CoarseToFine(k, in_channels=3, deep=True) if ours else ResNet18Regressor(k)
     settings = dict(epochs=epochs, batch_size=16, lr=4e-3 if ours else 2e-3, weight_decay=0.05, schedule="one-cycle", loss=PointLoss(smooth_l1), fast="auto")
-    history = fit(model, train, seed=seed, augment=augmentation(train.pairs, 25.0, (0.8, 1.25), 0.08, 0.4), restore_best=False, **(settings | kw))
+    augment = augmentation(degrees=25.0, scale=(0.8, 1.25), shift=0.08, light=0.4)
+    history = fit(model, train, seed=seed, augment=augment, restore_best=False, **(settings | kw))
     return _judge_wild(model, train, held, fold) | {"held": held, "model": model, "history": history, "seconds": sum(history["seconds"])}
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw119
 def _judge_wild(model, train, held, seed):
     "Errors on a part that was held back, in pixels of the files."
-    truth, (again, back) = to_original(held), _shaken(held, seed)
-    error = lambda points: nme(to_original(held, points), truth, eyes=IBUG_EYES)
-    pred = predict_mirrored(model, held)
-    return {"nme": error(pred), "nme_shaken": error(back(predict_mirrored(model, again))),
-            "mean_nme": error(train.keypoints.nanmean(0).expand_as(pred)), "pred": to_original(held, pred)}
+    truth, again = to_original(held), _shaken(held, seed)
+    mean = mean_points(train.keypoints, train.visible).expand_as(truth)
+
+    def error(points): return nme(points, truth, held.visible, eyes=IBUG_EYES)
+
+    pred = to_original(held, predict_mirrored(model, held))
+    shaken = to_original(again, predict_mirrored(model, again))
+    return {"nme": error(pred), "nme_shaken": error(shaken), "mean_nme": error(to_original(held, mean)),
+            "pred": pred}
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw126
 def _into(points, box, margin, size, offset=True, sides=2, swap=False):

@@ -20,6 +20,7 @@ from kpnb.models import (
     HeatmapNet,
     Lite0Encoder,
     MBConv,
+    NoseNet,
     ResNet18Gaussian,
     ResNet18Heatmap,
     ResNet18Regressor,
@@ -140,6 +141,7 @@ def test_heatmaps_are_probabilities_and_logits_lead_to_them(name):
         assert_close(logits.sigmoid(), probs)
         net.logits = True
         assert_close(net(x), logits); assert_close(net(x, logits=False), probs)
+        assert (net.space, ResNet18Heatmap().space, ResNet18Heatmap(logits=True).space) == ("logits", "probabilities", "logits")
     assert ResNet18Heatmap(logits=True).logits and HeatmapNet(logits=True).logits and not net.__class__().logits
 
 
@@ -185,6 +187,20 @@ def test_whole_numbers_and_wrong_options_are_refused():
     with pytest.raises(ValueError, match="in_channels is 4; choose one of 1, 3"): ResNet18Gaussian(1, in_channels=4)
     with pytest.raises(ValueError, match=r"found 2 channels \(8, 4\); expected 4"): ResNet18Heatmap(channels=(8, 4))
     with pytest.raises(TypeError, match="last_batchnorm"): HeatmapNet(1, decoder="top-down", last_batchnorm=False)
+
+
+def test_counts_and_strides_that_make_no_network_are_refused():
+    for make in (HeatmapNet, ResNet18Heatmap, ResNet18Regressor, ResNet18Gaussian, CoarseToFine, NoseNet):
+        for keypoints in (0, -1, 1.5, True):
+            with pytest.raises(ValueError, match=f"{make.__name__}: keypoints is {keypoints}; expected a whole number of at least 1"):
+                make(keypoints)
+    for decoder in (UpsampleDecoder, TopDownDecoder):
+        for stride in (0, 3, 32):
+            with pytest.raises(ValueError, match=f"{decoder.__name__}: stride is {stride}; choose one of 1, 2, 4, 8, 16"):
+                decoder([8] * 4, 1, stride)
+    for kernel in (0, -3, 4):
+        with pytest.raises(ValueError, match=f"kernel is {kernel}; expected an odd number"):
+            models.conv_block(1, 2, kernel)
 
 
 def test_the_special_case_and_the_general_class_share_their_state():

@@ -1,0 +1,639 @@
+"""Nothing wrong in silence, found by looking at all public functions, so that a new one cannot be forgotten.
+
+1. What an invisible point holds (NaN, a placeholder, anything) changes no result.
+2. Nothing mirrors points called left and right without knowing which belong together.
+
+A new public function that takes `visible`, a batch or a data set is called with arguments made by the names
+of its parameters (`by_name`). If they do not fit, give it a line in `CALLS` (other arguments, or a list for
+several tries); `MAKE` makes the object of a method. Only a function for which the rule cannot hold belongs
+in `EXCUSED`, with the reason.
+"""
+
+import functools
+import importlib
+import inspect
+import math
+import pkgutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kpnb
+from kpnb import heatmaps
+from kpnb.annotate import guess, learn, small_network
+from kpnb.collapse import Switches
+from kpnb.core import seed_everything
+from kpnb.geometry import Augment, KeypointDataset, hflip_matrix, mirror_pairs, normalise, rotation, warp
+from kpnb.heatmaps import FlipAverage, train_heatmaps
+from kpnb.metrics import ExerciseDataset, all_known, augmentation, fifteen_points, imm_points
+from kpnb.models import NoseNet, conv_block
+from kpnb.scenes import faces, pets
+from kpnb.submission import lfpw_68, predict_mirrored, submission_table, write_submission
+from kpnb.uncertainty import Gaussians
+
+N, K, SIDE = 12, 15, 32
+PLACES = {"NaN": math.nan, "(0, 0)": 0.0, "(-1, -1)": -1.0, "1e9": 1e9}
+
+
+# ---- what is public
+
+
+def public():
+    "All public functions, classes and methods of kpnb by name, such as `geometry.KeypointDataset.resize`."
+    found = {}
+    for module in pkgutil.walk_packages(kpnb.__path__, "kpnb."):
+        if module.name.rpartition(".")[2].startswith("_"):
+            continue
+        m = importlib.import_module(module.name)
+        for name in getattr(m, "__all__", ()):
+            thing = getattr(m, name)
+            if getattr(thing, "__module__", None) != m.__name__ or not callable(thing):
+                continue
+            path = f"{m.__name__.removeprefix('kpnb.')}.{name}"
+            found[path] = (thing, None)
+            for method, f in vars(thing).items() if inspect.isclass(thing) else ():
+                own = inspect.isfunction(f) and f.__qualname__.startswith(f"{thing.__name__}.")
+                if own and (not method.startswith("_") or method in ("__call__", "__getitem__")):
+                    found[f"{path}.{method}"] = (f, thing)
+    return found
+
+
+PUBLIC = public()
+
+
+def parameters(f):
+    try:
+        return inspect.signature(f).parameters
+    except (ValueError, TypeError):
+        return {}
+
+
+def written(p):
+    "A parameter's annotation as text."
+    return p.annotation.__name__ if isinstance(p.annotation, type) else str(p.annotation)
+
+
+def is_concerned(path):
+    "Whether a function is told which points are visible."
+    f, owner = PUBLIC[path]
+    if owner is KeypointDataset:
+        return True
+    sets = {"batch", "ds", "data", "dataset", "train", "valid"}
+    return any(
+        p.name == "visible"
+        or "KeypointDataset" in written(p)
+        or (p.name in sets and written(p) not in ("str", "bytes"))
+        for p in parameters(f).values()
+    )
+
+
+# ---- a small world whose invisible points hold anything
+
+
+@functools.cache
+def scene():
+    "Faces whose points are all known, and which of them are said to be visible."
+    ds = all_known(faces(N, SIDE, seed=3, gray=True, size_range=(0.3, 0.4), shift=0.1))
+    seen = torch.rand(N, K, generator=torch.Generator().manual_seed(1)) < 0.7
+    seen[:, [ds.keypoint_names.index(f"{side}_eye_outer_corner") for side in ("left", "right")]] = True
+    seen[0] = False  # a picture without any visible point
+    return ds, seen & ds.visible
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Points(nn.Module):
+    "A small network that answers with points."
+
+    def __init__(self):
+        super().__init__()
+        self.net = NoseNet(K, (SIDE, SIDE), channels=(4, 4, 4), hidden=8)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Maps(nn.Module):
+    "A small network that answers with the logits of maps."
+
+    def __init__(self, channels=K, stride=4):
+        super().__init__()
+        self.net = nn.Sequential(nn.AvgPool2d(stride), conv_block(1, 4), nn.Conv2d(4, channels, 1))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Spread(nn.Module):
+    "A small network that answers with means and log-variances."
+
+    def __init__(self, second=2):
+        super().__init__()
+        self.net, self.second = (
+            nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(SIDE * SIDE, K * (2 + second))),
+            second,
+        )
+
+    def forward(self, x):
+        both = self.net(x).unflatten(1, (K, 2 + self.second))
+        return both[..., :2], both[..., 2:]
+
+
+def seeded(make, *args):
+    seed_everything(0)
+    return make(*args)
+
+
+def spoil(points, seen, place):
+    "The points with a place of `PLACES`, or all of them in turn, wherever they cannot be seen."
+    if place is None:
+        return points.clone()
+    every = torch.tensor(list(PLACES.values()))[torch.arange(points.shape[1]) % len(PLACES)][:, None]
+    return torch.where(seen[..., None], points, every if place == "all in turn" else PLACES[place])
+
+
+class World:
+    "The scene, with `place` at all invisible points; without a place, what they really hold."
+
+    def __init__(self, place=None):
+        ds, self.visible = scene()
+        self.place = place
+        self.points = self.hide(ds.keypoints)
+        self.pred = self.hide(ds.keypoints + noise(N, K, 2))
+        files = torch.tensor([[SIDE, SIDE]] * N)
+        self.ds = replace(
+            ds, keypoints=self.points, visible=self.visible, meta=ds.meta | {"original_size": files}
+        )
+
+    def hide(self, points):
+        return spoil(points, self.visible, self.place)
+
+    def other(self, ds):
+        "Another data set with hidden points that hold the place."
+        seen = ds.visible & (torch.rand(ds.visible.shape, generator=torch.Generator().manual_seed(2)) < 0.8)
+        return replace(ds, keypoints=spoil(ds.keypoints, seen, self.place), visible=seen)
+
+    def many(self):
+        return self.other(all_known(faces(N, SIDE, seed=3, points=68, size_range=(0.3, 0.4), shift=0.1)))
+
+    def colour(self):
+        return replace(self.ds, images=self.ds.images.expand(-1, 3, -1, -1).clone())
+
+    def nose(self):
+        return self.colour().select(["nose_tip"])
+
+    def pets(self):
+        return self.other(pets(N, SIDE, seed=3))
+
+    def batch(self):
+        return next(self.ds.batches(N, device="cpu"))
+
+    def maps(self):
+        return noise(N, K, SIDE // 4, SIDE // 4)
+
+    def spread(self):
+        return noise(N, K, 2) / 3, noise(N, K, 2, seed=1)
+
+    def gaussians(self):
+        return Gaussians(self.pred, noise(N, K, 2, seed=1).abs() + 0.5)
+
+
+def by_name(w, p):
+    "An argument for a parameter, told by its name and what is written beside it."
+    if written(p) == "Gaussians":
+        return w.gaussians()
+    if "KeypointDataset" in written(p) and "tuple" in written(p):
+        return w.ds, w.ds
+    made = {
+        "pred": w.pred,
+        "target": w.points,
+        "points": w.points,
+        "keypoints": w.points,
+        "visible": w.visible,
+        "batch": w.batch(),
+        "output": normalise(noise(N, K, 2), SIDE),
+        "size": (SIDE, SIDE),
+        "seed": 0,
+        "names": w.ds.keypoint_names,
+        "values": w.hide(noise(N, K, 2)),
+        "model": seeded(Points),
+        "self": w.ds,
+        "images": w.ds.images,
+        "maps": w.maps(),
+        "logits": w.maps(),
+        "sigma": torch.full((N, K), 1.5),
+        "stride": 4,
+    }
+    made |= dict.fromkeys(("ds", "data", "dataset", "train", "valid", "test", "pool", "faces", "held"), w.ds)
+    if p.name not in made and "KeypointDataset" in written(p):
+        return w.ds
+    if p.name not in made:
+        raise KeyError(p.name)
+    return made[p.name]
+
+
+QUICK = dict(epochs=1, progress=False, device="cpu")
+
+
+def exercise(w):
+    return ExerciseDataset(w.ds)
+
+
+def boxes(w):
+    return torch.tensor([[4.0, 2.0, 30.0, 31.0]]).repeat(N, 1)
+
+
+def eyes(w):
+    return w.ds.keypoint_names
+
+
+def nets(w):
+    return seeded(Maps)
+
+
+def doubtful(w):
+    return guess(seeded(Maps), w.ds)
+
+
+def answers(w):
+    return torch.rand(N, K, 2, generator=torch.Generator().manual_seed(0)) * SIDE
+
+
+def table(w):
+    return submission_table(answers(w))
+
+
+def matrix(w):
+    return hflip_matrix(SIDE)
+
+
+def labels_to_labels(w):
+    return {i: i % 3 for i in range(256)}
+
+
+def classes(w):
+    return seeded(nn.Conv2d, 1, len(w.ds.mask_names), 1)
+
+
+def shown(name):
+    return lambda w: getattr(w, name)[1:]  # without the picture in which nothing is visible
+
+
+def file(w):
+    return Path(tempfile.mkdtemp()) / "file.csv"
+
+
+# Arguments that `by_name` does not make; what is a function here makes them anew for each place.
+CALLS = {
+    "metrics.nme": [dict(norm="box"), dict(names=eyes), dict(norm="image", size=(SIDE, SIDE))],
+    "metrics.picture_errors": [dict(norm="box"), dict(names=eyes)],
+    "metrics.pck": [dict(norm="box"), dict(names=eyes)],
+    "metrics.normaliser": [dict(norm="box"), dict(names=eyes)],
+    "metrics.evaluate_masked": dict(dataset=exercise),
+    "metrics.fifteen_points": QUICK,
+    "metrics.lfpw_fifteen": QUICK,
+    "metrics.imm_points": QUICK,
+    "metrics.fifteen_of_68": dict(ds=lambda w: w.many()),
+    "submission.point_boxes": dict(points=shown("points"), visible=shown("visible")),
+    "submission.crop_faces": dict(boxes=boxes, size=24),
+    "submission.lfpw_68": QUICK | dict(data=lambda w: (w.many(), w.many())),
+    "submission.submission_problems": dict(table=table),
+    "submission.write_submission": dict(path=file, points=answers),
+    "submission.read_submission": dict(path=lambda w: written_answers(w)),
+    "collapse.diagnose": dict(data=lambda w: w.ds),
+    "collapse.try_switches": dict(switches=lambda w: Switches()) | QUICK,
+    "collapse.Outcome": dict(switches=None, model=None, before=None, history=None),
+    "geometry.concat": dict(parts=lambda w: [w.ds, w.ds]),
+    "geometry.warp": [dict(matrix=matrix), dict(matrix=lambda w: rotation(20, (16, 16)))],
+    "geometry.crop_to_box": dict(boxes=boxes),
+    "geometry.KeypointDataset": dict(images=lambda w: w.ds.images),
+    "geometry.KeypointDataset.__getitem__": dict(i=slice(2, 9)),
+    "geometry.KeypointDataset.to": dict(device="cpu"),
+    "geometry.KeypointDataset.select": dict(points=[3, 1, 2]),
+    "geometry.KeypointDataset.fold": dict(i=1),
+    "geometry.KeypointDataset.sample": dict(n=5),
+    "geometry.KeypointDataset.batches": [dict(batch_size=5), dict(batch_size=5, augment=Augment(flip=0.5))],
+    "geometry.KeypointDataset.resize": dict(size=20),
+    "heatmaps.binary_heatmaps": dict(stride=4),
+    "heatmaps.gaussian_heatmaps": dict(sigma=2.0),
+    "heatmaps.heatmap_mse": dict(maps=lambda w: w.maps().sigmoid(), target=lambda w: w.maps().sigmoid()),
+    "heatmaps.heatmap_bce": dict(target=lambda w: w.maps().sigmoid()),
+    "heatmaps.heatmap_focal": dict(target=lambda w: w.maps().sigmoid()),
+    "heatmaps.gaussian_mse": dict(maps=lambda w: w.maps().sigmoid(), sigma=2.0),
+    "heatmaps.dsnt_loss": dict(sigma=2.0),
+    "heatmaps.HeatmapLoss.__call__": dict(output=lambda w: w.maps()),
+    "heatmaps.Decode.__call__": dict(output=lambda w: w.maps()),
+    "heatmaps.accuracy": {},
+    "heatmaps.train_heatmaps": QUICK | dict(model=nets),
+    "heatmaps.pet_noses": dict(network="hourglass", scales=(1.0,), data=lambda w: (w.nose(), w.nose()))
+    | QUICK,
+    "training.predict": {},
+    "training.evaluate": {},
+    "training.fit": QUICK,
+    "training.masked_mean": dict(values=lambda w: w.hide(noise(N, K, 2))),
+    "uncertainty.DistributionLoss.__call__": dict(output=lambda w: w.spread()),
+    "uncertainty.RootMeanSquare.__call__": dict(output=lambda w: w.spread()),
+    "uncertainty.decode_mean": dict(output=lambda w: w.spread()),
+    "uncertainty.MapCrossEntropy.__call__": dict(logits=lambda w: w.maps()),
+    "uncertainty.train_uncertain": QUICK | dict(model=lambda w: seeded(Spread)),
+    "uncertainty.predict_gaussians": dict(model=lambda w: seeded(Spread)),
+    "uncertainty.predict_covariances": dict(model=lambda w: seeded(Spread, 3)),
+    "uncertainty.mc_dropout": dict(model=lambda w: seeded(Spread), n=2),
+    "uncertainty.prediction_table": dict(pred=lambda w: World().gaussians()),  # it shows all predictions
+    "uncertainty.write_predictions": dict(pred=lambda w: World().gaussians(), path=file),
+    "segmentation.relabel": dict(new=labels_to_labels, names="abc"),
+    "segmentation.few_labels": dict(ds=lambda w: w.pets()),
+    "segmentation.preprocess": dict(size=16),
+    "segmentation.mask_loss": dict(output=lambda w: noise(N, len(w.ds.mask_names), SIDE, SIDE)),
+    "segmentation.pixel_hits": dict(output=lambda w: noise(N, len(w.ds.mask_names), SIDE, SIDE)),
+    "segmentation.fit_masks": QUICK | dict(model=classes),
+    "segmentation.predict_logits": dict(model=classes),
+    "segmentation.recipe": QUICK | dict(model=classes),
+    "segmentation.judge_masks": dict(model=classes, apart=None),
+    "sweep.train_cell": dict(
+        cell=dict(lr=0.1, weight_decay=0.0), epochs=1, train=lambda w: w.colour(), valid=lambda w: w.colour()
+    ),
+    "annotate.learn": dict(model=nets, steps=1, progress=False),
+    "annotate.guess": dict(model=nets),
+    "annotate.judge_doubts": dict(g=doubtful),
+    "annotate.judge_ellipses": dict(g=doubtful),
+    "annotate.choose_next": dict(model=nets, have=[0, 1], n=6, rule="spread", order=range(N)),
+    "annotate.label_rounds": dict(
+        start=lambda w: seeded(small_network, K),
+        counts=(2, 4),
+        steps=1,
+        pool=lambda w: w.colour(),
+        test=lambda w: w.colour(),
+    ),
+}
+
+# How to make the object of a method, where the class needs arguments.
+MAKE = {
+    "uncertainty.Gaussians": lambda w: w.gaussians(),
+    "heatmaps.HeatmapCodec": lambda w: heatmaps.HeatmapCodec(stride=4),
+}
+
+# Functions that answer with points: what they say of an invisible one is no result.
+POINTS = {"geometry.to_original", "collapse.Switches.target"}
+
+_MASKS = "takes masks and no points; trains a network of many layers, for which a test has no time"
+# Functions for which the rule cannot hold, and why.
+EXCUSED = {
+    "metrics.all_known": "is asked to count points that are not visible, so their places must be true",
+    "metrics.evaluate_model": "refuses samples with missing points, whatever they hold",
+    "metrics.evaluate_batched": "refuses samples with missing points, whatever they hold",
+    "datasets.describe": "counts how many places are missing or outside the picture",
+    "plot.show_keypoints": "draws a hollow ring at the place of a hidden point; see tests/test_plot.py",
+    "plot.show_batch": "draws with show_keypoints",
+    "annotate.draw_ranked": "draws with show_keypoints",
+    "annotate.Annotator.propose": "needs a folder that is being labelled; it looks at answers, not at labels",
+    "segmentation.source_networks": _MASKS,
+    "segmentation.pets_trimap": _MASKS,
+    "segmentation.camvid": _MASKS,
+    "sweep.finer_table": "calls train_cell, which is tried, in a study of 48 trainings",
+    "training.Recipe.fingerprint": "tells data sets apart by all they hold; too much only refuses to resume",
+}
+
+
+def written_answers(w):
+    path = file(w)
+    write_submission(path, answers(w), w.ds)
+    return path
+
+
+# ---- calling and comparing
+
+
+def call(path, given, w):
+    "Call a public function in a world; a KeyError names the parameter for which nothing is known."
+    f, owner = PUBLIC[path]
+    arguments = {}
+    for name, p in parameters(f).items():
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or name in given:
+            continue
+        if name == "self":
+            arguments[name] = made_object(path.rpartition(".")[0], owner, w)
+        elif p.default is p.empty or name == "visible" or "KeypointDataset" in written(p):
+            arguments[name] = by_name(w, p)
+    for name, value in given.items():
+        arguments[name] = value(w) if inspect.isfunction(value) else value
+    seed_everything(0)
+    result = f(**arguments)
+    if inspect.isgenerator(result):
+        return list(result)
+    return Path(arguments["path"]) if result is None and "path" in arguments else result
+
+
+def made_object(path, cls, w):
+    if path in MAKE:
+        return MAKE[path](w)
+    return w.ds if cls is KeypointDataset else cls()
+
+
+def differs(a, b, where="the result", points=False):
+    "Where two results differ, in words; None if they are the same."
+    if type(a) is not type(b):
+        return f"{where} is {a!r} and {b!r}"
+    if isinstance(a, KeypointDataset):
+        return differs(vars(a), vars(b), where)
+    if isinstance(a, Mapping):
+        a, b = ({k: v for k, v in d.items() if "seconds" not in str(k)} for d in (a, b))
+        if a.keys() != b.keys():
+            return f"{where} has {list(a)} and {list(b)}"
+        if "keypoints" in a and "visible" in a:
+            a, b = (
+                d | {"keypoints": torch.where(d["visible"][..., None], d["keypoints"], 0.0)} for d in (a, b)
+            )
+        return first_of(differs(a[k], b[k], f"{where}[{k!r}]") for k in a)
+    if isinstance(a, (list, tuple)):
+        return (
+            f"{where} is of length {len(a)} and {len(b)}"
+            if len(a) != len(b)
+            else first_of(differs(x, y, f"{where}[{i}]", points) for i, (x, y) in enumerate(zip(a, b)))
+        )
+    if isinstance(a, (Tensor, np.ndarray, float)):
+        a, b = (torch.as_tensor(x).double() for x in (a, b))
+        if points:
+            a, b = (x[scene()[1]] for x in (a, b))
+        same = a.shape == b.shape and torch.allclose(a, b, 1e-5, 1e-7, equal_nan=True)
+        return None if same else f"{where} is {brief(a)} and {brief(b)}"
+    if isinstance(a, pd.DataFrame):
+        return differs({k: list(v) for k, v in a.items()}, {k: list(v) for k, v in b.items()}, where)
+    if isinstance(a, Path):
+        return differs(a.read_bytes(), b.read_bytes(), where)
+    if isinstance(a, nn.Module):
+        return differs(dict(a.state_dict()), dict(b.state_dict()), where)
+    if hasattr(a, "__dict__") and not callable(a):
+        return differs(vars(a), vars(b), where)
+    return None if callable(a) or a == b else f"{where} is {a!r} and {b!r}"
+
+
+def first_of(found):
+    return next((x for x in found if x), None)
+
+
+def brief(x):
+    return f"{x.flatten()[:4].tolist()}{'...' if x.numel() > 4 else ''}"
+
+
+CONCERNED = sorted(path for path in PUBLIC if is_concerned(path))
+SLOW = {
+    "heatmaps.pet_noses",
+    "segmentation.recipe",
+    "annotate.label_rounds",
+    "metrics.fifteen_points",
+    "metrics.lfpw_fifteen",
+    "metrics.imm_points",
+    "submission.lfpw_68",
+}  # tried once, with all places in turn
+
+
+@pytest.mark.parametrize("path", [p for p in CONCERNED if p not in EXCUSED])
+def test_what_an_invisible_point_holds_changes_no_result(path):
+    variants = CALLS.get(path, {})
+    for given in variants if isinstance(variants, list) else [variants]:
+        try:
+            expected = call(path, given, World())
+        except Exception as e:
+            pytest.fail(
+                f"kpnb.{path} takes `visible`, a batch or a data set, and this test cannot call it: "
+                f"{type(e).__name__}: {e}. Tell it in CALLS (or MAKE) of {Path(__file__).name} with which "
+                "arguments, so that it can be tried with invisible points that hold anything"
+            )
+        for place in ["all in turn"] if path in SLOW else PLACES:
+            try:
+                found = call(path, given, World(place))
+            except Exception as e:
+                pytest.fail(f"kpnb.{path} with invisible points at {place}: {type(e).__name__}: {e}")
+            wrong = differs(expected, found, points=path in POINTS)
+            assert wrong is None, (
+                f"kpnb.{path} with invisible points at their true places and at {place}: {wrong}"
+            )
+
+
+def test_every_excuse_and_every_call_belongs_to_a_function():
+    known = {*CONCERNED}
+    assert not {*EXCUSED, *POINTS, *CALLS} - known
+    assert not {*EXCUSED} & {*CALLS}
+    assert all(len(reason) > 20 for reason in EXCUSED.values())
+
+
+# ---- mirrors
+
+
+def sided(pairs):
+    "Faces whose names say left and right, with or without pairs."
+    return replace(scene()[0], pairs=scene()[0].pairs if pairs else ())
+
+
+def augmented(change):
+    def mirror(ds):
+        return list(ds.batches(N, augment=change, device="cpu"))
+
+    return mirror
+
+
+def flipped(ds):
+    return warp(next(ds.batches(N, device="cpu")), hflip_matrix(SIDE))
+
+
+def averaged(ds):
+    return FlipAverage(seeded(Maps), ds)(ds.images[:2] / 255)
+
+
+def rgb(ds):
+    return replace(ds, images=ds.images.expand(-1, 3, -1, -1).clone())
+
+
+# How a function mirrors a data set. Those with a parameter `flip` or `pairs`, or a name that says so, must be
+# here or in `NO_MIRROR`; those that mirror without saying so in a parameter are added by hand.
+MIRRORS = {
+    "geometry.Augment": augmented(Augment(flip=0.5)),
+    "geometry.warp": flipped,
+    "geometry.mirror_pairs": lambda ds: mirror_pairs(ds.keypoint_names, ds.pairs),
+    "geometry.KeypointDataset.batches": augmented(Augment(flip=1.0, pairs=())),
+    "geometry.KeypointDataset.warp": lambda ds: ds.warp(hflip_matrix(SIDE)),
+    "metrics.augmentation": augmented(augmentation()),
+    "metrics.fifteen_points": lambda ds: fifteen_points(data=(ds, ds), **QUICK),
+    "metrics.imm_points": lambda ds: imm_points(data=(ds, ds), **QUICK),
+    "submission.predict_mirrored": lambda ds: predict_mirrored(seeded(Points), ds),
+    "submission.lfpw_68": lambda ds: lfpw_68(data=(rgb(ds), rgb(ds)), **QUICK),
+    "heatmaps.FlipAverage": averaged,
+    "heatmaps.train_heatmaps": lambda ds: train_heatmaps(seeded(Maps), ds, ds, **QUICK),
+    "annotate.learn": lambda ds: learn(seeded(Maps), ds, steps=1, progress=False),
+    "annotate.guess": lambda ds: guess(seeded(Maps), ds),
+}
+NO_MIRROR = {
+    "geometry.KeypointDataset": "holds pairs, and mirrors nothing",
+    "geometry.random_affine": "gives a matrix and knows no points; warp refuses it",
+    "geometry.hflip_matrix": "gives a matrix and knows no points; warp refuses it",
+    "geometry.swap_order": "is asked for this very order, and knows no names",
+    "plot.show_keypoints": "takes pairs for colours, and mirrors nothing",
+    "plot.show_batch": "takes pairs for colours, and mirrors nothing",
+    "scenes.Scene.mirrored": "builds a new scene, whose left and right are true by construction",
+    "datasets.Source": "says what a data set is; load gives its pairs to the data set",
+    "annotate.OwnSource": "says what a data set is; load gives its pairs to the data set",
+    "annotate.register": "says what a data set is; learn and guess refuse it without pairs",
+    "annotate.one_round": "registers, then calls learn and guess, which are tried here",
+}
+
+
+def says_mirror(path):
+    return any(word in path.rpartition(".")[2].lower() for word in ("flip", "mirror")) or any(
+        name in ("flip", "pairs") for name in parameters(PUBLIC[path][0])
+    )
+
+
+def test_every_function_that_can_mirror_is_tried_or_excused():
+    forgotten = [path for path in PUBLIC if says_mirror(path) and path not in {*MIRRORS, *NO_MIRROR}]
+    methods = [path for path in forgotten if path.rpartition(".")[0] in {*MIRRORS, *NO_MIRROR}]
+    forgotten = [path for path in forgotten if path not in methods]
+    assert not forgotten, (
+        f"{', '.join(forgotten)} can mirror or take pairs, and are tried nowhere: add them to MIRRORS or, "
+        f"with a reason, to NO_MIRROR of {Path(__file__).name}"
+    )
+    assert not {*MIRRORS, *NO_MIRROR} - {*PUBLIC} - {"geometry.KeypointDataset.warp"}
+    assert all(len(reason) > 20 for reason in NO_MIRROR.values())
+
+
+@pytest.mark.parametrize("path", MIRRORS)
+def test_nothing_mirrors_left_and_right_without_pairs(path):
+    with pytest.raises(ValueError, match="left|pairs"):
+        MIRRORS[path](sided(pairs=False))
+
+
+# Not these: one is given pairs that contradict the data set's, the names of the other's points say no side.
+@pytest.mark.parametrize(
+    "path", sorted({*MIRRORS} - {"geometry.KeypointDataset.batches", "submission.lfpw_68"})
+)
+def test_what_refuses_a_mirror_without_pairs_works_with_them(path):
+    MIRRORS[path](sided(pairs=True))
+
+
+def test_names_without_sides_need_no_pairs():
+    plain = replace(sided(pairs=False), keypoint_names=[f"point {k}" for k in range(K)])
+    for path in ("geometry.Augment", "geometry.warp", "metrics.augmentation", "submission.predict_mirrored"):
+        MIRRORS[path](plain)
+
+
+def test_the_augmentation_of_the_lessons_exchanges_the_sides_of_the_data_set():
+    ds = sided(pairs=True)
+    still = augmentation(degrees=0.0, scale=(1.0, 1.0), shift=0.0, light=0.0)
+    batch = next(ds.batches(N, augment=still, device="cpu"))
+    left, right = ds.pairs[0]
+    mirrored = (batch["keypoints"][:, left] - ds.keypoints[:, left]).norm(dim=-1) > 1e-3
+    assert 0 < mirrored.sum() < N
+    expected = ds.keypoints[:, right] * torch.tensor([-1.0, 1.0]) + torch.tensor([SIDE, 0.0])
+    assert torch.allclose(batch["keypoints"][mirrored, left], expected[mirrored], atol=1e-3)
+    contrary = augmentation(pairs=[(0, 3)])
+    with pytest.raises(ValueError, match="those of the data set are"):
+        next(ds.batches(N, augment=contrary, device="cpu"))
