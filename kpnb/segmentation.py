@@ -292,8 +292,6 @@ def fit_masks(
 ) -> History:
     "`kpnb.training.fit` with the loss and the accuracy of masks."
     usual = {"loss": mask_loss, "decode": None, "metrics": {"accuracy": pixel_hits}}
-    if str(settings.get("monitor")).endswith("accuracy"):
-        usual["mode"] = "max" # the best epoch is the one with the most right
     return fit(model, train, valid, **(usual | settings))
 
 # %% ../nbs/40_segmentation.ipynb #s40-037

@@ -91,6 +91,7 @@ def visible_points(
 
 
 point_mse.batch_weight = visible_points
+point_mse.takes = ("points",) # what a network must answer with, as its `space` says
 
 
 def _weight(loss, batch): return getattr(loss, "batch_weight", lambda b: len(b["image"]))(batch)
@@ -1443,6 +1444,16 @@ def _reason(run):
     return reason
 
 # %% ../nbs/07_training.ipynb #2a4813c0
+def _check_takes(model, **parts):
+    "An error if a network says what it answers with, and its loss or decoder takes something else."
+    space = getattr(model, "space", None)
+    for name, part in parts.items():
+        takes = getattr(part, "takes", None)
+        if space is not None and takes is not None and space not in takes:
+            raise ValueError(f"fit: the network answers with {space}, and {name} takes {' or '.join(takes)}: "
+                             f"{_name_of(part)}; take a {name} for {space}, or a network that answers otherwise")
+
+
 def fit(
     model: nn.Module, # trained in place, and moved to the device; left in eval mode
     train, # a KeypointDataset, or anything with a length and the same `batches`
@@ -1452,6 +1463,7 @@ def fit(
 ) -> History:
     "Train a network: early stopping, best weights, CSV, checkpoints, and R and skill after each epoch."
     r = _recipe(recipe, settings).check(train, valid)
+    _check_takes(model, loss=r.loss, decode=r.decode)
     outside = random_states(make_generator(r.seed), r.device)
     run = _Run(model, train, valid, r)
     seed_everything(r.seed)
