@@ -1411,8 +1411,8 @@ def _record(folder, file, label, names):
         else [(math.nan, math.nan, 0)] * len(names)
     )
     points = torch.tensor([at[:2] for at in places], dtype=torch.float64).numpy()
-    record = _Record(file, picture, points)
-    record.visible = torch.tensor([v == SEEN for _, _, v in places]).numpy()
+    seen = torch.tensor([v == SEEN for _, _, v in places]).numpy()
+    record = _Record(file, picture, points, visible=seen)
     _measure(record)
     if label and record.size != label.size[::-1]:
         raise DataError(

@@ -5,7 +5,6 @@ broken ones, names that repeat.
 """
 import contextlib
 import copy
-import itertools
 import json
 import math
 import os
@@ -13,7 +12,6 @@ import random
 import subprocess
 import sys
 import time
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -24,8 +22,25 @@ from test_browser import wait_for
 from torch import nn
 
 from kpnb import annotate
-from kpnb.annotate import (HIDDEN, SEEN, Annotator, Guesses, Label, LabelFile, guess, learn, one_round, picture_name, pictures_in, read_coco, read_csv, register,
-                           small_network, to_coco, to_csv)
+from kpnb.annotate import (
+    HIDDEN,
+    SEEN,
+    Annotator,
+    Guesses,
+    Label,
+    LabelFile,
+    guess,
+    learn,
+    one_round,
+    picture_name,
+    pictures_in,
+    read_coco,
+    read_csv,
+    register,
+    small_network,
+    to_coco,
+    to_csv,
+)
 from kpnb.core import DataError
 from kpnb.datasets import load, to_original
 from kpnb.geometry import KeypointDataset
@@ -570,6 +585,7 @@ def test_a_hidden_point_keeps_its_place(tmp_path):
         register("turned", tmp_path / f"keypoints.{kind}")
         ds = load("turned")
         assert ds.keypoints[0, :2].tolist() == [[10.5, 20.5], [31, 41]] and ds.keypoints[0, 2].isnan().all()
+        assert ds.visible.tolist() == [[False, True, False]]
 
 
 def test_coco_pictures_with_an_unlabelled_point_load_and_what_is_left_out_is_said(tmp_path):
