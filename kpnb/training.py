@@ -46,7 +46,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from . import __version__
+import kpnb
 from .core import DataError, in_test, make_generator, patch, seed_everything, write_safely
 from .core import device as pick_device
 from .geometry import KeypointDataset, denormalise, normalise
@@ -1081,7 +1081,7 @@ def describe(self: Recipe,
     "All settings that decide the result, as text that is the same in the next session. It takes milliseconds."
     shapes = {k: list(v.shape) for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     frozen = [k for k, p in model.named_parameters() if not p.requires_grad]
-    versions = {"kpnb": __version__, "torch": str(torch.__version__), "Python": ".".join(map(str, sys.version_info[:2])),
+    versions = {"kpnb": kpnb.__version__, "torch": str(torch.__version__), "Python": ".".join(map(str, sys.version_info[:2])),
                 "device": torch.device(self.device).type if self.device is not None else pick_device().type}
     found = {"network": shapes, "hints": {}, "unseen": [], "versions": versions}
     named = [f.name for f in fields(Learning)] + ["decode", "metrics"]
