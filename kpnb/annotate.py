@@ -4,23 +4,31 @@
 
 # %% auto #0
 __all__ = ['SEEN', 'HIDDEN', 'TWO_SIGMA', 'RULE_NAMES', 'check_coco', 'check_upright', 'check_gaps', 'check_place', 'write_pets',
-           'pictures_in', 'Label', 'to_csv', 'read_csv', 'to_coco', 'read_coco', 'LabelFile', 'Annotator',
-           'label_as_expert', 'OwnSource', 'register', 'small_network', 'learn', 'face_start', 'with_points', 'spread',
-           'Guesses', 'guess', 'judge_doubts', 'judge_ellipses', 'draw_ranked', 'choose_next', 'shaken', 'label_rounds',
-           'paired', 'plot_rounds', 'verdict', 'one_round']
+           'picture_name', 'pictures_in', 'Label', 'to_csv', 'read_csv', 'to_coco', 'read_coco', 'LabelFile',
+           'Annotator', 'label_as_expert', 'OwnSource', 'register', 'small_network', 'learn', 'face_start',
+           'with_points', 'spread', 'Guesses', 'guess', 'judge_doubts', 'judge_ellipses', 'draw_ranked', 'choose_next',
+           'shaken', 'label_rounds', 'paired', 'plot_rounds', 'verdict', 'one_round']
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-004
+import atexit
 import copy
 import csv
+import hashlib
 import html
 import io
 import json
 import math
 import os
+import posixpath
+import shutil
+import unicodedata
+import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-005
 import ipywidgets as W
@@ -32,14 +40,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import make_generator, patch, seed_everything
-from .datasets import SOURCES, DataError, Source, _inside_folder, _measure, _PICTURES, _Record, load, read_image, to_original
-from .geometry import Augment, KeypointDataset, swap_order
+from .core import DataError, locked, make_generator, patch, seed_everything, write_safely
+from .datasets import SOURCES, Source, _inside_folder, _measure, _PICTURES, _Record, load, read_image
+from .geometry import _other_side, Augment, KeypointDataset, mirror_pairs, swap_order, to_original
 from .heatmaps import CoarseHeatmap, Decode, HeatmapLoss, gaussian_heatmaps
 from .metrics import distances
 from .plot import COLOURS, figure, show_keypoints
 from .scenes import faces, pets
-from .training import fit, write_safely
+from .training import fit
 from .uncertainty import draw_ellipses, interval95, noisy_labels
 from .widgets import KeypointCanvas
 
@@ -61,14 +69,47 @@ def write_pets(
         known[name] = ds.keypoints[i], ds.visible[i]
     return known
 
+# %% ../nbs/50_your_own_keypoints.ipynb #s50-name
+def picture_name(
+    file: str | os.PathLike,  # as some program wrote it: ./a.jpg, sub\\a.jpg
+) -> str:  # a.jpg, sub/a.jpg
+    "The one name of a picture: its path within the folder, with /, without ./, its accents composed (NFC)."
+    text = unicodedata.normalize("NFC", os.fspath(file).replace("\\", "/"))
+    return posixpath.normpath(text)
+
+
+def _picture_path(folder, name):
+    "Where a picture lies; some systems write accents as characters of their own, so its name may differ."
+    path = _inside_folder(folder, name, "the labels")
+    if path.is_file():
+        return path
+    here = folder
+    for part in PurePosixPath(name).parts:
+        listed = os.listdir(here) if here.is_dir() else []
+        same = [f for f in listed if f == part or unicodedata.normalize("NFC", f) == part]
+        if not same:
+            return path
+        here = here / (part if part in same else same[0])
+    return here
+
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-014
+_UNREAD = (".heic", ".heif", ".tif", ".tiff", ".raw", ".dng")
+
+
 def _said(name, folder):
     "Why a file cannot be labelled, or None."
-    if name.lower().endswith((".heic", ".heif", ".tif", ".tiff", ".raw", ".dng")): return f"{name}: pictures of this kind are not read; save it as JPEG or PNG"
-    try: name.encode()
-    except UnicodeEncodeError: return f"{name!a}: its name is not valid text; rename it"
-    try: _measure(_Record(name, folder / name, None))
-    except DataError as e: return e.problems[0].replace(f"{folder / name}", name)
+    if name.lower().endswith(_UNREAD):
+        return f"{name}: pictures of this kind are not read; save it as JPEG or PNG"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"{name!a}: its name is not valid text; rename it"
+    if "\\" in name:
+        return f"{name}: its name has a backslash, which other systems read as a folder; rename it"
+    try:
+        _measure(_Record(name, folder / name, None))
+    except DataError as e:
+        return e.problems[0].replace(f"{folder / name}", name)
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-015
 def _twins(names):
@@ -81,272 +122,986 @@ def _twins(names):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-016
 def pictures_in(
-    folder: str | os.PathLike, # searched with its subfolders; names that begin with a dot are left out
-) -> tuple[list[str], list[str]]: # names (paths within the folder, with /), and what the reader should know
-    "The pictures of a folder that can be labelled, and a line about each file that cannot, or whose name could be mistaken."
+    folder: str | os.PathLike,  # searched with its subfolders; names that begin with a dot are left out
+) -> tuple[list[str], list[str]]:  # names (paths within the folder, with /), and what the reader should know
+    "The pictures of a folder that can be labelled, and a line about each that cannot or may be mistaken."
     folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f"there is no folder {folder}")
-    kinds = (*_PICTURES, ".heic", ".heif", ".tif", ".tiff", ".raw", ".dng")
-    found = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in kinds and p.is_file())
-    names = [p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts)]
-    reasons = {n: _said(n, folder) for n in names}
-    good = [n for n in names if reasons[n] is None]
-    return good, [r for r in reasons.values() if r] + _twins(good)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    found = sorted(
+        p.relative_to(folder)
+        for p in folder.rglob("*")
+        if p.suffix.lower() in (*_PICTURES, *_UNREAD) and p.is_file()
+    )
+    good, notes = {}, []
+    for file in (p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts)):
+        why, name = _said(file, folder), picture_name(file)
+        if why is None and name in good:
+            why = f"{file!a}: differs from {good[name]!a} only in how its accents are written; rename it"
+        if why is None:
+            good[name] = file
+        else:
+            notes.append(why)
+    return list(good), notes + _twins(list(good))
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-023
 SEEN, HIDDEN = 2, 1 # COCO's v; a point that is not decided has no entry
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-024
+def _whole(value, what, low, high):
+    "A whole number between two bounds, also where a program has written 2 as 2.0."
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not low <= number <= high or number != int(number):
+        raise ValueError(f"{what} is {str(value)[:40]!r}; expected a whole number from {low} to {high}")
+    return int(number)
+
+
+def _place(name, x, y, v):
+    "A point as (x, y, v) to a thousandth of a pixel; only a hidden one may have no place."
+    x, y, v = (
+        round(float(x), 3) + 0.0,
+        round(float(y), 3) + 0.0,
+        _whole(v, f"{name}: v", HIDDEN, SEEN),
+    )  # + 0.0: no −0
+    if v == HIDDEN and math.isnan(x) and math.isnan(y):
+        return x, y, v
+    if not (abs(x) < 1e9 and abs(y) < 1e9):
+        raise ValueError(f"{name} is {'visible' if v == SEEN else 'hidden'}, but its place is ({x}, {y})")
+    return x, y, v
+
+
 @dataclass
 class Label:
     "What is known of one picture."
-    size: tuple # (W, H) of the upright picture, pixels
-    points: dict = field(default_factory=dict) # name -> (x, y, v) in pixels; x and y are NaN where unknown
-    skipped: bool = False # the reader does not want it
+
+    size: tuple  # (W, H) of the upright picture, pixels
+    points: dict = field(
+        default_factory=dict
+    )  # name -> (x, y, v) in pixels; a hidden point may have NaN for x and y
+    skipped: bool = False  # the reader does not want it
 
     def __post_init__(self):
-        places = {n: (round(float(x), 3), round(float(y), 3), v) for n, (x, y, v) in self.points.items()}
-        for n, (x, y, v) in places.items():
-            if v not in (SEEN, HIDDEN): raise ValueError(f"{n}: v is {v!r}; expected {SEEN} (visible) or {HIDDEN} (not visible)")
-            if v == SEEN and not (math.isfinite(x) and math.isfinite(y)): raise ValueError(f"{n} is visible, but its place is ({x}, {y})")
-        self.size, self.points = (int(self.size[0]), int(self.size[1])), places
+        self.size = tuple(
+            _whole(s, what, 1, 1_000_000) for s, what in zip(self.size, ("width", "height"), strict=True)
+        )
+        self.points = {n: _place(n, *at) for n, at in self.points.items()}
 
     def state(self, names: Sequence[str]) -> str:
         "One of skipped, labelled, begun."
-        return "skipped" if self.skipped else "labelled" if all(n in self.points for n in names) else "begun"
+        if self.skipped:
+            return "skipped"
+        return "labelled" if self.points.keys() >= set(names) else "begun"
 
     def same(self, other) -> bool:
         "Whether two labels say the same."
-        return other is not None and repr((self.size, sorted(self.points.items()), self.skipped)) == repr((other.size, sorted(other.points.items()), other.skipped))
+        if other is None or (self.size, self.skipped) != (other.size, other.skipped):
+            return False
+        return self.points == other.points or repr(sorted(self.points.items())) == repr(
+            sorted(other.points.items())
+        )  # NaN is not NaN
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-026
 _FIRST = ["file", "width", "height", "state"]
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # with these, a spreadsheet takes a cell for a formula
 
 
-def _text(v): return "" if math.isnan(v) else f"{v:.3f}".rstrip("0").rstrip(".")
+def _point_names(names):
+    "Checked names of keypoints."
+    names = [names] if isinstance(names, str) else list(names)
+    wrong = [
+        n
+        for n in names
+        if not isinstance(n, str) or not n or n != n.strip() or not n.isprintable() or n.startswith(_FORMULA)
+    ]
+    if wrong or not names or len(set(names)) < len(names):
+        twice = [n for n, k in Counter(map(str, names)).items() if k > 1]
+        why = f"; {(wrong or twice)[0]!r} is not" if wrong or twice else ""
+        expected = (
+            "expected different names for the points, without blanks around them or = + - @ before them"
+        )
+        raise ValueError(f"names are {names}; {expected}{why}")
+    return names
+
+
+def _text(v):
+    return "" if math.isnan(v) else f"{v:.3f}".rstrip("0").rstrip(".")
+
+
+def _cell(text):
+    "A text as one cell, for spreadsheets that part cells by commas or by semicolons."
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',;"\t\r\n') else text
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-027
 def to_csv(
-    names: Sequence[str], # keypoints
-    rows: Mapping[str, Label], # by the picture's name
-) -> bytes: # UTF-8
-    "Labels as a table: file, width, height, state, then x, y (pixels, from the corner of the corner pixel) and v for each point."
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_FIRST + [f"{n}_{c}" for n in names for c in "xyv"])
+    names: Sequence[str],  # keypoints
+    rows: Mapping[str, Label],  # by the picture's name
+) -> bytes:  # UTF-8
+    """Labels as a table: file, width, height, state, then x, y and v for each point, in pixels.
+
+    x and y are measured from the corner of the corner pixel. A name that a spreadsheet would take for a
+    formula gets ./ before it, which names the same picture."""
+    lines = [_FIRST + [_cell(f"{n}_{c}") for n in _point_names(names) for c in "xyv"]]
     for file, label in rows.items():
         cells = [label.points.get(n, (math.nan, math.nan, "")) for n in names]
-        writer.writerow([file, *label.size, label.state(names)] + [c for x, y, v in cells for c in (_text(x), _text(y), v)])
-    return out.getvalue().encode()
+        numbers = [c for x, y, v in cells for c in (_text(x), _text(y), str(v))]
+        file = "./" + file if file.startswith(_FORMULA) else file
+        lines.append([_cell(file), *map(str, label.size), label.state(names), *numbers])
+    return "".join(",".join(line) + "\n" for line in lines).encode()
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-030
+def _own_name(where, file):
+    "The name of a picture as a file of labels gives it."
+    if not isinstance(file, str) or picture_name(file) == ".":
+        raise DataError(f"{where}: the picture's name is {str(file)[:40]!r}; expected a file")
+    if not _is_text(file):
+        raise DataError(f"{where}: the picture's name is {file!a}, which is not valid text")
+    return picture_name(file)
+
+
+def _is_text(name):
+    "Whether a name can be written as UTF-8."
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _label_row(where, row, names):
     "File name and label of one row."
-    if len(row) != 4 + 3 * len(names): raise DataError(f"{where}: found {len(row)} columns; expected {4 + 3 * len(names)}")
-    points = {}
+    if len(row) != 4 + 3 * len(names):
+        raise DataError(f"{where}: found {len(row)} columns; expected {4 + 3 * len(names)}")
+    points, state = {}, row[3].strip().lower()
     try:
-        size = int(row[1]), int(row[2])
+        if state not in ("skipped", "labelled", "begun", ""):
+            raise ValueError(f"state is {row[3][:40]!r}; expected skipped, labelled or begun")
         for i, n in enumerate(names):
-            x, y, v = row[4 + 3 * i:7 + 3 * i]
-            if v.strip(): points[n] = (float(x or "nan"), float(y or "nan"), int(v))
-            elif x.strip() or y.strip(): raise ValueError(f"{n} has a place but no v")
-        return row[0], Label(size, points, row[3] == "skipped")
-    except ValueError as e: raise DataError(f"{where}: {e}; expected whole numbers in width, height and v, and pixels in x and y") from None
+            x, y, v = (c.strip() for c in row[4 + 3 * i : 7 + 3 * i])
+            if v and v.lower() != "nan":
+                points[n] = (float(x or "nan"), float(y or "nan"), v)
+            elif x or y:
+                raise ValueError(f"{n} has a place but no v")
+        return _own_name(where, row[0]), Label((row[1], row[2]), points, state == "skipped")
+    except DataError:
+        raise
+    except ValueError as e:
+        raise DataError(
+            f"{where}: {e}; expected whole numbers in width, height and v, and pixels in x and y"
+        ) from None
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-031
 def _csv_names(path, header):
     "The keypoints that a header names."
     names = [c[:-2] for c in header[4::3]]
-    if header[:4] == _FIRST and names and header == _FIRST + [f"{n}_{c}" for n in names for c in "xyv"]: return names
-    raise DataError(f"{path}, line 1: found the columns {', '.join(header)[:80]!r}; expected {', '.join(_FIRST)}, and name_x, name_y, name_v for each point")
+    if header[:4] != _FIRST or not names or header != _FIRST + [f"{n}_{c}" for n in names for c in "xyv"]:
+        expected = f"expected {', '.join(_FIRST)}, and name_x, name_y, name_v for each point"
+        raise DataError(f"{path}, line 1: found the columns {', '.join(header)[:80]!r}; {expected}")
+    try:
+        return _point_names(names)
+    except ValueError as e:
+        raise DataError(f"{path}, line 1: {e}") from None
+
+
+def _content(path):
+    "The bytes of a file; a folder in its place is said."
+    if Path(path).is_dir():
+        raise DataError(f"{path}: found a folder; expected a file")
+    return Path(path).read_bytes()
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-032
 def read_csv(
-    path: str | os.PathLike, # written by `to_csv`
-) -> tuple[list[str], dict[str, Label]]: # keypoints, labels by the picture's name
+    path: str | os.PathLike,  # written by `to_csv`, perhaps changed by a spreadsheet or by pandas
+) -> tuple[list[str], dict[str, Label]]:  # keypoints, labels by the picture's name
     "Labels from a table; DataError names the line that is wrong."
-    try: text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError: raise DataError(f"{path}: is not UTF-8 text; in a spreadsheet, save it as 'CSV UTF-8'") from None
+    try:
+        text = _content(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text; in a spreadsheet, save it as 'CSV UTF-8'") from None
     reader = csv.reader(io.StringIO(text, newline=""))
-    names, rows = _csv_names(path, next(reader, [])), {}
-    for row in filter(None, reader):
-        file, label = _label_row(where := f"{path}, line {reader.line_num}", row, names)
-        if file in rows: raise DataError(f"{where}: found {file} again; expected each picture once")
-        rows[file] = label
+    try:
+        names, rows = _csv_names(path, next(reader, [])), {}
+        for row in filter(None, reader):
+            where = f"{path}, line {reader.line_num}"
+            file, label = _label_row(where, row, names)
+            if file in rows:
+                raise DataError(f"{where}: found {file} again; expected each picture once")
+            rows[file] = label
+    except csv.Error as e:
+        raise DataError(f"{path}, line {reader.line_num}: is no table ({e})") from None
     return names, rows
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-037
-def _annotation(i, names, label):
-    "One picture's points in COCO's form; hidden points without a place are listed in a field of our own."
-    seen = {n: p for n, p in label.points.items() if not math.isnan(p[0])}
-    flat = [c for n in names for c in ((round(seen[n][0] - 0.5, 3), round(seen[n][1] - 0.5, 3), seen[n][2]) if n in seen else (0, 0, 0))]
-    xs, ys = [p[0] - 0.5 for p in seen.values()] or [0], [p[1] - 0.5 for p in seen.values()] or [0]
-    box = [round(v, 3) for v in (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))]
-    return {"id": i, "image_id": i, "category_id": 1, "keypoints": flat, "num_keypoints": len(seen), "bbox": box, "area": round(box[2] * box[3], 3), "iscrowd": 0,
-            "not_visible": [n for n in names if n in label.points and n not in seen]}
+def _box(label):
+    "The box around the points, as COCO writes it: left, top, width, height in indices of pixels."
+    xs = [x - 0.5 for x, _, _ in label.points.values() if not math.isnan(x)] or [0]
+    ys = [y - 0.5 for _, y, _ in label.points.values() if not math.isnan(y)] or [0]
+    return [round(v, 3) for v in (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))]
+
+
+def _triple(at):
+    "A point as COCO writes it; without a place it is 0, 0, 0."
+    if at is None or math.isnan(at[0]):
+        return [0, 0, 0]
+    return [round(at[0] - 0.5, 3), round(at[1] - 0.5, 3), at[2]]
+
+
+def _unplaced(names, label):
+    "The hidden points without a place, which COCO cannot say: they go into a field of our own."
+    return [n for n in names if n in label.points and math.isnan(label.points[n][0])]
+
+
+def _annotation(i, image, kind, names, label):
+    "One picture's points in COCO's form."
+    flat = [c for n in names for c in _triple(label.points.get(n))]
+    box = _box(label)
+    return {
+        "id": i,
+        "image_id": image,
+        "category_id": kind,
+        "keypoints": flat,
+        "num_keypoints": sum(v > 0 for v in flat[2::3]),
+        "bbox": box,
+        "area": round(box[2] * box[3], 3),
+        "iscrowd": 0,
+        "not_visible": _unplaced(names, label),
+    }
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-038
-def to_coco(
-    names: Sequence[str], # keypoints
-    rows: Mapping[str, Label], # by the picture's name
-) -> bytes: # UTF-8
-    "Labels as COCO keypoints (https://cocodataset.org/#format-data): indices of pixels, 0.5 less than our coordinates; `bbox` is the box around the points."
-    images = [{"id": i, "file_name": f, "width": r.size[0], "height": r.size[1]} | ({"skipped": True} if r.skipped else {}) for i, (f, r) in enumerate(rows.items(), 1)]
-    labels = [_annotation(i, names, r) for i, r in enumerate(rows.values(), 1) if r.points]
+def _coco_data(names, rows):
+    "Labels as the object that COCO's JSON holds."
+    images = []
+    for i, (file, label) in enumerate(rows.items(), 1):
+        images.append({"id": i, "file_name": file, "width": label.size[0], "height": label.size[1]})
+        if label.skipped:
+            images[-1]["skipped"] = True
+    labels = [_annotation(i, i, 1, names, r) for i, r in enumerate(rows.values(), 1) if r.points]
     kind = {"id": 1, "name": "object", "supercategory": "object", "keypoints": list(names), "skeleton": []}
-    return json.dumps({"info": {"description": "labelled with kpnb", "pixels": "indices: the centre of the first pixel is 0"}, "licenses": [], "images": images,
-                       "annotations": labels, "categories": [kind]}, ensure_ascii=False, indent=1).encode()
+    info = {"description": "labelled with kpnb", "pixels": "indices: the centre of the first pixel is 0"}
+    return {"info": info, "licenses": [], "images": images, "annotations": labels, "categories": [kind]}
+
+
+def _as_json(data):
+    "JSON with a line for each picture and each annotation."
+    try:
+        parts = []
+        for key, value in data.items():
+            if isinstance(value, list) and value:
+                text = "[\n" + ",\n".join(json.dumps(v, ensure_ascii=False) for v in value) + "\n]"
+            else:
+                text = json.dumps(value, ensure_ascii=False)
+            parts.append(f"{json.dumps(key, ensure_ascii=False)}: {text}")
+        return ("{" + ",\n".join(parts) + "}\n").encode()
+    except UnicodeEncodeError:  # half a character in another program's field
+        return json.dumps(data).encode()
+
+
+def to_coco(
+    names: Sequence[str],  # keypoints
+    rows: Mapping[str, Label],  # by the picture's name
+) -> bytes:  # UTF-8
+    """Labels as COCO keypoints (https://cocodataset.org/#format-data): indices of pixels, 0.5 less than ours.
+
+    `bbox` is the box around the points."""
+    return _as_json(_coco_data(_point_names(names), rows))
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-040
+def _take(where, entry, key, kinds, expected):
+    "A value of an entry, of the kind that is expected."
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: found {_brief(entry)}; expected an object with {key}")
+    if key not in entry:
+        raise DataError(f"{where}: found an entry without {key!r}; expected {expected}")
+    value = entry[key]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise DataError(f"{where}: {key} is {_brief(value)}; expected {expected}")
+    return value
+
+
+def _brief(value):
+    "A value in few characters; of a list or an object, only the kind."
+    return f"a {type(value).__name__}" if isinstance(value, list | dict) else ascii(value)[:40]
+
+
+def _json_of(path):
+    "What a JSON file holds, whatever is in it."
+    data = _content(path)
+    try:
+        return json.loads(data.decode(json.detect_encoding(data)))
+    except RecursionError:
+        raise DataError(f"{path}: is nested too deeply; expected COCO's lists of entries") from None
+    except ValueError as e:
+        raise DataError(f"{path}: this is no JSON ({e})") from None
+
+
 def _coco_points(where, a, names):
-    "The points of an annotation: name -> (x, y, v)."
-    flat = a.get("keypoints", [])
-    if len(flat) != 3 * len(names): raise DataError(f"{where}: found {len(flat)} numbers in keypoints; expected 3 × {len(names)}")
-    points = {n: (flat[3 * i] + 0.5, flat[3 * i + 1] + 0.5, flat[3 * i + 2]) for i, n in enumerate(names) if flat[3 * i + 2]}
-    return points | {n: (math.nan, math.nan, HIDDEN) for n in a.get("not_visible", []) if n in names}
+    "The points of an annotation: name -> (x, y, v); those with v = 0 are not labelled."
+    flat = _take(where, a, "keypoints", list, "a list of numbers") if a.get("keypoints") is not None else []
+    if flat and len(flat) != 3 * len(names):
+        raise DataError(f"{where}: found {len(flat)} numbers in keypoints; expected 3 × {len(names)}")
+    hidden = _take(where, a, "not_visible", list, "a list of names") if "not_visible" in a else []
+    points = {n: (math.nan, math.nan, HIDDEN) for n in names if n in hidden}
+    for n, x, y, v in zip(names, flat[::3], flat[1::3], flat[2::3]):
+        wrong = [c for c in (x, y, v) if not isinstance(c, int | float) or isinstance(c, bool)]
+        try:
+            if wrong:
+                raise ValueError(f"{n} holds {_brief(wrong[0])}")
+            if _whole(v, f"{n}: v", 0, SEEN):
+                points[n] = (float(x) + 0.5, float(y) + 0.5, v)
+        except (ValueError, OverflowError) as e:
+            raise DataError(f"{where}: {e}; expected x, y and v, which is 0, 1 or 2") from None
+    return points
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-041
-def _one_kind(path, data):
-    "The names of the points, where there is one kind of object."
-    kinds = [c for c in data.get("categories", []) if c.get("keypoints")]
-    if len(kinds) != 1: raise DataError(f"{path}: found {len(kinds)} categories with keypoints; expected 1")
-    return kinds[0]["keypoints"]
+class _Coco:
+    "COCO's keypoints as they were read. What another program wrote stays as it is where no label changes."
+
+    def __init__(self, path, data, wanted=None):
+        self.path, self.data, self.notes, self.kind, self.names = path, data, [], None, []
+        self.files = {}  # names of pictures by their ids
+        self.rows, self.images, self.chosen = {}, {}, {}  # label, entry and annotation by the picture's name
+        if not isinstance(data, dict):
+            raise DataError(
+                f"{path}: found a {type(data).__name__}; expected COCO's images, annotations and categories"
+            )
+        self._choose_kind(wanted)
+        self._read_images()
+        self._read_annotations()
+        self.plain = data == _coco_data(self.names, self.rows)  # nothing in it is another program's
+        if not self.plain:
+            self._can_be_written()
+
+    def _can_be_written(self):
+        "An error if it is nested so deeply that it could be read, but perhaps not written again."
+        deeper = self.data
+        for _ in range(200):
+            deeper = [deeper]
+        try:
+            json.dumps(deeper)
+        except RecursionError:
+            raise DataError(f"{self.path}: is nested too deeply; expected COCO's lists of entries") from None
+
+    def _choose_kind(self, wanted):
+        "The category whose keypoints are read."
+        listed = _take(self.path, self.data, "categories", list, "a list of categories")
+        kinds = []
+        for i, c in enumerate(listed, 1):
+            where = f"{self.path}, categories, entry {i}"
+            if isinstance(c, dict) and c.get("keypoints") in (None, []):
+                continue
+            names = _take(where, c, "keypoints", list, "a list of names")
+            _take(where, c, "id", (int, str), "a number")
+            for n in names:
+                if not isinstance(n, str) or not n or not _is_text(n):
+                    raise DataError(f"{where}: a keypoint is called {_brief(n)}; expected a name")
+                if names.count(n) > 1:
+                    times = f"{names.count(n)} times; expected each name once"
+                    raise DataError(f"{where}: the keypoint {n!r} is there {times}")
+            kinds.append(c)
+        self.kind = self._one_of(kinds, wanted)
+        self.names = list(self.kind["keypoints"])
+        for c in kinds:
+            if c is not self.kind:
+                left = f"the category {_brief(c.get('name'))} (id {c['id']}) is left out"
+                self.notes.append(f"{self.path}: {left}; {_brief(self.kind.get('name'))} is read")
+
+    def _one_of(self, kinds, wanted):
+        "Of several categories the one with the points that are wanted, or the only one with labels."
+        fit = kinds
+        if len(kinds) > 1 and wanted is not None:
+            fit = [c for c in kinds if set(c["keypoints"]) <= set(wanted)]
+            most = max((len(c["keypoints"]) for c in fit), default=0)
+            fit = [c for c in fit if len(c["keypoints"]) == most]
+        elif len(kinds) > 1:
+            used = {
+                a.get("category_id")
+                for a in self.data.get("annotations") or []
+                if isinstance(a, dict) and isinstance(a.get("category_id"), int | str)
+            }
+            fit = [c for c in kinds if c["id"] in used]
+        if len(fit) != 1:
+            found = "".join(f"; {_brief(c.get('name'))}: {', '.join(c['keypoints'])[:60]}" for c in kinds)
+            raise DataError(
+                f"{self.path}: found {len(kinds)} categories with keypoints{found}; expected 1"
+                + (" that fits" if kinds else "")
+            )
+        return fit[0]
+
+# %% ../nbs/50_your_own_keypoints.ipynb #s50-coco2
+@patch
+def _read_images(self: _Coco):
+    "The pictures, each with an id and a name of its own."
+    for i, image in enumerate(_take(self.path, self.data, "images", list, "a list of pictures"), 1):
+        where = f"{self.path}, images, entry {i}"
+        key = _take(where, image, "id", (int, str), "a number")
+        file = _own_name(where, _take(where, image, "file_name", str, "a file name"))
+        size = [_take(where, image, side, (int, float), "pixels") for side in ("width", "height")]
+        skipped = _take(where, image, "skipped", bool, "true or false") if "skipped" in image else False
+        if key in self.files:
+            raise DataError(
+                f"{where}: {file} has the id {_brief(key)}, as {self.files[key]} has; expected another"
+            )
+        if file in self.rows:
+            raise DataError(f"{where}: found the picture {file} again; expected each once")
+        try:
+            self.rows[file] = Label(size, {}, skipped)
+        except ValueError as e:
+            raise DataError(f"{where}: {e}") from None
+        self.files[key], self.images[file] = file, image
+
+
+@patch
+def _read_annotations(self: _Coco):
+    "The points of each picture; of several objects in one picture, those of the one with most points."
+    found, left = {}, Counter()
+    for i, a in enumerate(_take(self.path, self.data, "annotations", list, "a list of annotations"), 1):
+        where = f"{self.path}, annotations, entry {i}"
+        file = self.files.get(_take(where, a, "image_id", (int, str), "the id of a picture"))
+        if why := self._not_read(a, file):
+            left[why] += 1
+            continue
+        try:
+            found.setdefault(file, []).append(
+                (replace(self.rows[file], points=_coco_points(where, a, self.names)), a)
+            )
+        except DataError:
+            raise
+        except ValueError as e:
+            raise DataError(f"{where}: {e}") from None
+    for file, several in found.items():
+        self.rows[file], self.chosen[file] = max(several, key=lambda pair: len(pair[0].points))
+        if sum(bool(label.points) for label, _ in several) > 1:
+            left[
+                f"of other objects in pictures with several, such as {file}; the one with most points is read"
+            ] += len(several) - 1
+    self.notes += [f"{self.path}: {n} annotation{'s' * (n > 1)} left out: {why}" for why, n in left.items()]
+
+
+@patch
+def _not_read(self: _Coco, a, file):
+    "Why an annotation is left out, or None."
+    if file is None:
+        return "of pictures that are not listed"
+    kind = a.get("category_id", self.kind["id"])
+    if kind != self.kind["id"]:
+        return f"of category {_brief(kind)}"
+    return "of crowds" if a.get("iscrowd") else None
+
+# %% ../nbs/50_your_own_keypoints.ipynb #s50-coco3
+@patch
+def updated(self: _Coco, names, rows):
+    "The file with these labels; all that they do not say stays as it was found."
+    more = [n for n in names if n not in self.names]
+    for a in self.data["annotations"]:
+        if (
+            more
+            and a.get("category_id", self.kind["id"]) == self.kind["id"]
+            and len(a.get("keypoints") or []) == 3 * len(self.names)
+        ):
+            a["keypoints"] += [0, 0, 0] * len(more)
+    self.names += more
+    self.kind["keypoints"] = list(self.names)
+    gone = {f: Label(r.size) for f, r in self.rows.items() if f not in rows}
+    for file, label in (gone | dict(rows)).items():
+        if not label.same(self.rows.get(file)):
+            self._change(file, label)
+    return _as_json(self.data)
+
+
+def _new_id(entries):
+    "A number that no entry has."
+    return 1 + max((e["id"] for e in entries if isinstance(e.get("id"), int)), default=0)
+
+
+@patch
+def _change(self: _Coco, file, label):
+    "Write one label into the entries of its picture."
+    image, old, a = self.images.get(file), self.rows.get(file), self.chosen.get(file)
+    if image is None:
+        image = self.images[file] = {"id": _new_id(self.data["images"]), "file_name": file}
+        self.data["images"].append(image)
+    if old is None or old.size != label.size:
+        image["width"], image["height"] = label.size
+    image.pop("skipped", None)
+    if label.skipped:
+        image["skipped"] = True
+    if a is None and label.points:
+        a = self.chosen[file] = _annotation(
+            _new_id(self.data["annotations"]), image["id"], self.kind["id"], self.names, label
+        )
+        self.data["annotations"].append(a)
+    elif a is not None:
+        self._change_points(a, old, label)
+    self.rows[file] = label
+
+
+@patch
+def _change_points(self: _Coco, a, old, label):
+    "Write the points that changed into an annotation; a box that another program drew stays."
+    flat, our_box = a.get("keypoints") or [0, 0, 0] * len(self.names), a.get("bbox") == _box(old)
+    for i, n in enumerate(self.names):
+        if repr(old.points.get(n)) != repr(label.points.get(n)):
+            flat[3 * i : 3 * i + 3] = _triple(label.points.get(n))
+    a["keypoints"], a["num_keypoints"] = flat, sum(v > 0 for v in flat[2::3])
+    a["not_visible"] = _unplaced(self.names, label)
+    if not a["not_visible"]:
+        del a["not_visible"]
+    if our_box:
+        a["bbox"] = _box(label)
+        a["area"] = round(a["bbox"][2] * a["bbox"][3], 3)
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-042
 def read_coco(
-    path: str | os.PathLike, # keypoints in COCO's format, with one object in a picture
-) -> tuple[list[str], dict[str, Label]]: # keypoints, labels by the picture's name
-    "Labels from COCO JSON; 0.5 is added to its indices of pixels."
-    try: data = json.loads(Path(path).read_bytes())
-    except ValueError as e: raise DataError(f"{path}: this is no JSON ({e})") from None
-    if not isinstance(data, dict): raise DataError(f"{path}: found a {type(data).__name__}; expected an object with images, annotations and categories")
-    names, files, rows = _one_kind(path, data), {}, {}
-    try:
-        for im in data["images"]:
-            if im["file_name"] in rows: raise DataError(f"{path}: found the picture {im['file_name']} again; expected each once")
-            files[im["id"]] = im["file_name"]
-            rows[im["file_name"]] = Label((im["width"], im["height"]), {}, bool(im.get("skipped")))
-        for a in data["annotations"]:
-            file = files[a["image_id"]]
-            if rows[file].points: raise DataError(f"{path}: found two annotations of {file}; expected one object in a picture")
-            rows[file] = replace(rows[file], points=_coco_points(f"{path}, annotation {a.get('id')}", a, names))
-    except (KeyError, TypeError) as e: raise DataError(f"{path}: found an entry without {e}; expected COCO's images and annotations") from None
-    return names, rows
+    path: str | os.PathLike,  # keypoints in COCO's format
+    names: Sequence[str]
+    | None = None,  # of the points that are wanted: where there are several categories, they choose
+    notes: list | None = None,  # receives what was left out; default: a warning
+) -> tuple[list[str], dict[str, Label]]:  # keypoints, labels by the picture's name
+    """Labels from COCO JSON, one object in a picture; 0.5 is added to its indices of pixels.
+
+    Its v is ours: 2 is visible, 1 is hidden, with its place, 0 is not labelled."""
+    coco = _Coco(path, _json_of(path), names)
+    if notes is not None:
+        notes += coco.notes
+    elif coco.notes:
+        warnings.warn("\n".join(coco.notes), stacklevel=2)
+    return coco.names, coco.rows
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-046
 class LabelFile:
-    "The labels of a folder, in a CSV file and a COCO file beside each other; every change is saved at once."
+    """The labels of a folder: a table and a COCO file, and a journal of the changes that are not in them yet.
 
-    def __init__(self,
-                 folder: str | os.PathLike, # of the pictures
-                 names: Sequence[str], # keypoints
-                 file: str | os.PathLike = "keypoints.csv", # where the table goes, within the folder or anywhere; the COCO file has the same name with .json
-                 ):
+    Every change is on the disk when `put` returns. The two files follow at once where they are small, else
+    after some changes, at `save`, when Python ends, and when the labels are opened again."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,  # of the pictures
+        names: Sequence[str],  # keypoints
+        file: str | os.PathLike = "keypoints.csv",  # the table, anywhere; the COCO file ends in .json
+    ):
         self.names, self.path = _point_names(names), Path(folder) / file
-        if self.path.suffix.lower() != ".csv": raise ValueError(f"file is {str(file)!r}; expected a name that ends in .csv")
-        self.json = self.path.with_suffix(".json")
-        self.rows, self.notes, self._mine, self._disk, self.saved = {}, [], set(), None, True
+        if self.path.suffix.lower() != ".csv":
+            raise ValueError(f"file is {str(file)!r}; expected a name that ends in .csv")
+        self.json, self.journal = self.path.with_suffix(".json"), _journal_of(self.path)
+        self.rows, self.notes, self.saved = {}, [], True
+        self._base, self._coco = {}, None  # the rows on the disk, and a COCO file with more than these
+        self._seen, self._end = None, 0  # how the files looked, and where the journal ended
+        self._waiting, self._late = 0, False  # changes that only the journal has; does a file lag behind?
         self._open()
+        atexit.register(_save_at_exit, weakref.ref(self))
 
-    def __repr__(self): return f"LabelFile {self.path}: " + ", ".join(f"{k} {s}" for s, k in self.count().items() if k or s == "labelled")
+    def __repr__(self):
+        return f"LabelFile {self.path}: " + ", ".join(
+            f"{k} {s}" for s, k in self.count().items() if k or s == "labelled"
+        )
 
-    def count(self) -> dict: # labelled, begun, skipped
+    def count(self) -> dict:  # labelled, begun, skipped
         "How many pictures are in which state."
         states = Counter(r.state(self.names) for r in self.rows.values())
         return {s: states[s] for s in ("labelled", "begun", "skipped")}
 
+
+def _save_at_exit(ref):
+    "Write both files when Python ends, where the journal is ahead of them."
+    labels = ref()
+    if labels is not None and labels._waiting and labels.journal.exists():
+        labels.save()
+
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-047
-def _point_names(names):
-    "Checked names of keypoints."
-    names = [names] if isinstance(names, str) else list(names)
-    wrong = [n for n in names if not isinstance(n, str) or not n or n != n.strip() or not n.isprintable()]
-    if wrong or not names or len(set(names)) < len(names): raise ValueError(f"names are {names}; expected different names for the points, without blanks around them")
-    return names
+def _journal_of(table):
+    "The journal of a table lies beside it, also where the table is a link."
+    return Path(os.path.realpath(table)).with_suffix(".journal")
+
+
+def _lock_of(table):
+    "One lock for all who write a table."
+    journal = _journal_of(table)
+    return locked(journal.with_name(f".{journal.stem}.lock"), who="an annotator")
+
+
+def _digest(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of(path):
+    return _digest(path.read_bytes()) if path.is_file() else None
+
+
+def _line(**record):
+    "A line of the journal."
+    return json.dumps(record).encode() + b"\n"
+
+
+def _as_record(label):
+    "A label as JSON; None for one that was taken away."
+    if label is None:
+        return None
+    points = {
+        n: [*(None if math.isnan(c) else c for c in (x, y)), v] for n, (x, y, v) in label.points.items()
+    }
+    return {"size": label.size, "points": points, "skipped": label.skipped}
+
+
+def _as_label(record):
+    "The reverse of `_as_record`."
+    if record is None:
+        return None
+    points = {
+        n: (*(math.nan if c is None else c for c in at[:2]), at[2]) for n, at in record["points"].items()
+    }
+    return Label(record["size"], points, record["skipped"])
+
+
+def _read_journal(path, start=0):
+    "What a journal holds from a byte on: changes (name -> label), digests of our files, wrong lines, end."
+    changes, known, wrong = {}, set(), []
+    with open(path, "rb") as f:
+        f.seek(start)
+        text = f.read()
+    end = text.rfind(b"\n") + 1  # what comes after was cut short, and nobody was told that it is saved
+    for line in text[:end].splitlines():
+        try:
+            record = json.loads(line)
+            if record.get("written"):
+                changes, known = {}, set(record["files"])
+            elif "files" in record:
+                known |= set(record["files"])
+            else:
+                changes[record["file"]] = _as_label(record["label"])
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            wrong.append(line)
+    return changes, known, wrong, start + end
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-048
 @patch
 def _fitting(self: LabelFile, path, names):
     "An error if a file has points that were not named."
     if other := [n for n in names if n not in self.names]:
-        raise ValueError(f"{path} holds labels for the points {', '.join(names)}; you named {', '.join(self.names)}, without {', '.join(other)}. "
-                         "Name these too (further points may be added), or give another file, such as file='other.csv'")
+        raise ValueError(
+            f"{path} holds labels for the points {', '.join(names)}; "
+            f"you named {', '.join(self.names)}, without {', '.join(other)}. "
+            "Name these too (further points may be added), or give another file, such as file='other.csv'"
+        )
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-049
 @patch
 def _open(self: LabelFile):
-    "Read what is there; the table counts, and the COCO file where there is no table."
-    if self.path.exists():
-        names, self.rows = read_csv(self.path)
-        self._fitting(self.path, names)
-        if names == self.names: self._disk = self.path.read_bytes() # else the next save writes the further columns
-        self._compare()
-        self._mend()
-    elif self.json.exists():
-        names, self.rows = read_coco(self.json)
-        self._fitting(self.json, names)
-        self.notes.append(f"{self.path.name} is missing; the labels come from {self.json.name}")
+    "Read what is there, and write the files anew where they lag behind."
+    if not self.path.parent.is_dir():
+        return
+    try:
+        with _lock_of(self.path):
+            self._refresh()
+            if self._late:
+                self._write(self._base)
+        self.rows = dict(self._base)
+    except TimeoutError:
+        raise
+    except OSError as e:  # a folder that can only be read
+        self._refresh()
+        self.saved = False
+        self._note(f"nothing can be saved here: {e}")
+        self.rows = dict(self._base)
+
+
+@patch
+def refresh(self: LabelFile) -> None:
+    "Take over what others have saved since."
+    if self._look() == self._seen or not self.path.parent.is_dir():
+        return
+    try:
+        with _lock_of(self.path):
+            merged = self._merge()
+    except OSError as e:  # all that was labelled here is saved
+        self._note(f"what others have saved is not shown: {e}")
+    else:
+        self.rows = _without_none(self._base | merged)
+
+
+@patch
+def _merge(self: LabelFile):
+    "What has changed here, on top of what others have written since."
+    pairs = {f: (self._base.get(f), self.rows.get(f)) for f in self._base | self.rows}
+    mine = {f: (old, new) for f, (old, new) in pairs.items() if new is not old}
+    self._refresh()
+    return {f: _merged(self._base.get(f), *change) for f, change in mine.items()}
+
+
+@patch
+def _look(self: LabelFile):
+    "How the three files look from outside."
+
+    def look(path):
+        try:
+            s = path.stat()
+        except OSError:
+            return None
+        return s.st_ino, s.st_size, s.st_mtime_ns
+
+    return [look(p) for p in (self.path, self.json, self.journal)]
+
+
+@patch
+def _refresh(self: LabelFile):
+    "Take over what others have written since; `_late` tells whether the files lag behind the labels."
+    old, now = self._seen, self._look()
+    if now == old:
+        return
+    same_files = old is not None and old[:2] == now[:2]
+    if same_files and old[2] and now[2] and old[2][0] == now[2][0] and now[2][1] >= self._end:
+        changes, _, _, self._end = _read_journal(self.journal, self._end)  # only the journal has grown
+        self._base = _without_none(self._base | changes)
+        self._waiting += len(changes)
+        self._seen = now
+    else:
+        self._late = self._read_all() or self._late
+        self._seen = self._look()
+
+
+def _without_none(rows):
+    return {f: r for f, r in rows.items() if r is not None}
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-051
 @patch
-def _compare(self: LabelFile):
-    "Put the COCO file aside if it says more than an interrupted save explains."
-    if not self.json.exists(): return
-    try: names, rows = read_coco(self.json)
-    except DataError: return self._put_aside(self.json, "cannot be read")
-    different = [f for f in rows if not rows[f].same(self.rows.get(f))] # what the table has more is not lost
-    if len(different) > 1 or set(names) - set(self.names): self._put_aside(self.json, f"differs from {self.path.name} in {len(different)} pictures")
+def _read_all(self: LabelFile):
+    "Read every file for itself, so that one that is broken does not lock out the others, and join them."
+    changes, known, wrong, end = _read_journal(self.journal) if self.journal.is_file() else ({}, set(), [], 0)
+    broken = {self.journal: f"{len(wrong)} of its lines"} if wrong else {}
+    table = self._tried(self.path, read_csv, broken)
+    coco = self._tried(self.json, lambda p: _Coco(p, _json_of(p), self.names), broken)
+    if not (table or coco or changes or self._base) and broken:
+        raise DataError(list(broken.values()))
+    table = self._with_our_points(self.path, table, table and table[0], True, broken)
+    coco = self._with_our_points(self.json, coco, coco and coco.names, table is None, broken)
+    waiting = dict.fromkeys(n for label in changes.values() if label for n in label.points)
+    self._fitting(self.journal, list(waiting))
+    for path, why in broken.items():
+        self._put_aside(path, f"is not used: {why}")
+    ours = [_digest_of(path) in known for path in (self.path, self.json)]
+    for note in coco.notes if coco else ():
+        self._note(note)
+    rows, late = self._joined(table, coco, ours)
+    if any(not _same(rows.get(f), label) for f, label in changes.items()):
+        self._keep_changed(ours)
+    if coco and not coco.plain and not ours[1]:
+        self._put_aside(self.json, "holds more than kpnb writes, all of which stays in it")
+    self._coco = None if coco is None or coco.plain else coco
+    self._base, self._waiting, self._end = _without_none(rows | changes), len(changes), end
+    return bool(late or changes or broken)
+
+
+@patch
+def _with_our_points(self: LabelFile, path, found, names, alone, broken):
+    "What a file holds, if its points are among those that were named; else it is broken, or an error."
+    if not names or set(names) <= set(self.names):
+        return found
+    if alone and self._seen is None:
+        self._fitting(path, names)
+    broken[path] = f"it has the points {', '.join(names)}"
+
+
+def _same(a, b):
+    "Whether two labels, or two places without one, say the same."
+    return a is b or (a is not None and a.same(b))
+
+
+@patch
+def _tried(self: LabelFile, path, read, broken):
+    "What a file holds; None where it is not there or cannot be understood, which is noted."
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except DataError as e:
+        broken[path] = str(e)
+
+
+@patch
+def _keep_changed(self: LabelFile, ours):
+    "Copies of files that somebody has changed while labels waited in the journal, which count."
+    for path, mine in zip((self.path, self.json), ours):
+        if not mine and path.is_file():
+            self._put_aside(path, "was changed while later labels waited in the journal; these count")
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-052
 @patch
-def _mend(self: LabelFile):
-    "Bring the COCO file up to the table."
-    coco = to_coco(self.names, self.rows)
-    if self.json.exists() and self.json.read_bytes() == coco: return
-    try: write_safely(self.json, coco)
-    except OSError as e: self.saved = False; self.notes.append(f"{self.json.name} lags behind and cannot be written: {e}")
+def _joined(self: LabelFile, table, coco, ours):
+    """The labels of both files, and whether a file lags behind.
+
+    Where they differ, the one that was changed last counts, and the other is put aside."""
+    if table is None or coco is None:
+        if table is None and coco is None:
+            return dict(self._base), bool(self._base)
+        if coco is not None and coco.rows and not self.path.exists():
+            self._note(f"{self.path.name} is missing; the labels come from {self.json.name}")
+        return (dict(coco.rows), False) if table is None else (table[1], bool(table[1]))
+    rows = table[1]
+    said = {f: _with_private(label, rows.get(f)) for f, label in coco.rows.items()}
+    different = [
+        f
+        for f, label in said.items()
+        if not label.same(rows.get(f)) and (f in rows or label.points or label.skipped)
+    ]
+    # a save was cut short, of which the journal knows the rest; or the table has more
+    if all(ours) or not different:
+        return rows, bool(different) or (coco.plain and len(said) < len(rows))
+    json_is_newer = ours[0] if any(ours) else self.json.stat().st_mtime_ns > self.path.stat().st_mtime_ns
+    winner, loser = (self.json, self.path) if json_is_newer else (self.path, self.json)
+    pictures = f"{len(different)} picture{'s' * (len(different) > 1)}, such as {different[0]}"
+    self._put_aside(
+        loser, f"differs from {winner.name} in {pictures}; {winner.name} was changed last and counts"
+    )
+    if json_is_newer:
+        return rows | said, True
+    return (rows if any(ours) else said | rows), True
+
+
+def _with_private(label, table):
+    "A label of a COCO file with what only the table can say, if another program has left that out."
+    if table is None or label.size != table.size:
+        return label
+    unplaced = {n: at for n, at in table.points.items() if math.isnan(at[0]) and n not in label.points}
+    return replace(label, points=label.points | unplaced, skipped=label.skipped or table.skipped)
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-053
 @patch
 def _put_aside(self: LabelFile, path, why):
-    "Keep a copy of a file under a new name."
-    new = next(p for i in range(1, 10**6) if not (p := path.with_name(f"{path.stem}.kept-{i}{path.suffix}")).exists())
-    write_safely(new, path.read_bytes())
-    self.notes.append(f"{path.name} {why}; a copy is kept as {new.name}")
+    "Keep a copy of a file under a new name; what is no file is renamed."
+    content = path.read_bytes() if path.is_file() else None
+    for i in range(1, 10**6):
+        new = path.with_name(f"{path.stem}.kept-{i}{path.suffix}")
+        if not new.exists() or (content is not None and new.is_file() and new.read_bytes() == content):
+            break
+    if content is None:
+        path.rename(new)
+    elif not new.exists():
+        write_safely(new, content)
+        shutil.copymode(path, new)
+    self._note(f"{path.name} {why}; {'it' if content is None else 'a copy'} is kept as {new.name}")
+
+
+@patch
+def _note(self: LabelFile, text):
+    "Something that the reader must know, once."
+    if text not in self.notes:
+        self.notes.append(text)
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-054
 @patch
-def put(self: LabelFile,
-        file: str, # the picture's name
-        label: Label, # what is known of it
-        ) -> None:
+def put(
+    self: LabelFile,
+    file: str,  # the picture's name
+    label: Label,  # what is known of it
+) -> None:
     "Take a label and save. If saving fails, the label stays here, and the next save writes it."
-    if unknown := [n for n in label.points if n not in self.names]: raise ValueError(f"{file}: no point {unknown[0]!r}; there are {', '.join(self.names)}")
-    if label.points and file in self.rows and self.rows[file].size != label.size: self._put_aside(self.path, f"has {file} in another size")
+    if unknown := [n for n in label.points if n not in self.names]:
+        raise ValueError(f"{file}: no point {unknown[0]!r}; there are {', '.join(self.names)}")
+    file = _own_name("put", file)
+    if label.points and file in self.rows and self.rows[file].size != label.size:
+        self.save()
+        self._put_aside(self.path, f"has {file} in another size")
     self.rows[file] = label
-    self._mine.add(file)
-    self.save()
+    self._flush(False)
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-055
 @patch
 def save(self: LabelFile) -> None:
     "Write both files; each is whole at any moment."
+    self._flush(True)
+
+
+@patch
+def _flush(self: LabelFile, whole):
+    "Bring what has changed here to the disk, on top of what others have written there."
     self.saved = False
-    self._join()
-    table = to_csv(self.names, self.rows)
-    write_safely(self.path, table); self._disk = table; self._mine.clear()
-    write_safely(self.json, to_coco(self.names, self.rows))
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    with _lock_of(self.path):
+        merged = self._merge()
+        base = _without_none(self._base | merged)
+        # if writing fails now, what differs from the disk is still what was changed here
+        self.rows = dict(base)
+        lines = b"".join(_line(file=f, label=_as_record(label)) for f, label in merged.items())
+        # in the mean, a click costs the same in any folder
+        due = (self._waiting + len(merged)) * 1000 >= len(base) * len(self.names)
+        if whole or due or self._late:
+            self._write(base, lines, len(merged))
+        else:
+            self._keep(base, lines, len(merged))
     self.saved = True
+
+
+def _merged(now, old, new):
+    "A label on the disk after a change from `old` to `new` that was made without having seen it."
+    if now is None or new is None or _same(now, old) or now.size != new.size:
+        return new
+    before = old.points if old is not None and old.size == new.size else {}
+    changed = [n for n in before | new.points if repr(before.get(n)) != repr(new.points.get(n))]
+    points = {n: at for n, at in now.points.items() if n not in changed} | {
+        n: new.points[n] for n in changed if n in new.points
+    }
+    flipped = new.skipped != (old is not None and old.skipped)
+    return Label(new.size, points, new.skipped if flipped else now.skipped)
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-056
 @patch
-def _join(self: LabelFile):
-    "Take over what somebody else has written since; of a picture that both changed, the later label counts."
-    if not self.path.exists() or self.path.read_bytes() == self._disk: return
-    try: names, rows = read_csv(self.path)
-    except DataError: return self._put_aside(self.path, "was changed by another program and cannot be read")
-    if set(names) - set(self.names): return self._put_aside(self.path, "was changed and has other points")
-    if self._disk is not None: self.notes.append(f"{self.path.name} was changed by another program; its labels were taken over")
-    self.rows = self.rows | rows | {f: self.rows[f] for f in self._mine}
+def _append(self: LabelFile, lines, sync=True):
+    "Add lines to the journal."
+    if not self.journal.exists():
+        self._start_journal([_digest_of(path) for path in (self.path, self.json)])
+    with open(self.journal, "r+b", buffering=0) as f:
+        f.truncate(self._end)  # a line that was cut short goes
+        f.seek(self._end)
+        rest = memoryview(lines)
+        try:
+            while rest:
+                rest = rest[f.write(rest) :]
+            if sync:
+                os.fsync(f.fileno())
+        except OSError:
+            f.truncate(self._end)
+            raise
+    self._end += len(lines)
+
+
+@patch
+def _start_journal(self: LabelFile, files):
+    "A journal without changes, after both files were written."
+    told = "changes of labels; files: the digests of those that kpnb wrote"
+    first = _line(kpnb=told, written=True, files=files)
+    write_safely(self.journal, first)
+    if self.path.exists():
+        shutil.copymode(self.path, self.journal)
+    self._end = len(first)
+
+
+@patch
+def _keep(self: LabelFile, base, lines, changes):
+    "Write changes into the journal alone; from then on they are safe."
+    self._append(lines)
+    self._base, self._waiting = base, self._waiting + changes
+    self._seen = self._look()
+
+
+@patch
+def _write(self: LabelFile, base, lines=b"", changes=0):
+    "Write both files. The journal knows first what they will be, so that they are ours after any crash."
+    table = to_csv(self.names, base)
+    coco = to_coco(self.names, base) if self._coco is None else self._coco.updated(self.names, base)
+    files = [_digest(table), _digest(coco)]
+    self._append(lines + _line(files=files), sync=False)  # what comes next waits for the disk
+    self._base, self._waiting = base, self._waiting + changes
+    new = not self.json.exists()
+    write_safely(self.path, table)
+    write_safely(self.json, coco)
+    if new:  # labels that nobody else may read stay so
+        shutil.copymode(self.path, self.json)
+    if self._end > 100_000:
+        self._start_journal(files)
+    else:
+        self._append(_line(written=True, files=files), sync=False)
+    self._waiting, self._late, self._seen = 0, False, self._look()
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-066
 def _shown(
@@ -429,7 +1184,7 @@ def say(self: Annotator,
 def progress(self: Annotator) -> str:
     "How far you are."
     states = Counter(map(self.state, self.pictures))
-    gone = len([f for f in self.labels.rows if f not in self.pictures])
+    gone = len(self.labels.rows.keys() - set(self.pictures))
     more = [f"{states[s]} {word}" for s, word in (("begun", "begun"), ("skipped", "skipped")) if states[s]] + ([f"{gone} kept whose picture is gone"] if gone else [])
     return f"{states['labelled']} of {len(self.pictures) - states['skipped']} pictures labelled" + "".join(f", {m}" for m in more) + f"; this is number {self.order.index(self.at) + 1}: {self.at}"
 
@@ -437,8 +1192,10 @@ def progress(self: Annotator) -> str:
 @patch
 def _greet(self: Annotator):
     "What the reader should know at the start."
-    gone = [f for f in self.labels.rows if f not in self.pictures]
+    there = set(self.pictures)
+    gone = [f for f in self.labels.rows if f not in there]
     lost = [f"labels are kept for {len(gone)} pictures that are not there any more: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}"] if gone else []
+    self._known = len(self.labels.notes)
     self.say("\n".join([*self.labels.notes, *self.notes, *lost]) or "Click on each point in turn.")
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-075
@@ -447,9 +1204,12 @@ def go(self: Annotator,
        file: str, # the picture's name
        ) -> None:
     "Show a picture; one that turns out to be unreadable is left out, with a message, and the next one comes."
-    if not self.labels.saved: self.labels.save()
+    if self.labels.saved:
+        self.labels.refresh()
+    else:
+        self.labels.save()
     if file not in self.order: raise ValueError(f"there is no picture {file!r}; there are {len(self.order)}, such as {self.order[0]}")
-    try: image = read_image(self.folder / file)
+    try: image = read_image(_picture_path(self.folder, file))
     except DataError as e: return self._leave_out(file, str(e))
     small = _shown(image, self.side)
     self.at, self.size = file, (image.shape[2], image.shape[1])
@@ -503,11 +1263,21 @@ def _choose(self: Annotator):
 def _tell(self: Annotator):
     "Progress, and the state of each point."
     points, guess = self._label().points, self.guesses.get(self.at, ({}, {}))[0]
-    word = lambda n: {SEEN: "placed", HIDDEN: "not visible"}[points[n][2]] if n in points else "guessed" if n in guess else "open"
+
+
+    def word(n):
+        if n not in points:
+            return "guessed" if n in guess else "open"
+        x, _, v = points[n]
+        if v == SEEN:
+            return "placed"
+        return "not visible" if math.isnan(x) else "not visible, its place is kept"
     self.head.value = f"<div><b>{html.escape(self.progress())}</b><br>" + html.escape(" · ".join(f"{n}: {word(n)}" for n in self.names)) + "</div>"
-    changed = self.labels.rows.get(self.at)
+    changed, news = self.labels.rows.get(self.at), self.labels.notes[self._known:]
+    self._known = len(self.labels.notes)
     if changed is not None and changed.size != self.size:
         self.say("{}: labelled at {}×{} pixels, but the file now has {}×{}. Place its points again; the old ones are kept in a copy.".format(self.at, *changed.size, *self.size), True)
+    elif news: self.say("\n".join(news), True)
     else: self.say("All points are decided. Press next." if all(n in points for n in self.names) else f"Click on: {self.canvas.chosen}")
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-082
@@ -526,20 +1296,28 @@ def _moved(self: Annotator, file, size, scale, old, new):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-083
 Annotator._quiet = False # while the annotator itself moves points
+Annotator._known = 0 # how many notes of the label file were shown
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-084
 @patch
-def hide(self: Annotator,
-         name: str | None = None, # default: the chosen point
-         ) -> None:
-    "The point is not visible in this picture."
+def hide(
+    self: Annotator,
+    name: str | None = None,  # default: the chosen point
+) -> None:
+    "The point is not visible in this picture; where it was placed, its place is kept."
     name = self.canvas.chosen if name is None else name
-    if name not in self.names: raise ValueError(f"no point {name!r}; there are {', '.join(self.names)}")
-    self._quiet = True
-    try: self.canvas.move(name, math.nan, math.nan)
-    finally: self._quiet = False
-    self.labels.put(self.at, Label(self.size, self._label().points | {name: (math.nan, math.nan, HIDDEN)}))
-    self._choose(); self._tell()
+    if name not in self.names:
+        raise ValueError(f"no point {name!r}; there are {', '.join(self.names)}")
+    x, y, _ = self._label().points.get(name, (math.nan, math.nan, HIDDEN))
+    if math.isnan(x):  # what the canvas shows is a guess
+        self._quiet = True
+        try:
+            self.canvas.move(name, math.nan, math.nan)
+        finally:
+            self._quiet = False
+    self.labels.put(self.at, Label(self.size, self._label().points | {name: (x, y, HIDDEN)}))
+    self._choose()
+    self._tell()
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-085
 @patch
@@ -562,11 +1340,14 @@ def accept(self: Annotator) -> None:
 def _step(self: Annotator, step):
     "Go forwards or backwards; at the end, say what is left."
     i = self.order.index(self.at) + step
-    if 0 <= i < len(self.order): return self.go(self.order[i])
-    if not self.labels.saved: self.labels.save()
+    if 0 <= i < len(self.order):
+        return self.go(self.order[i])
+    if self.labels._waiting or self.labels._late or not self.labels.saved:
+        self.labels.save()
     left = len(self.todo)
     self._tell()
-    self.say(f"This is the {'last' if step > 0 else 'first'} picture; {f'{left} are not finished' if left else 'all are labelled'}.")
+    done = f"{left} are not finished" if left else "all are labelled"
+    self.say(f"This is the {'last' if step > 0 else 'first'} picture; {done}.")
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-089
 @patch
@@ -600,49 +1381,118 @@ class OwnSource(Source):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-108
 def _rows(path, names=None):
-    "Keypoints and labels of a CSV or COCO file; the keypoints must be those expected."
-    kind = Path(path).suffix.lower()
-    if kind not in (".csv", ".json"): raise ValueError(f"{path}: expected a file that ends in .csv or .json")
-    if not Path(path).is_file(): raise FileNotFoundError(f"there is no {path}")
-    found, rows = (read_csv if kind == ".csv" else read_coco)(path)
-    if names is not None and list(found) != list(names): raise DataError(f"{path}: found the points {', '.join(found)}; expected {', '.join(names)}; register it again")
-    return list(found), rows
+    "The keypoints of a CSV or COCO file, its labels with those of its journal, and what was left out."
+    path, notes = Path(path), []
+    kind, journal = path.suffix.lower(), _journal_of(path)
+    if kind not in (".csv", ".json"):
+        raise ValueError(f"{path}: expected a file that ends in .csv or .json")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}")
+    waiting = journal.is_file()
+    with _lock_of(path) if waiting and os.access(journal.parent, os.W_OK) else nullcontext():
+        found, rows = read_csv(path) if kind == ".csv" else read_coco(path, names, notes)
+        if waiting and journal.is_file():
+            rows = _without_none(rows | _read_journal(journal)[0])
+    if names is not None and list(found) != list(names):
+        raise DataError(
+            f"{path}: found the points {', '.join(found)}; expected {', '.join(names)}; register it again"
+        )
+    return list(found), rows, notes
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-109
 def _record(folder, file, label, names):
-    "What `load` needs of one picture; a hidden point is NaN."
-    picture = _inside_folder(folder, file, "the labels")
-    if not picture.is_file(): raise DataError(f"{file}: a label without a picture; expected {picture}")
-    places = [label.points.get(n, (math.nan, math.nan, 0)) for n in names] if label else [(math.nan, math.nan, 0)] * len(names)
-    record = _Record(file, picture, torch.tensor([[x, y] if v == SEEN else [math.nan] * 2 for x, y, v in places], dtype=torch.float64).numpy())
+    "What `load` needs of one picture; a point without a place is NaN."
+    picture = _picture_path(folder, file)
+    if not picture.is_file():
+        raise DataError(f"{file}: a label without a picture; expected {picture}")
+    places = (
+        [label.points.get(n, (math.nan, math.nan, 0)) for n in names]
+        if label
+        else [(math.nan, math.nan, 0)] * len(names)
+    )
+    points = torch.tensor([at[:2] for at in places], dtype=torch.float64).numpy()
+    seen = torch.tensor([v == SEEN for _, _, v in places]).numpy()
+    record = _Record(file, picture, points, visible=seen)
     _measure(record)
     if label and record.size != label.size[::-1]:
-        raise DataError("{}: labelled at {}×{} pixels, but the file now has {}×{}; label it again".format(file, *label.size, *record.size[::-1]))
+        raise DataError(
+            "{}: labelled at {}×{} pixels, but the file now has {}×{}; label it again".format(
+                file, *label.size, *record.size[::-1]
+            )
+        )
     return record
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-110
 def register(
-    name: str, # under which `load` shall find it
-    path: str | os.PathLike, # CSV of `LabelFile`, or COCO keypoints with one object in a picture
-    folder: str | os.PathLike | None = None, # of the pictures; default: that of the file
-    pairs: Sequence[tuple[str, str]] = (), # (left, right) names of points that a mirror exchanges
+    name: str,  # under which `load` shall find it
+    path: str | os.PathLike,  # CSV of `LabelFile`, or COCO keypoints with one object in a picture
+    folder: str | os.PathLike | None = None,  # of the pictures; default: that of the file
+    pairs: Sequence[tuple[str, str]] = (),  # (left, right) names of points that a mirror exchanges
 ) -> None:
-    "Make a file of labels known to `datasets.load`: its parts are labelled (also None) and rest. Points that are not visible load as NaN."
-    if name in SOURCES and not isinstance(SOURCES[name], OwnSource): raise ValueError(f"{name!r} is one of kpnb's own data sets; choose another name")
+    """Make a file of labels known to `datasets.load`: its parts are labelled (also None) and rest.
+
+    From a CSV, a picture is labelled when all its points are decided; from a COCO file, when any is.
+    A point without a place is NaN; a hidden one with a place keeps it, and is not visible."""
+    if name in SOURCES and not isinstance(SOURCES[name], OwnSource):
+        raise ValueError(f"{name!r} is one of kpnb's own data sets; choose another name")
     path, names = Path(path).resolve(), _rows(path)[0]
     folder = path.parent if folder is None else Path(folder).resolve()
-    if unknown := [n for pair in pairs for n in pair if n not in names]: raise ValueError(f"pairs: no point {unknown[0]!r}; there are {', '.join(names)}")
+    if unknown := [n for pair in pairs for n in pair if n not in names]:
+        raise ValueError(f"pairs: no point {unknown[0]!r}; there are {', '.join(names)}")
+    paired = [n for pair in pairs for n in pair]
+    mirror_pairs([n for n in names if n not in paired and _other_side(n, names) in names], ())
 
     def read(_, split, trouble):
-        rows, records = _rows(path, names)[1], []
-        ready = {f for f, r in rows.items() if r.state(names) == "labelled"}
-        rest = [f for f in pictures_in(folder)[0] if f not in ready and not (f in rows and rows[f].skipped)] if split == "rest" else []
-        for f in rest or ([] if split == "rest" else [f for f in rows if f in ready]):
-            try: records.append(_record(folder, f, None if split == "rest" else rows[f], names))
-            except DataError as e: trouble.add(e.problems)
-        return records
-    SOURCES[name] = OwnSource(read, (str(folder),), ("labelled", "rest"), "CSV: continuous, nothing is added; COCO: indices of pixels, 0.5 is added",
-                              f"Label pictures with kpnb.annotate.Annotator({str(folder)!r}, ...).", names, [(names.index(a), names.index(b)) for a, b in pairs])
+        rows = _said_rows(path, names, trouble)
+        ready = [
+            f
+            for f, r in rows.items()
+            if not r.skipped
+            and (r.state(names) == "labelled" or (r.points and path.suffix.lower() == ".json"))
+        ]
+        done = set(ready) | {f for f, r in rows.items() if r.skipped}
+        if split == "rest":
+            return _records(folder, [f for f in pictures_in(folder)[0] if f not in done], {}, names, trouble)
+        if trouble.policy == "skip":
+            trouble.add(
+                [
+                    f"{f}: not finished: {next(n for n in names if n not in r.points)} is not decided"
+                    for f, r in rows.items()
+                    if f not in done
+                ]
+            )
+        return _records(folder, ready, rows, names, trouble)
+
+    SOURCES[name] = OwnSource(
+        read,
+        (str(folder),),
+        ("labelled", "rest"),
+        "CSV: continuous, nothing is added; COCO: indices of pixels, 0.5 is added",
+        f"Label pictures with kpnb.annotate.Annotator({str(folder)!r}, ...).",
+        names,
+        [(names.index(a), names.index(b)) for a, b in pairs],
+    )
+
+
+def _said_rows(path, names, trouble):
+    "The labels of a file; what is left out of them is said."
+    _, rows, notes = _rows(path, names)
+    if trouble.policy == "skip":
+        trouble.add(notes)
+    elif notes:
+        warnings.warn("\n".join(notes), stacklevel=5)
+    return rows
+
+
+def _records(folder, files, rows, names, trouble):
+    "What `load` needs of the pictures that are there."
+    records = []
+    for f in files:
+        try:
+            records.append(_record(folder, f, rows.get(f), names))
+        except DataError as e:
+            trouble.add(e.problems)
+    return records
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-120
 def small_network(
@@ -660,10 +1510,12 @@ def learn(
     lr: float = 3e-3, # largest learning rate
     seed: int = 0, # of the order and the augmentation
     batch_size: int = 16, # pictures
+    flip: float = 0.5, # probability of a mirror; 0 for points of which one side has no partner
     **settings, # of `fit`
 ) -> nn.Module: # the same model
     "Train for a number of steps, however few the pictures are; turned, resized, shifted and mirrored each time."
-    augment = Augment(ds.pairs, degrees=15, scale=(0.85, 1.18), shift=0.1, flip=0.5)
+    pairs = mirror_pairs(ds.keypoint_names, ds.pairs) if flip else ds.pairs
+    augment = Augment(pairs, degrees=15, scale=(0.85, 1.18), shift=0.1, flip=flip)
     b = min(batch_size, len(ds))
     fit(model, ds, loss=HeatmapLoss("bce", sigma), decode=None, augment=augment, seed=seed, epochs=max(1, round(steps / math.ceil(len(ds) / b))), batch_size=b, lr=lr, restore_best=False, **settings)
     return model
@@ -734,23 +1586,35 @@ class Guesses:
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-135
 @torch.no_grad()
 def guess(
-    model: nn.Module, # answers with logits of maps
-    ds: KeypointDataset, # pictures; labels are not looked at
-    sigma: float = 0.0, # pixels, for `spread`
-    floor: float = 0.1, # for `spread`
-    batch_size: int = 128, # pictures at a time
+    model: nn.Module,  # answers with logits of maps
+    ds: KeypointDataset,  # pictures; labels are not looked at
+    sigma: float = 0.0,  # pixels, for `spread`
+    floor: float = 0.1,  # for `spread`
+    batch_size: int = 128,  # pictures at a time
+    mirror: bool = True,  # ask for the mirrored picture, too
 ) -> Guesses:
     "Points with their uncertainty, from the picture and its mirror image."
     model.eval()
     where, decode, parts = next(model.parameters()).device, Decode("DARK", "sigmoid", {"blur": 1.0}), []
+    order = (
+        swap_order(mirror_pairs(ds.keypoint_names, ds.pairs), ds.keypoints.shape[1], where)
+        if mirror
+        else None
+    )
     for batch in ds.batches(batch_size, device=where):
-        x, order = batch["image"], swap_order(ds.pairs, ds.keypoints.shape[1], where)
-        plain, mirrored = model(x).float(), model(x.flip(-1)).float().flip(-1)[:, order]
+        x = batch["image"]
+        plain = model(x).float()
+        mirrored = model(x.flip(-1)).float().flip(-1)[:, order] if mirror else plain
         both = (plain + mirrored) / 2
         points, maps, soft = decode(both, batch), both.sigmoid(), both.flatten(2).softmax(-1)
         c = spread(maps, points, x.shape[-1] / maps.shape[-1], sigma, floor)
-        signs = {"spread": c.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt(), "entropy": -(soft * (soft + 1e-12).log()).sum(-1),
-                 "low peak": 1 - maps.amax((-2, -1)), "mirror": (decode(plain, batch) - decode(mirrored, batch)).norm(dim=-1)}
+        signs = {
+            "spread": c.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt(),
+            "entropy": -(soft * (soft + 1e-12).log()).sum(-1),
+            "low peak": 1 - maps.amax((-2, -1)),
+        }
+        if mirror:
+            signs["mirror"] = (decode(plain, batch) - decode(mirrored, batch)).norm(dim=-1)
         parts.append([v.cpu() for v in (points, c, *signs.values())])
     points, covariances, *rest = map(torch.cat, zip(*parts))
     return Guesses(points, covariances, dict(zip(signs, rest)), list(ds.names))
@@ -780,17 +1644,20 @@ def judge_ellipses(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-148
 @patch
-def propose(self: Annotator,
-            g: Guesses, # of pictures of this folder
-            ds: KeypointDataset, # from `load`, with the window of each picture
-            ) -> None:
+def propose(
+    self: Annotator,
+    g: Guesses,  # of pictures of this folder
+    ds: KeypointDataset,  # from `load`, however it was cropped or resized since
+) -> None:
     "Show guesses, in the pixels of the full pictures, where there is no label yet."
-    points, window = to_original(ds, g.points), ds.meta["window"]
-    ratio = (window[:, 2:] - window[:, :2]) / torch.tensor([ds.size[1], ds.size[0]])
-    covariances = g.covariances * ratio[:, None, :, None] * ratio[:, None, None, :]
+    points, axes = to_original(ds, g.points), torch.linalg.cholesky(g.covariances)
+    moved = torch.stack([to_original(ds, g.points + axes[..., j]) - points for j in range(2)], -1)
+    covariances = moved @ moved.mT
     for i, file in enumerate(ds.names):
-        w, h = (window[i, 2:] + window[i, :2]).tolist() # the picture lies in the middle of its window
-        place = {n: (min(max(x, 0.0), w), min(max(y, 0.0), h)) for n, (x, y) in zip(self.names, points[i].tolist())}
+        h, w = map(float, ds.meta["original_size"][i])
+        place = {
+            n: (min(max(x, 0.0), w), min(max(y, 0.0), h)) for n, (x, y) in zip(self.names, points[i].tolist())
+        }
         self.guesses[file] = place, dict(zip(self.names, covariances[i]))
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-149
@@ -799,8 +1666,9 @@ def worst_first(self: Annotator,
                 doubt: Mapping[str, float], # file -> how unsure the network is
                 ) -> None:
     "Put the pictures that wait in the order of doubt, before those that are done, and show the first."
-    waiting = sorted((f for f in self.todo), key=lambda f: -doubt.get(f, math.inf))
-    self.order = waiting + [f for f in self.order if f not in waiting]
+    waiting = sorted(self.todo, key=lambda f: -doubt.get(f, math.inf))
+    first = set(waiting)
+    self.order = waiting + [f for f in self.order if f not in first]
     self.go(self.order[0])
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-160
@@ -1007,6 +1875,7 @@ def one_round(
     kind: str = "spread", # sign of doubt
     shuffle: int | None = None, # a seed: show the rest in a random order, not the worst first
     sigma: float | None = None, # pixels: the hills; default: 3 for 64 pixels, in proportion
+    mirror: bool = True, # train on mirrored pictures and ask for them, too; False for points of which one side has no partner
     **settings, # of `learn`
 ) -> nn.Module | None: # the trained network; None if nothing is left to guess
     "Train on what is labelled, guess the rest, and put it into the annotator."
@@ -1014,9 +1883,9 @@ def one_round(
     register("own " + str(annotator.labels.path), annotator.labels.path, annotator.folder, pairs)
     sigma = 3.0 * size / 64 if sigma is None else sigma
     get = lambda split: load("own " + str(annotator.labels.path), split=split, size=size, keep_aspect=True, on_error="skip").select(annotator.names)
-    model = learn(network(len(annotator.names)), get("labelled"), steps, sigma, **settings)
+    model = learn(network(len(annotator.names)), get("labelled"), steps, sigma, **{"flip": 0.5 * mirror} | settings)
     if not annotator.todo: return None
-    g = guess(model, rest := get("rest"))
+    g = guess(model, rest := get("rest"), mirror=mirror)
     annotator.propose(g, rest)
     doubt = g.doubt(kind) if shuffle is None else torch.rand(len(rest), generator=make_generator(shuffle))
     annotator.worst_first(dict(zip(rest.names, doubt.tolist())))

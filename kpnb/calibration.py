@@ -23,8 +23,9 @@ from matplotlib.collections import PolyCollection
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import make_generator, patch
-from .plot import COLOURS, VOID, figure
+from .core import VOID, make_generator, patch
+from .plot import COLOURS, figure
+from .segmentation import logits_only
 
 # %% ../nbs/41_calibration.ipynb #s41-008
 def draw_calibrated(
@@ -45,21 +46,36 @@ def draw_calibrated(
     return grow(small), grow(target)
 
 # %% ../nbs/41_calibration.ipynb #s41-011
-def _shapes(probs, target, what="probs"):
-    "An error if scores and labels do not fit together."
-    if probs.ndim < 2 or not probs.is_floating_point(): raise ValueError(f"{what}: found {str(probs.dtype).removeprefix('torch.')} {tuple(probs.shape)}; expected floats (N,C,...)")
-    wanted = (len(probs), *probs.shape[2:])
+def _kind(x): return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+
+
+def _shapes(probs, target, ignore, what="probs"):
+    "An error if scores and labels do not fit together, or if the label of void is that of a class as well."
+    if probs.ndim < 2 or not probs.is_floating_point():
+        raise ValueError(f"{what}: found {_kind(probs)}; expected floats (N,C,...)")
+    wanted, classes = (len(probs), *probs.shape[2:]), probs.shape[1]
     if tuple(target.shape) != wanted or target.is_floating_point() or target.dtype == torch.bool:
-        raise ValueError(f"target: found {str(target.dtype).removeprefix('torch.')} {tuple(target.shape)}; expected whole numbers {wanted}, one label for each row of {what} {tuple(probs.shape)}")
+        raise ValueError(f"target: found {_kind(target)}; expected whole numbers {wanted}, "
+                         f"one label for each row of {what} {tuple(probs.shape)}")
+    if ignore == VOID and classes > VOID:
+        raise ValueError(f"ignore: {VOID} is the label of void, and of one of the {classes} classes; expected "
+                         "ignore=None if every label counts, or a label that no class has, such as ignore=-1")
 
 # %% ../nbs/41_calibration.ipynb #s41-012
-def _counted(target, classes, ignore):
-    "Which places count; an error for a label that does not exist."
-    counted = torch.ones_like(target, dtype=torch.bool) if ignore is None else target != ignore
-    odd = counted & ((target < 0) | (target >= classes))
+def _counted(target, classes, ignore, first=0):
+    "Which places count; an error for a label that does not exist, whose picture is counted from `first`."
+    held = torch.iinfo(target.dtype)
+    counted = torch.ones_like(target, dtype=torch.bool)
+    if ignore is not None and held.min <= ignore <= held.max: # whole bytes would compare -1 as 255
+        counted = target != ignore
+    odd = counted & (target < 0)
+    if classes <= held.max: # and 256 as 0
+        odd |= counted & (target >= classes)
     if bool(odd.any()):
-        at = tuple(odd.nonzero()[0].tolist())
-        raise ValueError(f"target{list(at)} is {int(target[at])}; expected 0 to {classes - 1}" + (f", or {ignore} where the truth is unknown" if ignore is not None else ""))
+        at = odd.nonzero()[0].tolist()
+        place, label = [at[0] + first, *at[1:]], int(target[tuple(at)])
+        unknown = "" if ignore is None else f", or {ignore} where the truth is unknown"
+        raise ValueError(f"target{place} is {label}; expected 0 to {classes - 1}{unknown}")
     return counted
 
 # %% ../nbs/41_calibration.ipynb #s41-013
@@ -73,26 +89,52 @@ def _all_count(target, classes, ignore):
 def _tolerance(dtype): return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 2e-2)
 
 # %% ../nbs/41_calibration.ipynb #s41-015
-def _refuse(probs, counted, highest):
-    "An error that names the first place whose values are no probabilities. Places where `counted` is False may hold anything; None: all count."
-    total, tol = probs.sum(1, dtype=torch.float32 if probs.dtype != torch.float64 else None), _tolerance(probs.dtype)
-    if not probs.numel() or bool((probs.min() >= -tol) & (highest.max() <= 1 + tol) & ((total - 1).abs_().max() <= tol)): return # the usual case, quickly
+def _refuse(probs, counted, highest, first=0):
+    """An error that names the first place whose values are no probabilities; its picture is counted from `first`.
+
+    Places where `counted` is False may hold anything; None: all count."""
+    tol = _tolerance(probs.dtype)
+    total = probs.sum(1, dtype=torch.float32 if probs.dtype != torch.float64 else None)
+    usual = lambda: (probs.min() >= -tol) & (highest.max() <= 1 + tol) & ((total - 1).abs().max() <= tol)
+    if not probs.numel() or bool(usual()): # quickly
+        return
     counted = torch.ones_like(highest, dtype=torch.bool) if counted is None else counted
-    lowest = probs.amin(1)
-    fine = ((total - 1).abs() <= tol) & (lowest >= -tol) & (highest <= 1 + tol) # all three are False for NaN
-    if bool((fine | ~counted).all()): return
+    fine = ((total - 1).abs() <= tol) & (probs.amin(1) >= -tol) & (highest <= 1 + tol) # all three are False for NaN
+    if bool((fine | ~counted).all()):
+        return
     at = (~fine & counted).nonzero()[0].tolist()
     row = probs[(at[0], slice(None), *at[1:])]
-    what = f"values from {row.min():.4g} to {row.max():.4g}" if row.isfinite().all() else f"{int((~row.isfinite()).sum())} values that are not finite"
-    hint = "" if not row.isfinite().all() else "; are these logits? Take logits.softmax(1) first" if row.min() < 0 or row.max() > 1 else ""
-    raise ValueError(f"probs at sample {at[0]}{', place ' + str(tuple(at[1:])) if at[1:] else ''}: found {what} with the sum {row.sum():.4g}; expected probabilities in [0, 1] that add up to 1 over dimension 1{hint}")
+    what, hint = f"values from {row.min():.4g} to {row.max():.4g}", ""
+    if not row.isfinite().all():
+        what = f"{int((~row.isfinite()).sum())} values that are not finite"
+    elif row.min() < 0 or row.max() > 1:
+        hint = "; are these logits? Take logits.softmax(1) first"
+    place = f", place {tuple(at[1:])}" if at[1:] else ""
+    raise ValueError(f"probs at sample {at[0] + first}{place}: found {what} with the sum {row.sum():.4g}; "
+                     f"expected probabilities in [0, 1] that add up to 1 over dimension 1{hint}")
+
+# %% ../nbs/41_calibration.ipynb #s41-015b
+def _few(*tensors, numbers=1_000_000):
+    "A few pictures of each tensor at a time, and the number of the first; the first tensor says how many."
+    step = max(1, numbers // max(tensors[0][0].numel(), 1)) if len(tensors[0]) else 1
+    for first in range(0, len(tensors[0]), step):
+        yield first, *(x[first:first + step] for x in tensors)
+
+
+def _rows(scores, target, counted, numbers=1_000_000):
+    "Scores (m,C) and labels (m,) of the places that count, a few at a time: nothing large is made."
+    for _, s, t, c in _few(scores, target, counted, numbers=numbers):
+        s, t, c = s.reshape(*s.shape[:2], -1), t.reshape(len(t), -1), c.reshape(len(c), -1)
+        step = max(1, numbers // (len(s) * s.shape[1]))
+        for a, b, k in zip(s.split(step, -1), t.split(step, -1), c.split(step, -1)):
+            yield a.movedim(1, -1)[k], b[k].long()
 
 # %% ../nbs/41_calibration.ipynb #s41-017
-def _confidence(probs, target, ignore=VOID):
+def _confidence(probs, target, ignore, first=0):
     "Confidence and whether the answer (the first class of the largest probability) is right, for the places that count; which places count, None for all; and how many do not."
-    counted = None if _all_count(target, probs.shape[1], ignore) else _counted(target, probs.shape[1], ignore)
+    counted = None if _all_count(target, probs.shape[1], ignore) else _counted(target, probs.shape[1], ignore, first)
     highest = probs.amax(1)
-    _refuse(probs, counted, highest)
+    _refuse(probs, counted, highest, first)
     label = target.long() if counted is None else torch.where(counted, target, 0).long()
     right = probs.gather(1, label[:, None])[:, 0] == highest
     _break_ties(right, probs, label, highest)
@@ -115,7 +157,7 @@ def confidence_and_hits(
     ignore: int | None = VOID, # label of places that do not count
 ) -> tuple[Tensor, Tensor]: # (M,) confidences, (M,) bool: the answer is right; M places count
     "The largest probability of each place, and whether its class is the true one. Among equal probabilities the first class is the answer, as with argmax."
-    _shapes(probs, target)
+    _shapes(probs, target, ignore)
     return _confidence(probs, target, ignore)[:2]
 
 # %% ../nbs/41_calibration.ipynb #s41-024
@@ -201,17 +243,19 @@ class Reliability:
                target: Tensor, # (N,...) labels
                ) -> "Reliability": # itself
         "Count a batch."
-        _shapes(probs, target)
-        for p, t in zip(*(x.split(max(1, self.chunk // max(probs[0].numel(), 1)) if len(probs) else 1) for x in (probs.detach(), target.to(probs.device)))): self._add(p, t)
+        _shapes(probs, target, self.ignore)
+        for first, p, t in _few(probs.detach(), target.to(probs.device), numbers=self.chunk):
+            self._add(p, t, first)
         return self
 
 # %% ../nbs/41_calibration.ipynb #s41-030
 @patch
-def _add(self: Reliability, probs, target):
+def _add(self: Reliability, probs, target, first):
     "Count a few pictures."
-    confidence, right, counted = _confidence(probs, target, self.ignore)
+    confidence, right, counted = _confidence(probs, target, self.ignore, first)
     group = torch.arange(len(probs), device=target.device).view(-1, *[1] * (target.ndim - 1)).expand_as(target) if self.per_image else None
-    if self.per_image: group = group.flatten() if counted is None else group[counted]
+    if self.per_image:
+        group = group.flatten() if counted is None else group[counted]
     sums = _tally(confidence, right, self.edges, group, len(probs) if self.per_image else 1)
     self.sums = [torch.cat(x) if self.per_image else x[0] + x[1] for x in zip(self.sums, sums)]
     self.n_ignored += target.numel() - len(confidence)
@@ -328,23 +372,28 @@ def classwise_ece(
     ignore: int | None = VOID, # label of places that do not count
 ) -> Tensor: # (C,) its mean is the class-wise ECE (Kull et al. 2019, arXiv:1910.12656)
     "For each class the ECE of its probability as a forecast of this class, also where it is not the answer."
-    _shapes(probs, target)
+    _shapes(probs, target, ignore)
     edges, counted = _edges(bins), _counted(target, probs.shape[1], ignore)
-    _refuse(probs, counted, probs.amax(1))
+    for first, p, c in _few(probs, counted):
+        _refuse(p, c, p.amax(1), first)
     of_class = lambda k: Bins(*(s[0] for s in _tally(probs[:, k][counted], target[counted] == k, edges)), edges)
     return torch.stack([ece(of_class(k)) for k in range(probs.shape[1])])
 
 # %% ../nbs/41_calibration.ipynb #s41-059
 def nll(
-    logits: Tensor, # (N,C,...) before the softmax
+    logits: Tensor, # (N,C,...) before the softmax; probabilities are refused
     target: Tensor, # (N,...) labels
     ignore: int | None = VOID, # label of places that do not count
 ) -> Tensor: # nats; NaN without places
     "Mean of -log p(true class), from logits, so that no probability is rounded to 0."
-    _shapes(logits, target, "logits")
+    _shapes(logits, target, ignore, "logits")
     counted = _counted(target, logits.shape[1], ignore)
-    rows = logits.movedim(1, -1)[counted]
-    return F.cross_entropy(rows.float() if rows.dtype != torch.float64 else rows, target[counted].long())
+    logits_only(logits, counted)
+    kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    total = logits.new_zeros((), dtype=torch.float64)
+    for z, y in _rows(logits, target, counted):
+        total = total + F.cross_entropy(z.to(kind), y, reduction="none").double().sum()
+    return (total / counted.sum()).to(kind)
 
 # %% ../nbs/41_calibration.ipynb #s41-060
 def brier(
@@ -353,11 +402,15 @@ def brier(
     ignore: int | None = VOID, # label of places that do not count
 ) -> Tensor: # 0 to 2; NaN without places
     "Mean over places of the sum over classes of (p - y)² (Brier 1950)."
-    _shapes(probs, target)
+    _shapes(probs, target, ignore)
     counted = _counted(target, probs.shape[1], ignore)
-    _refuse(probs, counted, probs.amax(1))
-    p, label = probs.movedim(1, -1)[counted].double(), target[counted].long()
-    return (p.pow(2).sum(-1) - 2 * p.gather(-1, label[:, None])[:, 0] + 1).mean()
+    for first, p, c in _few(probs, counted):
+        _refuse(p, c, p.amax(1), first)
+    total = probs.new_zeros((), dtype=torch.float64)
+    for p, y in _rows(probs, target, counted):
+        p = p.double()
+        total = total + (p.pow(2).sum(-1) - 2 * p.gather(-1, y[:, None])[:, 0] + 1).sum()
+    return total / counted.sum()
 
 # %% ../nbs/41_calibration.ipynb #s41-066
 def total(
@@ -458,6 +511,10 @@ class Scaler(nn.Module):
     "What all cures share: fitted on held-out logits by their NLL, they turn logits into logits. Subclasses say how in `forward`."
     spatial = False # whether `forward` needs whole maps
 
+    def __call__(self, logits: Tensor) -> Tensor: # (N,C,...) logits to logits; probabilities are refused
+        logits_only(logits, what=type(self).__name__)
+        return super().__call__(logits)
+
     def fit(self,
             logits: Tensor, # (N,C,...) of held-out data, never of the training data
             target: Tensor, # (N,...) labels
@@ -467,41 +524,69 @@ class Scaler(nn.Module):
             seed: int | torch.Generator = 0, # for the choice
             ) -> "Scaler": # itself
         "Find the smallest NLL. An error if there is none, as for a network without mistakes."
-        _shapes(logits, target, "logits")
+        _shapes(logits, target, ignore, "logits")
         counted = _counted(target, logits.shape[1], ignore)
-        if not bool(counted.any()): raise ValueError(f"{type(self).__name__}: every label is void; there is nothing to fit")
-        z, y = _sample(logits.detach(), target, counted, self.spatial, places, make_generator(seed))
-        if not bool(z.isfinite().all()): raise ValueError(f"{type(self).__name__}: the logits hold values that are not finite")
-        self.to(z)
-        loss = lambda: F.cross_entropy(self(z), y, ignore_index=-1)
-        _minimise(self, loss, steps)
-        return self._checked(loss().item())
+        if not bool(counted.any()):
+            raise ValueError(f"{type(self).__name__}: every label is void; there is nothing to fit")
+        logits_only(logits, counted, type(self).__name__)
+        sample = _sample_maps if self.spatial else _sample
+        z, y = sample(logits.detach(), target, counted, places, make_generator(seed))
+        if not bool(z.isfinite().all()):
+            raise ValueError(f"{type(self).__name__}: the logits hold values that are not finite")
+        self.to(z.device, torch.float32 if self.spatial else torch.float64)
+        _minimise(self, z, y, steps)
+        with torch.no_grad():
+            value = sum(_losses(self, z, y))
+        return self._checked(value.item())
 
     def _checked(self, value):
         wild = [n for n, p in self.named_parameters() if not p.isfinite().all()]
-        if wild or not math.isfinite(value): raise ValueError(f"{type(self).__name__}: the fit ran away ({', '.join(wild) or 'loss ' + str(value)}); are there mistakes in the held-out data to learn from?")
+        if wild or not math.isfinite(value):
+            raise ValueError(f"{type(self).__name__}: the fit ran away ({', '.join(wild) or f'loss {value}'}); "
+                             "are there mistakes in the held-out data to learn from?")
         return self
 
 # %% ../nbs/41_calibration.ipynb #s41-102
-def _sample(logits, target, counted, spatial, places, generator):
-    "Logits in float64 (float32 for maps) and labels, -1 where void; not more than `places`."
-    label = torch.where(counted, target.long(), -1) # long first: -1 is no uint8
-    if spatial:
-        keep = torch.randperm(len(logits), generator=generator)[:max(1, places // max(label[0].numel(), 1))].to(logits.device)
-        return logits[keep].float(), label[keep]
-    z, y = logits.movedim(1, -1)[counted], label[counted]
-    keep = torch.randperm(len(z), generator=generator)[:places].to(z.device)
-    return z[keep].to("cpu", torch.float64), y[keep].cpu()
+def _sample(logits, target, counted, places, generator):
+    "Logits (M,C) and labels (M,) of at most so many places that count, on the CPU."
+    keep, order = torch.randperm(int(counted.sum()), generator=generator)[:places].sort()
+    z = torch.empty(len(keep), logits.shape[1], dtype=logits.dtype)
+    y, start = torch.empty(len(keep), dtype=torch.int64), 0
+    for _, s, t, c in _few(logits, target, counted): # the places that count are numbered through
+        at = c.flatten().nonzero()[:, 0]
+        a, b = torch.searchsorted(keep, torch.tensor([start, start + len(at)])).tolist()
+        at, start = at[keep[a:b].to(at.device) - start], start + len(at)
+        s, t = s.reshape(*s.shape[:2], -1), t.flatten()
+        z[order[a:b]] = s[at // s.shape[2], :, at % s.shape[2]].cpu()
+        y[order[a:b]] = t[at].long().cpu()
+    return z, y
+
+
+def _sample_maps(logits, target, counted, places, generator):
+    "Logits and labels of whole pictures, at most so many places; the label is -1 where void."
+    pictures = max(1, places // max(target[0].numel(), 1))
+    keep = torch.randperm(len(logits), generator=generator)[:pictures].to(logits.device)
+    label = torch.where(counted[keep], target[keep].long(), -1) # long first: -1 is no uint8
+    return logits[keep].float(), label
 
 # %% ../nbs/41_calibration.ipynb #s41-103
-def _minimise(module, loss, steps):
+def _losses(module, z, y):
+    "The parts of the mean NLL, a few places at a time, in the type of the module."
+    kind, n = next(module.parameters()).dtype, int((y >= 0).sum())
+    for _, logits, labels in _few(z, y):
+        yield F.cross_entropy(module.forward(logits.to(kind)), labels, ignore_index=-1, reduction="sum") / n
+
+
+def _minimise(module, z, y, steps):
     "LBFGS with a line search."
     optimizer = torch.optim.LBFGS(module.parameters(), max_iter=steps, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe")
 
     def closure():
         optimizer.zero_grad()
-        value = loss()
-        value.backward()
+        value = 0.0
+        for part in _losses(module, z, y): # the slopes add up
+            part.backward()
+            value = value + part.detach()
         return value
 
     optimizer.step(closure)
@@ -555,10 +640,13 @@ class LocalTemperature(Scaler):
                     logits: Tensor, # (N,C,H,W)
                     ) -> Tensor: # (N,1,H,W) above 0
         "The temperature map."
-        if logits.ndim != 4: raise ValueError(f"LocalTemperature: found logits of shape {tuple(logits.shape)}; expected (N,C,H,W)")
+        logits_only(logits, what="LocalTemperature")
+        if logits.ndim != 4:
+            raise ValueError(f"LocalTemperature: found logits of shape {tuple(logits.shape)}; expected (N,C,H,W)")
         return (-self.look(logits.float().log_softmax(1) / 5).clamp(-5, 5)).exp()
 
-    def forward(self, logits: Tensor) -> Tensor: return logits / self.temperature(logits)
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits / self.temperature(logits)
 
 # %% ../nbs/41_calibration.ipynb #s41-109
 def ensemble(
@@ -566,8 +654,13 @@ def ensemble(
 ) -> Tensor: # (N,C,...) logits whose softmax is the mean of the networks' probabilities
     "Several networks as one."
     shapes = {tuple(z.shape) for z in logits}
-    if len(shapes) != 1: raise ValueError(f"ensemble: found logits of the shapes {sorted(shapes)}; expected at least one network, and the same shape for all")
-    return torch.stack([z.log_softmax(1) for z in logits]).logsumexp(0) - math.log(len(logits))
+    if len(shapes) != 1:
+        raise ValueError(f"ensemble: found logits of the shapes {sorted(shapes)}; "
+                         "expected at least one network, and the same shape for all")
+    for i, z in enumerate(logits):
+        logits_only(z, what=f"ensemble: network {i}")
+    wide = [z if z.dtype == torch.float64 else z.float() for z in logits]
+    return torch.stack([z.log_softmax(1) for z in wide]).logsumexp(0) - math.log(len(logits))
 
 # %% ../nbs/41_calibration.ipynb #s41-125
 def accuracy_above(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMM_NAMES', 'IMM_PAIRS', 'IMM_POSES', 'SOURCES', 'KAGGLE_NAMES', 'KAGGLE_PAIRS', 'IBUG_NAMES', 'IBUG_PAIRS',
-           'CAMVID_NAMES', 'VOC_NAMES', 'read_image', 'read_asf', 'Source', 'load', 'read_noses', 'read_kaggle',
-           'read_pts', 'read_dlib_xml', 'describe', 'data_sets', 'DownloadError', 'fetch', 'fetch_all', 'unpack',
-           'imm_manifest']
+           'CAMVID_NAMES', 'VOC_NAMES', 'read_image', 'read_json', 'read_table', 'read_xml', 'read_asf', 'Source',
+           'load', 'read_noses', 'read_kaggle', 'read_pts', 'read_dlib_xml', 'describe', 'data_sets', 'DownloadError',
+           'fetch', 'fetch_all', 'unpack', 'imm_manifest']
 
 # %% ../nbs/04_datasets.ipynb #7932b949
 import bz2
@@ -38,7 +38,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from xml.parsers import expat
 
@@ -52,32 +52,87 @@ from tqdm.auto import tqdm
 
 from .core import DataError, data_dir
 from .core import listing as _listing
+from .geometry import KeypointDataset, inside, transform_points
 from .core import locked, sync_folder
-from .geometry import KeypointDataset, crop_matrix, inside
 from .geometry import to_original as to_original # lives there now
 from .scenes import face_points
 
 # %% ../nbs/04_datasets.ipynb #3dbec773
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error,
+           Image.DecompressionBombError)
+_MAX_PIXELS = 100_000_000 # in one picture: a camera's 50 megapixels pass, not a file that fills the memory
+
+# %% ../nbs/04_datasets.ipynb #rd-opened
+def _opened(path):
+    "A picture by its contents, like `Image.open`, whose limit of pixels is one for all files and threads."
+    if any(form not in Image.OPEN for form in _FORMATS):
+        Image.init()
+    if Path(path).exists() and not Path(path).is_file():
+        raise OSError("this is a folder or a device, and no file")
+    with open(path, "rb") as f:
+        start = f.read(16)
+    for form in _FORMATS:
+        factory, accept = Image.OPEN[form]
+        fits = accept is None or accept(start)
+        if not fits or isinstance(fits, str): # a text says that Pillow was built without this format
+            continue
+        try:
+            return factory(os.fspath(path), os.fspath(path))
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+    raise Image.UnidentifiedImageError
 
 # %% ../nbs/04_datasets.ipynb #9a624909
-def _open(path):
+def _open(path, max_pixels=_MAX_PIXELS):
     "An image file, opened but not decoded, and its EXIF orientation (1 to 8)."
     try:
-        im = Image.open(path, formats=_FORMATS)
+        im = _opened(path)
+        _check_picture(path, im, max_pixels)
         orientation = 1 if im.format == "PNG" and "exif" not in im.info else im.getexif().get(0x0112, 1)
-    except FileNotFoundError: raise DataError(f"{path}: there is no such file") from None
-    except _BROKEN as e: raise DataError(f"{path}: {_why(e)}; expected a picture ({', '.join(_FORMATS)})") from None
-    if im.mode == "F" or im.mode.startswith("I"):
-        raise DataError(f"{path}: found {im.format} with more than 8 bits in a channel (mode {im.mode}); expected 8 bits")
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{_shown(path)}: there is no such file") from None
+    except _BROKEN as e:
+        raise DataError(f"{_shown(path)}: {_why(e)}; expected a picture ({', '.join(_FORMATS)})") from None
     return im, orientation if orientation in range(1, 9) else 1
+
+# %% ../nbs/04_datasets.ipynb #rd-checkpic
+def _check_picture(path, im, max_pixels):
+    "Refuse a picture with too many pixels, or with more than 8 bits in a channel, before it is decoded."
+    width, height = im.size
+    if width * height > max_pixels:
+        im.close()
+        raise DataError(f"{_shown(path)}: found a picture of {width}×{height} = {width * height} pixels; "
+                        f"expected at most {max_pixels}; pass max_pixels= to allow more")
+    if _is_deep(im):
+        im.close()
+        raise DataError(f"{_shown(path)}: found {im.format} with more than 8 bits in a channel "
+                        f"(mode {im.mode}); expected 8 bits")
+
+
+def _is_deep(im):
+    "Whether a file holds more than 8 bits in a channel. Pillow keeps them for grey, and squeezes colours."
+    coding = im.tile[0][3] if im.tile else ""
+    if im.mode == "F" or im.mode.startswith("I"):
+        return True
+    if im.format == "PPM" and isinstance(coding, tuple):
+        return coding[-1] > 255
+    return im.format == "PNG" and "16" in str(coding)
 
 # %% ../nbs/04_datasets.ipynb #77da864f
 def _why(error):
     "An exception in a few words, without the path that Pillow puts into its messages."
-    if isinstance(error, Image.UnidentifiedImageError): return "this is no picture of a known format"
-    return f"cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "this is no picture of a known format"
+    words = str(getattr(error, "strerror", None) or error)
+    return f"cannot be read ({_shown(words.splitlines()[0]) if words else type(error).__name__})"
+
+
+def _shown(text):
+    "Text that can be printed and written, also where a file's name is no Unicode."
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 # %% ../nbs/04_datasets.ipynb #c6e8138a
 def _plain(im, gray):
@@ -90,16 +145,26 @@ def _plain(im, gray):
     return im.convert("L" if gray else "RGB")
 
 # %% ../nbs/04_datasets.ipynb #e143c3b9
-def _decode(path, gray=False, want=None):
-    "(picture, reduction): upright pixels of a file. A JPEG much larger than `want` (W,H) is decoded at 1/2, 1/4 or 1/8 of its size."
-    im, orientation = _open(path)
+def _decode(path, gray=False, want=None, max_pixels=_MAX_PIXELS):
+    "(picture, reduction): upright pixels of a file. A JPEG much larger than `want` (W,H) is decoded smaller."
+    im, orientation = _open(path, max_pixels)
     width, reduction = im.size[0], 1
-    if want is not None and orientation == 1 and im.format in ("JPEG", "MPO"):
-        drafted = im.draft(None, (math.ceil(2 * want[0]), math.ceil(2 * want[1])))
-        if drafted is not None: reduction = round(width / drafted[1][2])
-    try: im.load()
-    except _BROKEN as e: raise DataError(f"{path}: {_why(e)}") from None
-    return _plain(im if orientation == 1 else ImageOps.exif_transpose(im), gray), reduction
+    try:
+        with im:
+            if want is not None and orientation == 1 and im.format in ("JPEG", "MPO"):
+                drafted = im.draft(None, (math.ceil(2 * want[0]), math.ceil(2 * want[1])))
+                if drafted is not None:
+                    reduction = round(width / drafted[1][2])
+            im.load()
+            return _plain(im if orientation == 1 else im.transpose(_TURNS[orientation]), gray), reduction
+    except _BROKEN as e:
+        raise DataError(f"{_shown(path)}: {_why(e)}") from None
+
+
+# What makes a picture upright, by its EXIF orientation.
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270,
+          7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 
 # %% ../nbs/04_datasets.ipynb #8f34fad0
 def _tensor(im):
@@ -111,9 +176,182 @@ def _tensor(im):
 def read_image(
     path: str | os.PathLike, # JPEG, PNG, GIF, BMP, WebP or PPM, whatever its name says
     gray: bool = False, # one channel
+    max_pixels: int = _MAX_PIXELS, # a file with more is refused before it is decoded
 ) -> Tensor: # (3,H,W) or (1,H,W) uint8
     "The pixels of an image file: 8-bit RGB or grey, upright by its EXIF note, transparent parts white."
-    return _tensor(_decode(path, gray)[0])
+    return _tensor(_decode(path, gray, max_pixels=max_pixels)[0])
+
+# %% ../nbs/04_datasets.ipynb #rd-reading
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_DEEPEST = 100 # brackets or tags within each other; label files need fewer than 10
+
+
+@contextmanager
+def _data_errors(path, what):
+    "Whatever goes wrong while a file is read becomes a `DataError` that names it."
+    try:
+        yield
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{_shown(path)}: there is no such file") from None
+    except OSError as e:
+        raise DataError(f"{_shown(path)}: {_why(e)}") from None
+    except RecursionError:
+        raise DataError(f"{_shown(path)}: found more than {_DEEPEST} levels of brackets; "
+                        f"expected {what}") from None
+    except MemoryError:
+        raise DataError(f"{_shown(path)}: is too large for this machine's memory; expected {what}") from None
+    except Exception as e: # a parser that meets a stranger's file may say anything
+        raise DataError(f"{_shown(path)}: {_why(e)}; expected {what}") from e
+
+
+def _check_is_file(path):
+    "A folder, a pipe or a device in the place of a file is refused: a pipe would keep us waiting for ever."
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{_shown(path)}: found a folder or a device; expected a file")
+
+
+def _bytes(path):
+    "All of a file."
+    _check_is_file(path)
+    return Path(path).read_bytes()
+
+# %% ../nbs/04_datasets.ipynb #rd-json
+def read_json(
+    path: str | os.PathLike, # a file in UTF-8
+) -> dict | list | str | float | bool | None: # what it holds
+    "The contents of a JSON file; DataError if it is none, or holds a key twice or what no file can keep."
+    what = "JSON in UTF-8"
+    with _data_errors(path, what):
+        text = _bytes(path).decode("utf-8-sig")
+        content = json.loads(text, parse_int=_whole_number, object_pairs_hook=_object)
+        _check_entries(path, content)
+    return content
+
+
+def _whole_number(digits):
+    "A whole number that fits into 64 bits, as every id and every pixel does."
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+        raise ValueError(f"found a whole number of {len(digits)} digits; expected one that fits into 64 bits")
+    return int(digits)
+
+
+def _object(pairs):
+    "A JSON object, in which each key must be there once: which of two would count?"
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"found the key {twice!r} twice in one object")
+    return content
+
+# %% ../nbs/04_datasets.ipynb #rd-entries
+def _check_entries(path, content):
+    "Refuse what later steps would choke on: deep nesting, and text that cannot be written or printed."
+    waiting = [(content, ())]
+    while waiting:
+        value, keys = waiting.pop()
+        if len(keys) > _DEEPEST:
+            raise DataError(f"{_shown(path)}: found more than {_DEEPEST} levels of brackets")
+        if isinstance(value, str):
+            _check_text(f"{_shown(path)}, entry {_entry(keys)}", value)
+            continue
+        if isinstance(value, dict):
+            for key in value:
+                _check_text(f"{_shown(path)}, a key in entry {_entry(keys)}", key)
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        waiting += [(v, (*keys, key)) for key, v in items if isinstance(v, (dict, list, str))]
+
+
+def _entry(keys):
+    "The way to an entry, such as `images[3].file_name`."
+    words = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    return _shown(words.removeprefix(".")) or "(all)"
+
+
+def _check_text(where, text):
+    "Text without halves of characters and without NUL."
+    if text.isascii() and "\0" not in text:
+        return
+    if "\0" in text or _shown(text) != text:
+        raise DataError(f"{where}: found the text {_shown(text)[:80]!r}; "
+                        "expected characters that a file can hold")
+
+# %% ../nbs/04_datasets.ipynb #rd-table
+def read_table(
+    path: str | os.PathLike, # comma-separated values in UTF-8
+) -> Iterator[tuple[int, list[str]]]: # (line, fields) of each row that is not empty
+    "The rows of a CSV file, one by one, with the line on which each ends; DataError where it is no table."
+    with _data_errors(path, "a table of comma-separated values in UTF-8"):
+        _check_is_file(path)
+        with open(path, encoding="utf-8-sig", newline="") as f:
+            rows = csv.reader(f, strict=True)
+            try:
+                for row in filter(None, rows):
+                    for text in row:
+                        _check_text(f"{_shown(path)}, line {rows.line_num}", text)
+                    yield rows.line_num, row
+            except (csv.Error, UnicodeDecodeError) as e:
+                where = f"{_shown(path)}, line {max(rows.line_num, 1)} or after"
+                raise DataError(f"{where}: this is no table ({e})") from None
+
+# %% ../nbs/04_datasets.ipynb #rd-xml
+def read_xml(
+    path: str | os.PathLike, # without a document type
+) -> Iterator[tuple[int, str, str, dict | str]]: # (line, "start", tag, attributes), (line, "end", tag, text)
+    "The tags of an XML file, one by one; DataError where it is none, or declares entities."
+    with _data_errors(path, "XML"):
+        _check_is_file(path)
+        tags = _Tags(path)
+        with open(path, "rb") as f:
+            while block := f.read(1 << 16):
+                yield from tags.feed(block, last=False)
+        yield from tags.feed(b"", last=True)
+
+
+class _Tags:
+    "Turns the calls of the parser into a list of tags."
+
+    def __init__(self, path):
+        self.path, self.found, self.texts = path, [], []
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartElementHandler = self.start
+        self.parser.EndElementHandler = self.end
+        self.parser.CharacterDataHandler = self.text
+        self.parser.StartDoctypeDeclHandler = self.doctype
+
+    def feed(self, block, last):
+        try:
+            self.parser.Parse(block, last)
+        except expat.ExpatError as e:
+            why = expat.errors.messages[e.code]
+            raise DataError(f"{_shown(self.path)}, line {e.lineno}: this is no XML ({why})") from None
+        found, self.found = self.found, []
+        return found
+
+    def where(self):
+        return f"{_shown(self.path)}, line {self.parser.CurrentLineNumber}"
+
+    def doctype(self, name, *rest):
+        raise DataError(f"{self.where()}: found a document type declaration <!DOCTYPE {_shown(name)}>; "
+                        "such XML is refused")
+
+    def start(self, tag, attributes):
+        if len(self.texts) >= _DEEPEST:
+            raise DataError(f"{self.where()}: found more than {_DEEPEST} tags within each other")
+        self.texts.append([])
+        self.found.append((self.parser.CurrentLineNumber, "start", tag, attributes))
+
+    def text(self, text):
+        if self.texts:
+            self.texts[-1].append(text)
+
+    def end(self, tag):
+        self.found.append((self.parser.CurrentLineNumber, "end", tag, "".join(self.texts.pop()).strip()))
 
 # %% ../nbs/04_datasets.ipynb #574cc024
 @dataclass
@@ -127,16 +365,51 @@ class _Record:
     box: tuple | None = None # left, top, right, bottom of a labelled box, pixels
     meta: dict = field(default_factory=dict)
     size: tuple = () # (H, W) of the original picture, upright
+    visible: np.ndarray | None = None # (K,) False where a point has a place and is hidden; default: none is
+    stored: bool = False # points and box lie in the stored picture, before its EXIF note turns it
+    told: tuple | None = None # (H, W) of the picture that was labelled, where the labels say so
+    turn: int = 1 # the picture's EXIF orientation
 
 # %% ../nbs/04_datasets.ipynb #1bee3d9b
-def _measure(r):
-    "Fill in a record's `size`, from the header of its file, and turn fractions into pixels."
-    if isinstance(r.image, np.ndarray): r.size = r.image.shape
+def _measure(r, max_pixels=_MAX_PIXELS):
+    "Fill in a record's `size`, from its file's header, and bring its points to the upright picture's pixels."
+    if _shown(r.name) != r.name:
+        raise DataError(f"{_shown(r.name)}: found a file whose name is no Unicode; "
+                        "expected a name that can be written")
+    if isinstance(r.image, np.ndarray):
+        r.size = r.image.shape
     else:
-        im, orientation = _open(r.image)
-        r.size = im.size if orientation >= 5 else im.size[::-1]
+        im, r.turn = _open(r.image, max_pixels)
         im.close()
-    if r.relative: r.points, r.relative = r.points * np.array(r.size[::-1]), False
+        r.size = im.size if r.turn >= 5 else im.size[::-1]
+    if r.relative:
+        r.points, r.relative = r.points * np.array(r.size[::-1]), False
+    if r.stored:
+        _turn_labels(r)
+
+
+def _turn_labels(r):
+    "Labels of the stored picture as labels of the upright one, unless they come with the upright one's size."
+    stored = r.size[::-1] if r.turn >= 5 else r.size
+    if r.told not in (None, stored, r.size):
+        raise DataError(f"{r.name}: labelled at {r.told[1]}×{r.told[0]} pixels, but the file has "
+                        f"{stored[1]}×{stored[0]}")
+    r.stored = False
+    if r.turn == 1 or r.told not in (None, stored):
+        return
+    r.points = _upright(r.points, r.turn, stored)
+    if r.box is not None:
+        corners = _upright(np.array(r.box, float).reshape(2, 2), r.turn, stored)
+        r.box = (*corners.min(0).tolist(), *corners.max(0).tolist())
+        r.meta = r.meta | {"box": r.box}
+
+
+def _upright(points, orientation, size):
+    "Points of a stored picture of `size` (H, W), in pixels of what its EXIF orientation makes of it."
+    (h, w), x, y = size, points[:, 0], points[:, 1]
+    x, y = {1: (x, y), 2: (w - x, y), 3: (w - x, h - y), 4: (x, h - y),
+            5: (y, x), 6: (h - y, x), 7: (h - y, w - x), 8: (y, w - x)}[orientation]
+    return np.stack([x, y], 1)
 
 # %% ../nbs/04_datasets.ipynb #58fa3c2c
 def _window(r, size, keep_aspect, crop):
@@ -153,11 +426,20 @@ def _window(r, size, keep_aspect, crop):
     return window
 
 # %% ../nbs/04_datasets.ipynb #9f5a249a
+def _seen(r):
+    "(K,) the points that lie within the file's picture and are not marked as hidden."
+    h, w = r.size
+    within = ((r.points >= 0) & (r.points <= [w, h])).all(1) # False for NaN
+    return within if r.visible is None else within & np.asarray(r.visible, bool)
+
+
 def _labelled_box(r):
-    "The box that comes with the label, else the box around its points."
-    if r.box is not None: return np.array(r.box, float)
-    known = r.points[np.isfinite(r.points).all(1)]
-    if len(known) == 0 or not (np.ptp(known, 0) > 0).all(): raise DataError(f"{r.name}: crop needs a box or at least two known points")
+    "The box that comes with the label, else that of its visible points: a hidden one may be a placeholder."
+    if r.box is not None:
+        return np.array(r.box, float)
+    known = r.points[_seen(r)]
+    if len(known) == 0 or not (np.ptp(known, 0) > 0).all():
+        raise DataError(f"{r.name}: crop needs a box or at least two visible points")
     return np.concatenate([known.min(0), known.max(0)])
 
 # %% ../nbs/04_datasets.ipynb #1417368e
@@ -172,41 +454,93 @@ def _cut(im, window, size, resample, fill):
     return im.resize((size[1], size[0]), resample, box=(left, top, right, bottom))
 
 # %% ../nbs/04_datasets.ipynb #bc1784f2
-def _pixels(r, source, size, gray, keep_aspect, crop):
-    "Read one record: (C,H,W) pixels, (K,2) points, (H,W) mask or None, and the window."
-    window = _window(r, size, keep_aspect, crop)
-    scale = np.array([size[1], size[0]]) / (window[2:] - window[:2])
-    drawn, want = isinstance(r.image, np.ndarray), np.array(r.size[::-1]) * scale
-    im, reduction = (Image.fromarray(r.image).convert("L" if gray else "RGB"), 1) if drawn else _decode(r.image, gray, want)
-    pixels = _tensor(_cut(im, tuple(window / reduction), size, Image.Resampling.BILINEAR, 0))
-    mask = None if r.mask is None else _cut(_read_mask(r, source.labels), tuple(window), size, Image.Resampling.NEAREST, source.void)
-    return pixels, (r.points - window[:2]) * scale, None if mask is None else _tensor(mask)[0], window
+@dataclass
+class _How:
+    "How the pictures are to be loaded: the arguments of `load`."
+    size: tuple | None # (H, W)
+    gray: bool = False
+    keep_aspect: bool = False
+    crop: float | None = None
+    max_pixels: int = _MAX_PIXELS
+
+
+def _pixels(r, source, how):
+    "One record: (C,H,W) pixels, (K,2) points, (K,) visible, (H,W) mask or None, (3,3) to the file's pixels."
+    window = _window(r, how.size, how.keep_aspect, how.crop)
+    stretch = (window[2:] - window[:2]) / [how.size[1], how.size[0]] # the file's pixels for one of ours
+    if isinstance(r.image, np.ndarray):
+        im, reduction = Image.fromarray(r.image).convert("L" if how.gray else "RGB"), 1
+    else:
+        im, reduction = _decode(r.image, how.gray, np.array(r.size[::-1]) / stretch, how.max_pixels)
+    pixels = _tensor(_cut(im, tuple(window / reduction), how.size, Image.Resampling.BILINEAR, 0))
+    mask = None
+    if r.mask is not None:
+        whole = _read_mask(r, source.labels, how.max_pixels)
+        mask = _tensor(_cut(whole, tuple(window), how.size, Image.Resampling.NEAREST, source.void))[0]
+    to_file = np.array([[stretch[0], 0, window[0]], [0, stretch[1], window[1]], [0, 0, 1]])
+    return pixels, (r.points - window[:2]) / stretch, _seen(r), mask, to_file
 
 # %% ../nbs/04_datasets.ipynb #397d382c
-def _each(f, records, workers):
-    "Apply `f` to every record in threads: (result, None) or (None, problem), in order."
-    def attempt(r):
-        try: return f(r), None
-        except DataError as e: return None, e.problems[0]
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool: return list(pool.map(attempt, records))
+def _each(f, items, workers):
+    "Apply `f` to every item in threads: (result, []) or (None, problems), in order."
+    def attempt(item):
+        try:
+            return f(item), []
+        except DataError as e:
+            return None, e.problems
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(attempt, items))
+
+# %% ../nbs/04_datasets.ipynb #rd-room
+def _room(name, what, shape):
+    "A tensor that the pictures are read into."
+    need = math.prod(shape)
+    try:
+        if need > _memory(): # some systems promise more than they have, and end the program when it is used
+            raise MemoryError
+        return torch.empty(shape, dtype=torch.uint8)
+    except (RuntimeError, MemoryError):
+        each = "×".join(map(str, shape[1:]))
+        raise MemoryError(f"{name}: {shape[0]} {what} of {each} need {need / 2**30:.1f} GiB of memory, "
+                          "more than there is; pass a smaller size=, or load one split") from None
+
+
+def _memory():
+    "Bytes of memory in this machine, as far as the system tells."
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError): # Windows has no sysconf
+        return math.inf
 
 # %% ../nbs/04_datasets.ipynb #47db8f0f
 @dataclass
 class _Trouble:
-    "What happens to samples that cannot be loaded: all of them in one error, or a warning and a list."
+    "What cannot be loaded (one error for all, or a warning), and what belongs to no sample (a warning)."
     name: str
     policy: str
     problems: list = field(default_factory=list)
+    others: list = field(default_factory=list) # (what they are, a line for each) of what belongs to no sample
 
-    def add(self, problems): self.problems += problems
+    def add(self, problems):
+        self.problems += map(_shown, problems)
+
+    def leave_out(self, lines, what):
+        "Files or labels that no sample is made of, such as pictures that nobody labelled."
+        if lines:
+            self.others.append((what, list(map(_shown, lines))))
 
     def settle(self, left):
         if self.problems and (self.policy == "raise" or not left):
-            raise DataError(self.problems, "" if self.policy == "skip" else 'Repair these files, or leave them out with on_error="skip".')
+            advice = 'Repair these files, or leave them out with on_error="skip".'
+            raise DataError(self.problems, advice if self.policy == "raise" else "")
 
     def warn(self, skipped):
-        if skipped is not None: skipped += self.problems
-        if self.problems: warnings.warn(f"{self.name}: {len(self.problems)} left out: {_listing(self.problems)}", stacklevel=3)
+        if skipped is not None:
+            skipped += self.problems + [line for _, lines in self.others for line in lines]
+        said = [f"{len(self.problems)} left out: {_listing(self.problems)}"] if self.problems else []
+        said += [f"left out: {what} ({len(lines)}), such as {lines[0]}" for what, lines in self.others]
+        if said:
+            warnings.warn(f"{self.name}: " + "\n".join(said), stacklevel=3)
 
 # %% ../nbs/04_datasets.ipynb #0afd9d07
 def _common_size(records):
@@ -219,17 +553,45 @@ def _common_size(records):
                      f"{max(widths)}, most often {most}; pass size=(height, width) to bring them to one size")
 
 # %% ../nbs/04_datasets.ipynb #efd405be
-def _stack(records, read, source):
-    "The samples that were read as one `KeypointDataset`."
-    n, k = len(read), len(source.keypoint_names)
-    images = torch.stack([x[0] for x in read])
-    points = torch.tensor(np.array([x[1] for x in read]).reshape(n, k, 2), dtype=torch.float32)
-    masks = torch.stack([x[2] for x in read]) if source.mask_names else None
+def _load_all(records, source, how, trouble, workers):
+    "All pictures in one tensor, masks in another, and (record, points, visible, matrix) of the good ones."
+    (h, w), n = how.size, len(records)
+    images = _room(trouble.name, "pictures", (n, 1 if how.gray else 3, h, w))
+    masks = _room(trouble.name, "masks", (n, h, w)) if source.mask_names else None
+
+    def one(i):
+        r = records[i]
+        try:
+            images[i], points, visible, mask, to_file = _pixels(r, source, how)
+        except MemoryError:
+            raise MemoryError(f"{r.name}: {r.size[0]}×{r.size[1]} pixels do not fit into the memory "
+                              f"at {h}×{w}; pass a smaller size=") from None
+        if masks is not None:
+            masks[i] = mask
+        return r, points, visible, to_file
+    rows, read = _good(range(n), _each(one, range(n), workers), trouble)
+    return _move_up(images, rows), None if masks is None else _move_up(masks, rows), read
+
+
+def _move_up(tensor, rows):
+    "These rows, in the same memory."
+    for new, old in enumerate(rows):
+        if new != old:
+            tensor[new] = tensor[old]
+    return tensor[:len(rows)]
+
+
+def _stack(images, masks, read, source):
+    "What was read as one `KeypointDataset`."
+    records, points, seen, to_file = zip(*read)
+    n, k = len(records), len(source.keypoint_names)
+    points = torch.tensor(np.array(points).reshape(n, k, 2), dtype=torch.float32)
+    visible = torch.tensor(np.array(seen).reshape(n, k)) & inside(points, tuple(images.shape[-2:]))
     meta = {key: [r.meta[key] for r in records] for key in records[0].meta}
-    meta |= {"original_size": torch.tensor([r.size for r in records]), "window": torch.tensor(np.array([x[3] for x in read]), dtype=torch.float32)}
-    to_file = torch.stack([crop_matrix(x[3], tuple(x[0].shape[1:]), keep_aspect=False)[0] for x in read]).double().inverse()
-    return KeypointDataset(images, points, masks=masks, names=[r.name for r in records], keypoint_names=source.keypoint_names,
-                           pairs=source.pairs, mask_names=source.mask_names, meta=meta, to_file=to_file)
+    meta |= {"original_size": torch.tensor([r.size for r in records])}
+    return KeypointDataset(images, points, visible, masks, names=[r.name for r in records],
+                           keypoint_names=source.keypoint_names, pairs=source.pairs,
+                           mask_names=source.mask_names, meta=meta, to_file=torch.tensor(np.array(to_file)))
 
 # %% ../nbs/04_datasets.ipynb #b87252c3
 _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".ppm")
@@ -237,17 +599,27 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".ppm")
 # %% ../nbs/04_datasets.ipynb #53950424
 def _lines(path):
     "The lines of a text file with their numbers, without line ends (LF, CRLF or CR) and surrounding blanks."
-    try: text = Path(path).read_bytes().decode("utf-8-sig", errors="replace")
-    except OSError as e: raise DataError(f"{path}: cannot be read ({e.strerror})") from None
+    with _data_errors(path, "text"):
+        text = _bytes(path).decode("utf-8-sig", errors="replace")
     return [(i, s.strip()) for i, s in enumerate(re.split("\r\n|\n|\r", text), 1)]
 
 # %% ../nbs/04_datasets.ipynb #992f524a
 def _numbers(where, words):
-    "Words as finite numbers."
-    try: values = [float(w) for w in words]
-    except ValueError: raise DataError(f"{where}: found {' '.join(words)!r}; expected numbers") from None
-    if not all(map(math.isfinite, values)): raise DataError(f"{where}: found {' '.join(words)!r}; expected finite numbers")
+    "Words as finite numbers that a pixel's place can be."
+    try:
+        if any("_" in w or not w.isascii() for w in words): # Python would take 1_0 for 10
+            raise ValueError
+        values = [float(w) for w in words]
+    except ValueError:
+        raise DataError(f"{where}: found {' '.join(words)[:80]!r}; expected numbers") from None
+    if not all(map(math.isfinite, values)):
+        raise DataError(f"{where}: found {' '.join(words)[:80]!r}; expected finite numbers")
+    if not all(abs(v) <= _FARTHEST for v in values):
+        raise DataError(f"{where}: found {' '.join(words)[:80]!r}; expected numbers up to {_FARTHEST:g}")
     return values
+
+
+_FARTHEST = 2.0**31 # dlib marks a point that is not there with 2³¹−1
 
 # %% ../nbs/04_datasets.ipynb #ecff46db
 def read_asf(
@@ -256,12 +628,15 @@ def read_asf(
 ) -> np.ndarray: # (points, 2) fractions of the picture's width and height, from its top-left corner
     "The points of an `.asf` file. Columns: path, type, x, y, point, from, to, and in some files three more."
     rows = [(i, s.split()) for i, s in _lines(path) if s and not s.startswith("#")]
-    if not rows or len(rows[0][1]) != 1 or not rows[0][1][0].isdecimal():
-        raise DataError(f"{path}, line {rows[0][0] if rows else 1}: found {' '.join(rows[0][1]) if rows else 'no line'!r}; expected the number of points")
+    line, first = rows[0] if rows else (1, [])
+    if len(first) != 1 or not first[0].isdecimal():
+        found = repr(" ".join(first)[:80]) if rows else "no line"
+        raise DataError(f"{_shown(path)}, line {line}: found {found}; expected the number of points")
     table = [(i, words) for i, words in rows[1:] if len(words) > 1]
-    if int(rows[0][1][0]) != points or len(table) != points:
-        raise DataError(f"{path}, line {rows[0][0]}: announces {rows[0][1][0]} points and has {len(table)}; expected {points}")
-    return np.array([_asf_row(f"{path}, line {i}", words, k) for k, (i, words) in enumerate(table)])
+    if first[0] != str(points) or len(table) != points:
+        raise DataError(f"{_shown(path)}, line {line}: announces {first[0][:20]} points and has "
+                        f"{len(table)}; expected {points}")
+    return np.array([_asf_row(f"{_shown(path)}, line {i}", words, k) for k, (i, words) in enumerate(table)])
 
 # %% ../nbs/04_datasets.ipynb #d9872490
 def _asf_row(where, words, k):
@@ -294,13 +669,29 @@ IMM_PAIRS = _mirrored((12, 0, 6, -1, 1), (13, 21, 8, 1, 1), (29, 34, 5, 1, 1), (
 
 # %% ../nbs/04_datasets.ipynb #950feb93
 def _beside(folder, suffix, recursive=False):
-    "Pictures and the label files of the same name beside them: {path without suffix: ([pictures], label or None)}."
+    "Pictures and the label files of the same name: {path without suffix: ([pictures], label or None)}."
     found = {}
-    for p in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        if p.name.startswith(".") or not p.is_file(): continue
+    with _data_errors(folder, "a folder"):
+        files = sorted(folder.rglob("*") if recursive else folder.iterdir())
+    for p in files:
+        if p.name.startswith(".") or not p.is_file():
+            continue
         pictures, label = found.get(p.with_suffix(""), ([], None))
-        if p.suffix.lower() == suffix: found[p.with_suffix("")] = (pictures, p)
-        elif p.suffix.lower() in _PICTURES: found[p.with_suffix("")] = ([*pictures, p], label)
+        if p.suffix.lower() == suffix:
+            found[p.with_suffix("")] = (pictures, p)
+        elif p.suffix.lower() in _PICTURES:
+            found[p.with_suffix("")] = ([*pictures, p], label)
+    return found
+
+# %% ../nbs/04_datasets.ipynb #539f970c
+def _by_stem(folder):
+    "The pictures in a folder by their names without ending."
+    found = {}
+    with _data_errors(folder, "a folder"):
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+    for p in files:
+        if p.suffix.lower() in _PICTURES and not p.name.startswith("."):
+            found.setdefault(p.stem, []).append(p)
     return found
 
 # %% ../nbs/04_datasets.ipynb #3d3041e9
@@ -337,7 +728,7 @@ def _imm(folder, split, trouble):
 @dataclass
 class Source:
     "A data set that `load` knows."
-    read: Callable # (folder, split, trouble) -> records
+    read: Callable # (folder, split, trouble) -> records; `trouble.add` takes errors, `trouble.leave_out` what belongs to no sample
     folders: tuple # where it may lie in the data folder
     splits: tuple
     pixels: str # how the numbers in its files become pixels
@@ -364,56 +755,73 @@ def load(
     download: bool = False, # get what is missing, if it may be downloaded
     gray: bool = False, # one channel
     keep_aspect: bool = False, # keep the proportions and fill up with black; otherwise the picture fills `size`
-    crop: float | None = None, # cut to the labelled box, else the box of the points, enlarged by this share on each side
+    crop: float | None = None, # cut to the labelled box, else that of the points, this share larger on each side
     on_error: str = "raise", # or "skip": leave out what cannot be loaded, with a warning that lists it
-    skipped: list | None = None, # receives what was left out
+    skipped: list | None = None, # receives a line for everything that was left out
     workers: int | None = None, # threads that read pictures
+    max_pixels: int = _MAX_PIXELS, # a picture with more is refused before it is decoded
 ) -> KeypointDataset:
     """A data set by its name; nothing is downloaded unless `download=True`.
 
-    Points are in kpnb's pixels, whatever the file counts (`data_sets()` tells): fractions are multiplied (imm), pixels counted from 0 gain 0.5 (pet-noses,
-    dlib's XML), pixel centres counted from 1 lose 0.5 (.pts), Kaggle's are kept. Points outside the picture load as not visible, missing ones as NaN. Pictures are
-    resized with an anti-aliasing filter and points multiplied; masks take the nearest label. `meta` keeps each sample's `original_size` (H, W) and `window`, the
-    rectangle of the original picture that fills the loaded one; `to_original` maps points back. DataError names each file and line that is wrong."""
+    Points are in kpnb's pixels, whatever the file counts (`data_sets()` tells): fractions are multiplied
+    (imm), pixels counted from 0 gain 0.5 (pet-noses, dlib's XML), pixel centres counted from 1 lose 0.5
+    (.pts), Kaggle's are kept. Points outside the file's picture load as not visible, missing ones as NaN.
+    Pictures are resized with an anti-aliasing filter and points multiplied; masks take the nearest label.
+
+    `meta` keeps each file's `original_size` (H, W), and `to_file` the matrix from the loaded picture to the
+    file's pixels, with which `to_original` maps points back. DataError names each file and line that is
+    wrong; what belongs to no sample, such as a picture that nobody labelled, is said in a warning."""
     source, split, size = _arguments(name, split, size, on_error, crop)
-    if download: _download(source, name, root)
-    trouble = _Trouble(name, on_error)
-    ds = _assemble(source, _folder(source, name, root), split, trouble, workers, size, gray, keep_aspect, crop)
+    if download:
+        _download(source, name, root)
+    trouble, how = _Trouble(name, on_error), _How(size, gray, keep_aspect, crop, max_pixels)
+    ds = _assemble(source, _folder(source, name, root), split, trouble, how, workers)
     trouble.warn(skipped)
     return ds
 
 # %% ../nbs/04_datasets.ipynb #bbf1e7ba
-def _assemble(source, folder, split, trouble, workers, size, *how):
+def _assemble(source, folder, split, trouble, how, workers):
     "Labels first, then the sizes of all pictures, then their pixels: what is wrong shows early."
     records = source.read(folder, split, trouble)
-    records = _good(records, _each(_measure, records, workers), trouble)[0]
-    if not records and not trouble.problems: raise FileNotFoundError(f"{trouble.name}: found no samples in {folder}. {source.obtain}")
+    records = _good(records, _each(lambda r: _measure(r, how.max_pixels), records, workers), trouble)[0]
+    if not records and not trouble.problems:
+        raise FileNotFoundError(f"{trouble.name}: found no samples in {folder}. {source.obtain}")
     trouble.settle(records)
-    size = _common_size(records) if size is None else size
-    records, read = _good(records, _each(lambda r: _pixels(r, source, size, *how), records, workers), trouble)
-    trouble.settle(records)
-    return _stack(records, read, source)
+    how = how if how.size is not None else replace(how, size=_common_size(records))
+    images, masks, read = _load_all(records, source, how, trouble, workers)
+    trouble.settle(read)
+    return _stack(images, masks, read, source)
 
 # %% ../nbs/04_datasets.ipynb #5e818c53
-def _good(records, attempts, trouble):
-    "The records that were read, and what was read; the others are trouble."
-    trouble.add([problem for _, problem in attempts if problem])
-    good = [(r, x) for r, (x, problem) in zip(records, attempts) if problem is None]
-    return [r for r, _ in good], [x for _, x in good]
+def _good(items, attempts, trouble):
+    "The items that were read, and what was read; the others are trouble."
+    for _, problems in attempts:
+        trouble.add(problems)
+    good = [(item, x) for item, (x, problems) in zip(items, attempts) if not problems]
+    return [item for item, _ in good], [x for _, x in good]
 
 # %% ../nbs/04_datasets.ipynb #35caaabc
 def _arguments(name, split, size, on_error, crop):
     "Check the arguments of `load`."
-    if name not in SOURCES: raise ValueError(f"no data set {name!r}; there are {', '.join(SOURCES)}")
+    if name not in SOURCES:
+        raise ValueError(f"no data set {name!r}; there are {', '.join(SOURCES)}")
     source, split = SOURCES[name], "valid" if split == "val" else split
-    if split is not None and split not in source.splits: raise ValueError(f"{name} has no split {split!r}; there are {', '.join(source.splits)}")
-    if on_error not in ("raise", "skip"): raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-    size = (size, size) if isinstance(size, int) else size
-    if size is not None and (len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size)):
+    if split is not None and split not in source.splits:
+        raise ValueError(f"{name} has no split {split!r}; there are {', '.join(source.splits)}")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
+    size = (size, size) if isinstance(size, (int, np.integer)) else size
+    if size is not None and not (len(size) == 2 and all(_is_side(s) for s in size)):
         raise ValueError(f"size is {size!r}; expected (height, width) in whole pixels")
     if crop is not None and (size is None or not -0.5 < crop < 10):
-        raise ValueError(f"crop is {crop!r} and size is {size!r}; expected a share such as 0.25, and a size to bring the crops to")
-    return source, split, None if size is None else tuple(size)
+        raise ValueError(f"crop is {crop!r} and size is {size!r}; "
+                         "expected a share such as 0.25, and a size to bring the crops to")
+    return source, split, None if size is None else tuple(map(int, size))
+
+
+def _is_side(value):
+    "Whether this is the side of a picture."
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
 
 # %% ../nbs/04_datasets.ipynb #692a164f
 def _folder(source, name, root):
@@ -433,22 +841,34 @@ def read_noses(
     "Nose labels: 0-based column and row of a pixel become the pixel's centre, so 0.5 is added."
     noses, wrong = {}, []
     for i, line in _lines(path):
-        if not line: continue
-        found, where = _NOSE_LINE.fullmatch(line), f"{path}, line {i}"
+        if not line:
+            continue
+        found, where = _NOSE_LINE.fullmatch(line), f"{_shown(path)}, line {i}"
         try:
-            if not found: raise DataError(f'{where}: found {line[:80]!r}; expected a line such as cat_1.jpg,"(373, 133)"')
+            if not found:
+                raise DataError(f'{where}: found {line[:80]!r}; expected a line such as cat_1.jpg,"(373, 133)"')
             x, y = _numbers(where, found.groups()[1:])
-            if found[1] in noses: raise DataError(f"{where}: found {found[1]} again; expected each picture once")
-            noses[found[1]] = (x + 0.5, y + 0.5)
-        except DataError as e: wrong += e.problems
+            name = _plain_name(found[1])
+            if name in noses:
+                raise DataError(f"{where}: found {name[:80]} again; expected each picture once")
+            noses[name] = (x + 0.5, y + 0.5)
+        except DataError as e:
+            wrong += e.problems
     return noses, wrong
 
 # %% ../nbs/04_datasets.ipynb #c61474d7
+def _plain_name(name):
+    "One way to write the name of a file within a folder: `./a.jpg` is `a.jpg`, and `s\\a.jpg` is `s/a.jpg`."
+    return PurePosixPath(name.replace("\\", "/")).as_posix()
+
+
 def _inside_folder(folder, name, where):
     "The path of a file that a label file names; it must stay within the folder."
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
-        raise DataError(f"{where}: found the file name {name!r}; expected one inside {folder}")
+    odd = "\0" in name or _shown(name) != name
+    long = len(_shown(name).encode()) > 1000 or any(len(p.encode()) > 255 for p in map(_shown, parts))
+    if odd or long or not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
+        raise DataError(f"{where}: found the file name {_shown(name)[:80]!r}; expected one inside {folder}")
     return folder.joinpath(*parts)
 
 # %% ../nbs/04_datasets.ipynb #3be9ab36
@@ -462,17 +882,42 @@ _NOSE_FILES = {"train": "train_noses.3.txt", "test": "test_noses.txt"}
 # %% ../nbs/04_datasets.ipynb #7d0144c2
 def _noses(folder, split, trouble):
     "Records of the pets that have a nose label."
-    records, files = [], [folder / f for s, f in _NOSE_FILES.items() if split in (None, s)]
-    if not any(f.exists() for f in files):
-        raise FileNotFoundError(f"pet-noses: there is no {' or '.join(map(str, files))}. {SOURCES['pet-noses'].obtain}")
-    for path in files:
-        noses, wrong = read_noses(path) if path.exists() else ({}, [])
-        trouble.add(wrong)
-        for name, point in noses.items():
-            try: picture = _inside_folder(folder / "images", name, path)
-            except DataError as e: trouble.add(e.problems); continue
-            if picture.is_file(): records.append(_Record(name, picture, np.array([point]), meta=_pet(name)))
-            else: trouble.add([f"{path}: a label for {name} without a picture; expected {picture}"])
+    files = {part: folder / f for part, f in _NOSE_FILES.items()}
+    wanted = [f for part, f in files.items() if split in (None, part)]
+    if not any(f.exists() for f in wanted):
+        either = " or ".join(map(str, wanted))
+        raise FileNotFoundError(f"pet-noses: there is no {either}. {SOURCES['pet-noses'].obtain}")
+    records, labelled = [], {}
+    for path in filter(Path.exists, files.values()):
+        try:
+            noses, wrong = read_noses(path)
+        except DataError as e:
+            noses, wrong = {}, e.problems
+        if path in wanted:
+            trouble.add(wrong)
+            trouble.add([f"{path}: found {name[:80]}, which is in {labelled[name].name} too; "
+                         "expected each picture once"
+                         for name in noses if name in labelled])
+            new = {name: point for name, point in noses.items() if name not in labelled}
+            records += _nose_records(folder, path, new, trouble)
+        labelled |= {name: path for name in noses if name not in labelled}
+    pictures = [p for files in _by_stem(folder / "images").values() for p in files]
+    blank = [f"{p}: a picture without a label" for p in pictures if p.name not in labelled]
+    trouble.leave_out(blank, "pictures without a nose label")
+    return records
+
+
+def _nose_records(folder, path, noses, trouble):
+    "Records of the labels of one file."
+    records = []
+    for name, point in noses.items():
+        try:
+            picture = _inside_folder(folder / "images", name, path)
+            if not picture.is_file():
+                raise DataError(f"{path}: a label for {name} without a picture; expected {picture}")
+            records.append(_Record(name, picture, np.array([point]), meta=_pet(name)))
+        except DataError as e:
+            trouble.add(e.problems)
     return records
 
 # %% ../nbs/04_datasets.ipynb #d71dec7c
@@ -489,15 +934,13 @@ def read_kaggle(
     names: Sequence[str], # keypoints: columns name_x and name_y
 ) -> tuple[list[tuple[int, np.ndarray, np.ndarray]], list[str]]: # (line, (K,2) points with NaN where missing, (96,96) uint8), and the lines that are wrong
     "Kaggle's table of faces; coordinates are taken as continuous, so nothing is added."
-    rows, wrong = [], []
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as f:
-        reader = csv.reader(f)
+    rows, wrong, table = [], [], read_table(path)
+    columns, width = _kaggle_header(path, next(table, (1, []))[1], names)
+    for line, row in table:
         try:
-            columns, width = _kaggle_header(path, next(reader, []), names)
-            for row in filter(None, reader):
-                try: rows.append((reader.line_num, *_kaggle_row(f"{path}, line {reader.line_num}", row, width, columns)))
-                except DataError as e: wrong += e.problems
-        except csv.Error as e: raise DataError(f"{path}, line {reader.line_num}: this is no table ({e})") from None
+            rows.append((line, *_kaggle_row(f"{_shown(path)}, line {line}", row, width, columns)))
+        except DataError as e:
+            wrong += e.problems
     return rows, wrong
 
 # %% ../nbs/04_datasets.ipynb #d7f49614
@@ -505,7 +948,13 @@ def _kaggle_header(path, header, names):
     "Where the columns are, `Image` last, and how many there are."
     columns = [*(f"{n}_{axis}" for n in names for axis in "xy"), "Image"]
     absent = [c for c in columns if c not in header]
-    if absent: raise DataError(f"{path}, line 1: found {len(header)} columns without {', '.join(absent[:4])}; expected {len(columns) - 1} coordinates and Image")
+    if absent:
+        raise DataError(f"{_shown(path)}, line 1: found {len(header)} columns "
+                        f"without {', '.join(absent[:4])}; expected {len(columns) - 1} coordinates and Image")
+    twice = [c for c in columns if header.count(c) > 1]
+    if twice:
+        raise DataError(f"{_shown(path)}, line 1: found {', '.join(twice[:4])} twice; "
+                        "expected each column once")
     return [header.index(c) for c in columns], len(header)
 
 # %% ../nbs/04_datasets.ipynb #c4c9c253
@@ -527,7 +976,8 @@ _, KAGGLE_NAMES, KAGGLE_PAIRS = face_points(15)
 def _kaggle(folder, split, trouble):
     "Records of the table's rows; of every five rows, the fifth is for validation."
     path = folder / "training.csv"
-    if not path.is_file(): raise FileNotFoundError(f"kaggle-faces: there is no {path}. {SOURCES['kaggle-faces'].obtain}")
+    if not path.exists():
+        raise FileNotFoundError(f"kaggle-faces: there is no {path}. {SOURCES['kaggle-faces'].obtain}")
     rows, wrong = read_kaggle(path, KAGGLE_NAMES)
     trouble.add(wrong)
     part = lambda line: "valid" if (line - 2) % 5 == 4 else "train"
@@ -545,64 +995,147 @@ def read_pts(
     points: int = 68, # how many it must have
 ) -> np.ndarray: # (points, 2) pixels
     "The points of a `.pts` file: pixel centres are counted from 1, so 0.5 is subtracted."
-    lines = [(i, s) for i, s in _lines(path) if s and not s.startswith("//")]
-    opening = next((k for k, (_, s) in enumerate(lines) if s == "{"), None)
-    closing = next((k for k, (_, s) in enumerate(lines) if s == "}"), None)
-    if opening is None or closing is None or closing < opening: raise DataError(f"{path}: found no points between {{ and }}; expected {points} lines with x and y")
-    for i, s in lines[:opening]:
-        if re.fullmatch(rf"version\s*:.*|n_points\s*:\s*{points}", s) is None: raise DataError(f"{path}, line {i}: found {s!r}; expected 'n_points: {points}'")
-    rows = [(f"{path}, line {i}", s.split()) for i, s in lines[opening + 1:closing]]
-    if len(rows) != points: raise DataError(f"{path}, line {lines[opening][0]}: found {len(rows)} points between {{ and }}; expected {points}")
-    for where, words in rows:
-        if len(words) != 2: raise DataError(f"{where}: found {len(words)} columns; expected x and y")
-    return np.array([_numbers(where, words) for where, words in rows]) - 0.5
+    lines = [(f"{_shown(path)}, line {i}", s) for i, s in _lines(path) if s and not s.startswith("//")]
+    words = [s for _, s in lines]
+    if words.count("{") != 1 or words.count("}") != 1 or words.index("}") < words.index("{"):
+        raise DataError(f"{_shown(path)}: found no points between {{ and }}, or several such lists; "
+                        f"expected {points} lines with x and y")
+    opening, closing = words.index("{"), words.index("}")
+    for where, s in lines[:opening]:
+        if re.fullmatch(rf"version\s*:.*|n_points\s*:\s*{points}", s) is None:
+            raise DataError(f"{where}: found {s[:80]!r}; expected 'n_points: {points}'")
+    rows = [(where, s.split()) for where, s in lines[opening + 1:closing]]
+    if len(rows) != points:
+        raise DataError(f"{lines[opening][0]}: found {len(rows)} points between {{ and }}; expected {points}")
+    for where, row in rows:
+        if len(row) != 2:
+            raise DataError(f"{where}: found {len(row)} columns; expected x and y")
+    if closing + 1 < len(lines):
+        where, s = lines[closing + 1]
+        raise DataError(f"{where}: found {s[:80]!r} after the closing brace; expected nothing")
+    return np.array([_numbers(where, row) for where, row in rows]) - 0.5
 
 # %% ../nbs/04_datasets.ipynb #483709b6
+@dataclass
+class _Face:
+    "A box of a dlib XML file."
+    where: str # file and line
+    file: str # the picture's name
+    told: tuple | None # (H, W) of the picture, as the file says
+    box: tuple # left, top, right, bottom
+    parts: dict = field(default_factory=dict) # {number: (x, y)}, pixels
+
+    def points(self):
+        return np.array([self.parts.get(k, (math.nan, math.nan)) for k in range(68)])
+
+
+_FEWER = (5, 19, 21, 29, 49, 51) # how many points the other known layouts of a face have
+
+# %% ../nbs/04_datasets.ipynb #rd-dlib
 class _DlibXML:
-    "Collects the boxes of a dlib XML file: (line, file, box, {part: (x, y)})."
+    "Collects the faces of a dlib XML file, what is wrong in it, and the boxes that it wants ignored."
 
     def __init__(self, path):
-        self.path, self.boxes, self.wrong, self.file, self.box = path, [], [], None, None
-        self.parser = expat.ParserCreate()
-        self.parser.StartElementHandler, self.parser.EndElementHandler, self.parser.StartDoctypeDeclHandler = self.start, self.end, self.doctype
+        self.path, self.faces, self.wrong, self.ignored = path, [], [], []
+        self.image, self.face, self.in_box = None, None, False
+        for line, event, tag, found in read_xml(path):
+            where = f"{_shown(path)}, line {line}"
+            if event == "end":
+                self.end(tag)
+                continue
+            try:
+                if tag == "image":
+                    self.start_image(where, found)
+                elif tag == "box":
+                    self.start_box(where, found)
+                elif tag == "part" and self.face is not None:
+                    self.part(where, found)
+            except KeyError as e:
+                self.refuse(f"{where}: found <{tag}> without {e.args[0]!r}; expected this attribute")
+            except DataError as e:
+                self.refuse(*e.problems)
 
-    def doctype(self, name, *rest): raise DataError(f"{self.where()}: found a document type declaration <!DOCTYPE {name}>; such XML is refused")
+    def refuse(self, *problems):
+        "What is wrong in a box leaves the whole box out: one bad point may mean that the others are, too."
+        self.wrong += problems
+        self.face = None
 
-    def where(self): return f"{self.path}, line {self.parser.CurrentLineNumber}"
+    def start_image(self, where, a):
+        self.image, told = None, None
+        if "width" in a or "height" in a:
+            width, height = _numbers(where, [a["width"], a["height"]])
+            if not (width > 0 and height > 0 and width == int(width) and height == int(height)):
+                raise DataError(f"{where}: found a picture of {width:g}×{height:g} pixels; "
+                                "expected whole numbers above 0")
+            told = (int(height), int(width))
+        self.image = (_plain_name(a["file"]), told)
 
-    def start(self, tag, a):
-        try:
-            if tag == "image": self.file = a["file"]
-            elif tag == "box":
-                left, top, width, height = _numbers(self.where(), [a[k] for k in ("left", "top", "width", "height")])
-                self.box = (self.where(), self.file, (left, top, left + width, top + height), {}) if a.get("ignore") != "1" else None
-            elif tag == "part" and self.box is not None: self.part(a)
-        except KeyError as e: self.wrong.append(f"{self.where()}: found <{tag}> without {e.args[0]!r}; expected this attribute")
-        except DataError as e: self.wrong += e.problems
+    def start_box(self, where, a):
+        if self.in_box:
+            raise DataError(f"{where}: found a box within a box; expected one after the other")
+        self.in_box = True
+        if self.image is None:
+            raise DataError(f"{where}: a box without a file; expected it within <image file='...'>")
+        if a.get("ignore", "0").lower() not in ("0", "1", "false", "true"):
+            raise DataError(f"{where}: found ignore={a['ignore'][:20]!r}; expected 0 or 1")
+        left, top, width, height = _numbers(where, [a[k] for k in ("left", "top", "width", "height")])
+        if not (width > 0 and height > 0):
+            raise DataError(f"{where}: found a box of size {width:g}×{height:g}; "
+                            "expected a width and a height above 0")
+        if a.get("ignore", "0").lower() in ("1", "true"):
+            self.ignored.append(f"{where}: a box of {self.image[0][:80]} that is marked ignore")
+        else:
+            self.face = _Face(where, *self.image, (left, top, left + width, top + height))
 
-    def part(self, a):
-        k = int(a["name"]) if a["name"].isdecimal() else -1
-        if not 0 <= k < 68 or k in self.box[3]: raise DataError(f"{self.where()}: found part {a['name']!r}; expected 00 to 67, each once")
-        x, y = _numbers(self.where(), [a["x"], a["y"]])
-        self.box[3][k] = (x + 0.5, y + 0.5)
+    def part(self, where, a):
+        k = int(a["name"]) if re.fullmatch("[0-9]{1,3}", a["name"]) else -1
+        if not 0 <= k < 68 or k in self.face.parts:
+            raise DataError(f"{where}: found part {a['name'][:20]!r}; expected 00 to 67, each once")
+        x, y = _numbers(where, [a["x"], a["y"]])
+        self.face.parts[k] = (x + 0.5, y + 0.5)
 
     def end(self, tag):
-        if tag == "box" and self.box is not None: self.boxes.append(self.box); self.box = None
+        if tag == "image":
+            self.image = None
+        if tag == "box":
+            self.in_box = False
+            if self.face is not None:
+                self.faces.append(self.face)
+                self.face = None
+
+# %% ../nbs/04_datasets.ipynb #rd-faces
+def _dlib_faces(path):
+    "The good faces of a dlib XML file, what is wrong in it, and the boxes that it wants ignored."
+    found = _DlibXML(path)
+    numbers = set().union(*(face.parts for face in found.faces))
+    if numbers and max(numbers) < 67: # another layout: its points would be taken for the first of the jaw
+        raise DataError(f"{_shown(path)}: found {len(numbers)} points in {len(found.faces)} faces, "
+                        f"{min(numbers):02} to {max(numbers):02}; expected the 68 points 00 to 67")
+    faces, seen = [], {}
+    for face in found.faces:
+        n, same = len(face.parts), seen.setdefault((face.file, face.box), face)
+        if numbers and n == 0:
+            found.wrong.append(f"{face.where}: a box without parts; expected 68")
+        elif n in _FEWER and set(face.parts) == set(range(n)):
+            found.wrong.append(f"{face.where}: found {n} points, 00 to {n - 1:02}, which is another layout; "
+                               "expected 68")
+        elif same is not face:
+            found.wrong.append(f"{face.where}: found the box {face.box} of {face.file[:80]} again, as in "
+                               f"{same.where}")
+        else:
+            faces.append(face)
+    return faces, found.wrong, found.ignored
 
 # %% ../nbs/04_datasets.ipynb #c082b2aa
 def read_dlib_xml(
     path: str | os.PathLike, # written by dlib's imglab, or of the same form
-) -> tuple[list[tuple], list[str]]: # (place, file name, (left, top, right, bottom), (68,2) pixels) for each face, and what is wrong
-    "Faces of a dlib XML file: pixels are counted from 0, so 0.5 is added to points; boxes go from edge to edge. Without any part in the file, all points are NaN."
-    reader = _DlibXML(path)
-    try: reader.parser.Parse(Path(path).read_bytes(), True)
-    except expat.ExpatError as e: raise DataError(f"{path}, line {e.lineno}: this is no XML ({expat.errors.messages[e.code]})") from None
-    wrong, faces, blank = reader.wrong, [], not any(parts for *_, parts in reader.boxes)
-    for where, file, box, parts in reader.boxes:
-        if file is None or not (parts or blank): wrong.append(f"{where}: a box without {'a file' if file is None else 'parts'}; expected both")
-        elif not (box[0] < box[2] and box[1] < box[3]): wrong.append(f"{where}: found a box of size 0; expected a width and a height")
-        else: faces.append((where, file, box, np.array([parts.get(k, (math.nan, math.nan)) for k in range(68)])))
-    return faces, wrong
+) -> tuple[list[tuple], list[str]]: # (place, file, (left, top, right, bottom), (68,2) pixels), and what is wrong
+    """Faces of a dlib XML file: pixels are counted from 0, so 0.5 is added to points; boxes go to the edges.
+
+    Without any part in the file, all points are NaN. Where an EXIF note turns a picture, these are places
+    in its stored pixels; `load` turns them."""
+    faces, wrong, _ = _dlib_faces(path)
+    return [(face.where, face.file, face.box, face.points()) for face in faces], wrong
 
 # %% ../nbs/04_datasets.ipynb #54d92eb7
 _PARTS = {"train": ("trainset", "afw"), "test": ("testset", "ibug", "01_indoor", "02_outdoor")}
@@ -610,30 +1143,73 @@ _PARTS = {"train": ("trainset", "afw"), "test": ("testset", "ibug", "01_indoor",
 # %% ../nbs/04_datasets.ipynb #15db50b5
 def _wild(folder, split, trouble):
     "Records of faces with 68 points, from XML if there is any, else from `.pts` files."
-    sheets = [p for p in sorted(folder.glob("*.xml")) if not p.name.startswith(".")]
-    parted = [p for p in sheets if any(s in p.name.lower() for s in _PARTS)] or sheets
-    if sheets: return [r for p in parted if split is None or split in p.name.lower() for r in _from_xml(folder, p, trouble)]
+    if any(not p.name.startswith(".") for p in folder.glob("*.xml")):
+        return _wild_xml(folder, split, trouble)
+    homeless = []
 
     def read(picture, label):
         name = picture.relative_to(folder)
-        mine = {part for part, folders in _PARTS.items() if {p.lower() for p in name.parts[:-1]} & set(folders)}
-        if split is not None and split not in mine: return None
+        above = {p.lower() for p in name.parts[:-1]}
+        mine = {part for part, folders in _PARTS.items() if above & set(folders)}
+        if split is not None and split not in mine:
+            homeless.extend([] if mine else [f"{picture}: in no folder of a part; it loads with split=None"])
+            return None
         return _Record(name.as_posix(), picture, read_pts(label), meta={"folder": name.parent.as_posix()})
-    return _together(folder, _beside(folder, ".pts", True), ".pts", read, trouble)
+    records = _together(folder, _beside(folder, ".pts", True), ".pts", read, trouble)
+    trouble.leave_out(homeless, "pictures in no folder of a part")
+    return records
+
+
+def _wild_xml(folder, split, trouble):
+    "Records of the XML files that belong to a part, or of all of them if none does."
+    sheets = [p for p in sorted(folder.glob("*.xml")) if not p.name.startswith(".")]
+    parted = [p for p in sheets if any(s in p.name.lower() for s in _PARTS)] or sheets
+    unread = [f"{p}: not read, since other XML files hold the parts" for p in sheets if p not in parted]
+    trouble.leave_out(unread, "XML files without a part in their names")
+    records = _from_xml(folder, [p for p in parted if split is None or split in p.name.lower()], trouble)
+    if split is None:
+        found = _beside(folder, ".pts", True)
+        used = {r.image for r in records}
+        rest = [p for pictures, _ in found.values() for p in pictures if p not in used]
+        blank = [f"{p}: a picture that no XML file has a face of" for p in rest]
+        trouble.leave_out(blank, "pictures without a face in the XML files")
+        unread = [f"{label}: not read, since there is XML" for _, label in found.values() if label]
+        trouble.leave_out(unread, ".pts files, since there is XML")
+    return records
 
 # %% ../nbs/04_datasets.ipynb #85f40f87
-def _from_xml(folder, path, trouble):
-    "Records of one XML file."
-    found, wrong = read_dlib_xml(path)
-    trouble.add(wrong)
-    many, seen, records = Counter(file for _, file, _, _ in found), Counter(), []
-    for where, file, box, points in found:
-        seen[file] += 1
-        try: picture = _inside_folder(folder, file, where)
-        except DataError as e: trouble.add(e.problems); continue
-        name = file if many[file] == 1 else f"{file}#{seen[file]}"
-        if picture.is_file(): records.append(_Record(name, picture, points, box=box, meta={"folder": PurePosixPath(file).parent.as_posix(), "box": box}))
-        else: trouble.add([f"{where}: a label without a picture; expected {picture}"])
+def _from_xml(folder, paths, trouble):
+    "Records of the faces in XML files."
+    faces, first = [], {}
+    for path in paths:
+        try:
+            found, wrong, ignored = _dlib_faces(path)
+        except DataError as e:
+            trouble.add(e.problems)
+            continue
+        trouble.add(wrong)
+        trouble.leave_out(ignored, "boxes marked ignore")
+        for face in found:
+            same = first.setdefault((face.file, face.box), face)
+            if same is face:
+                faces.append(face)
+            else:
+                trouble.add([f"{face.where}: found the box {face.box} of {face.file[:80]} again, as in "
+                             f"{same.where}"])
+    many, seen, records = Counter(face.file for face in faces), Counter(), []
+    for face in faces:
+        seen[face.file] += 1
+        try:
+            picture = _inside_folder(folder, face.file, face.where)
+            if not picture.is_file():
+                raise DataError(f"{face.where}: a label without a picture; expected {picture}")
+        except DataError as e:
+            trouble.add(e.problems)
+            continue
+        name = face.file if many[face.file] == 1 else f"{face.file}#{seen[face.file]}"
+        meta = {"folder": PurePosixPath(face.file).parent.as_posix(), "box": face.box}
+        records.append(_Record(name, picture, face.points(), box=face.box, meta=meta, stored=True,
+                               told=face.told))
     return records
 
 # %% ../nbs/04_datasets.ipynb #8ca1b130
@@ -648,18 +1224,44 @@ SOURCES["300w"] = Source(
     "ibug_300W_large_face_landmark_dataset.tar.gz there (not for commercial use).", IBUG_NAMES, IBUG_PAIRS)
 
 # %% ../nbs/04_datasets.ipynb #26e34dd7
-def _read_mask(r, labels):
-    "The mask of a record as a grey picture of labels."
-    im, _ = _open(r.mask)
-    if im.mode not in ("1", "L", "P"): raise DataError(f"{r.mask}: found a picture of mode {im.mode}; expected an index picture (mode L or P)")
-    if im.size != r.size[::-1]: raise DataError(f"{r.mask}: found {im.size[1]}×{im.size[0]} pixels; expected {r.size[0]}×{r.size[1]}, as in {r.image.name}")
-    try: found = np.array(im).astype(np.uint8)
-    except _BROKEN as e: raise DataError(f"{r.mask}: {_why(e)}") from None
+def _read_mask(r, labels, max_pixels=_MAX_PIXELS):
+    "The mask of a record as a grey picture of labels, upright like its picture."
+    im, own = _open(r.mask, max_pixels)
+    with im:
+        found = _labels_of(r.mask, im)
     odd = np.setdiff1d(found, labels)
     if len(odd):
         row, column = np.argwhere(found == odd[0])[0].tolist()
-        raise DataError(f"{r.mask}: found label {odd[0]} in row {row}, column {column}; expected {labels[0]} to {labels[-1]}")
-    return Image.fromarray(found)
+        raise DataError(f"{r.mask}: found label {odd[0]} in row {row}, column {column}; "
+                        f"expected {labels[0]} to {labels[-1]}")
+    turn, stored = own, r.size[::-1] if r.turn >= 5 else r.size
+    if own == 1 and found.shape == stored: # without a note of its own it lies on its picture's stored pixels
+        turn = r.turn
+    mask = Image.fromarray(found)
+    mask = mask if turn == 1 else mask.transpose(_TURNS[turn])
+    if mask.size != r.size[::-1]:
+        h, w = found.shape
+        raise DataError(f"{r.mask}: found {h}×{w} pixels; "
+                        f"expected {r.size[0]}×{r.size[1]}, as in {r.image.name}")
+    return mask
+
+
+def _labels_of(path, im):
+    "The labels (H,W) in a mask's file, which must hold them as they are: no colours, no lossy compression."
+    if im.mode not in ("1", "L", "P"):
+        raise DataError(f"{path}: found a picture of mode {im.mode}; expected an index picture (mode L or P)")
+    coding = im.tile[0][3] if im.tile else ""
+    if im.format in ("JPEG", "MPO", "WEBP"):
+        raise DataError(f"{path}: found a mask as {im.format}, whose compression changes labels; "
+                        "expected PNG")
+    if im.format == "PPM" and coding not in ("L", ("L", 255)):
+        raise DataError(f"{path}: found a {im.format} with values other than 0 to 255, which would be "
+                        "stretched; expected PNG")
+    try:
+        found = np.array(im).astype(np.uint8)
+    except _BROKEN as e:
+        raise DataError(f"{path}: {_why(e)}") from None
+    return found // {"L;2": 85, "L;4": 17}.get(coding, 1) # Pillow stretches a grey PNG of 2 or 4 bits to 255
 
 # %% ../nbs/04_datasets.ipynb #3add6b3d
 def _masked(pictures, masks, stems, trouble, meta=None):
@@ -667,31 +1269,40 @@ def _masked(pictures, masks, stems, trouble, meta=None):
     records, by_stem = [], _by_stem(pictures)
     for stem in stems:
         mask, found = masks / f"{stem}.png", by_stem.get(stem, [])
-        if len(found) != 1: trouble.add([f"{mask}: found {len(found)} pictures of this name; expected one: {pictures / stem}.jpg or .png"])
-        elif not mask.is_file(): trouble.add([f"{found[0]}: a picture without a mask; expected {mask}"])
-        else: records.append(_Record(found[0].name, found[0], np.zeros((0, 2)), mask=mask, meta=meta(stem) if meta else {}))
+        if len(found) != 1:
+            trouble.add([f"{mask}: found {len(found)} pictures of this name; "
+                         f"expected one: {pictures / stem}.jpg or .png"])
+        elif not mask.is_file():
+            trouble.add([f"{found[0]}: a picture without a mask; expected {mask}"])
+        else:
+            facts = meta(stem) if meta else {}
+            records.append(_Record(found[0].name, found[0], np.zeros((0, 2)), mask=mask, meta=facts))
     return records
 
-# %% ../nbs/04_datasets.ipynb #539f970c
-def _by_stem(folder):
-    "The pictures in a folder by their names without ending."
-    found = {}
-    for p in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if p.suffix.lower() in _PICTURES and not p.name.startswith("."): found.setdefault(p.stem, []).append(p)
-    return found
-
 # %% ../nbs/04_datasets.ipynb #4dc339f7
-def _listed(path):
-    "The first word of each line of a list, with its line number."
-    if not path.is_file(): raise FileNotFoundError(f"there is no list {path}")
-    return [(i, s.split()[0]) for i, s in _lines(path) if s and not s.startswith("#")]
+def _listed(paths, trouble):
+    "The first words of the lines of some lists; a sample that stands there twice would lie in two parts."
+    first = {}
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"there is no list {path}")
+        for i, s in _lines(path):
+            if not s or s.startswith("#"):
+                continue
+            where, stem = f"{path}, line {i}", s.split()[0]
+            if stem in first:
+                trouble.add([f"{where}: found {stem[:80]} again, as in {first[stem]}; expected each once"])
+            first.setdefault(stem, where)
+    return list(first)
 
 # %% ../nbs/04_datasets.ipynb #a1d57543
 def _trimaps(folder, split, trouble):
     "Records of pets with trimaps: for a split those of the official list, else all that are there."
     images, masks = folder / "images", folder / "annotations/trimaps"
-    if split: stems = [s for _, s in _listed(folder / "annotations" / {"train": "trainval.txt", "test": "test.txt"}[split])]
-    else: stems = sorted(set(_by_stem(images)) | set(_by_stem(masks)))
+    stems = sorted(set(_by_stem(images)) | set(_by_stem(masks)))
+    if split:
+        name = {"train": "trainval.txt", "test": "test.txt"}[split]
+        stems = _listed([folder / "annotations" / name], trouble)
     return _masked(images, masks, stems, trouble, _pet)
 
 # %% ../nbs/04_datasets.ipynb #87c00089
@@ -708,9 +1319,14 @@ def _camvid(folder, split, trouble):
 # %% ../nbs/04_datasets.ipynb #df9921ce
 def _voc(folder, split, trouble):
     "Records of Pascal VOC 2012: the pictures of its lists `train.txt` and `val.txt`."
-    lists = [folder / f"ImageSets/Segmentation/{f}.txt" for s, f in (("train", "train"), ("valid", "val")) if split in (None, s)]
-    stems = [s for path in lists for _, s in _listed(path)]
-    return _masked(folder / "JPEGImages", folder / "SegmentationClass", stems, trouble)
+    names = [name for part, name in (("train", "train.txt"), ("valid", "val.txt")) if split in (None, part)]
+    stems = _listed([folder / "ImageSets/Segmentation" / name for name in names], trouble)
+    pictures, masks = folder / "JPEGImages", folder / "SegmentationClass"
+    if split is None:
+        listed = set(stems)
+        rest = [p for stem, files in _by_stem(masks).items() if stem not in listed for p in files]
+        trouble.leave_out([f"{p}: a mask that no list names" for p in rest], "masks that no list names")
+    return _masked(pictures, masks, stems, trouble)
 
 # %% ../nbs/04_datasets.ipynb #d4ecfa96
 CAMVID_NAMES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "cyclist", "void")
@@ -741,11 +1357,17 @@ def describe(
 def _counts(ds):
     "The row of one data set."
     known, within = ds.keypoints.isfinite().all(-1), inside(ds.keypoints, ds.size)
+    if "original_size" in ds.meta: # a crop may reach beyond the file's picture
+        size = torch.as_tensor(ds.meta["original_size"]).flip(1)[:, None]
+        in_file = transform_points(ds.keypoints.cpu().double(), ds.to_file)
+        within &= ((in_file > -0.01) & (in_file < size + 0.01)).all(-1).to(within.device)
     sizes = {tuple(s) for s in ds.meta["original_size"].tolist()} if "original_size" in ds.meta else {ds.size}
     labels = "" if ds.masks is None else " ".join(map(str, ds.masks.unique().tolist()))
-    return {"samples": len(ds), "size": "×".join(map(str, ds.size)), "channels": ds.images.shape[1], "original sizes": len(sizes),
-            "keypoints": ds.keypoints.shape[1], "points": known.numel(), "missing": int((~known).sum()), "outside": int((known & ~within).sum()),
-            "hidden": int((within & ~ds.visible).sum()), "visible": int(ds.visible.sum()), "mask labels": labels}
+    points = {"missing": ~known, "outside": known & ~within, "hidden": within & ~ds.visible,
+              "visible": ds.visible}
+    return {"samples": len(ds), "size": "×".join(map(str, ds.size)), "channels": ds.images.shape[1],
+            "original sizes": len(sizes), "keypoints": ds.keypoints.shape[1], "points": known.numel(),
+            **{name: int(which.sum()) for name, which in points.items()}, "mask labels": labels}
 
 # %% ../nbs/04_datasets.ipynb #762a46f7
 def data_sets() -> pd.DataFrame: # a row for each name that `load` knows

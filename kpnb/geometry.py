@@ -606,7 +606,8 @@ def _warp_all(self,
     return replace(self, images=new["image"], keypoints=new["keypoints"], visible=new["visible"], masks=new.get("mask"), to_file=new["to_file"])
 
 
-KeypointDataset.warp = _warp_all
+_warp_all.__name__, _warp_all.__qualname__ = "warp", "KeypointDataset.warp"
+KeypointDataset.warp = _warp_all # the name `warp` belongs to the function for batches
 
 # %% ../nbs/02_geometry.ipynb #tofile02
 def to_original(

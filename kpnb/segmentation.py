@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'check_pixel', 'check_iou', 'check_halve', 'relabel', 'few_labels', 'preprocess', 'Signed', 'FCN', 'SmallFCN',
-           'mask_loss', 'counted_pixels', 'pixel_hits', 'fit_masks', 'predict_logits', 'boundary', 'show_segmentation',
-           'Confusion', 'show_confusion', 'real_masks', 'recipe', 'judge_masks', 'source_networks', 'pets_trimap',
-           'camvid']
+           'logits_only', 'mask_loss', 'counted_pixels', 'pixel_hits', 'fit_masks', 'predict_logits', 'boundary',
+           'show_segmentation', 'Confusion', 'show_confusion', 'real_masks', 'voc_squares', 'recipe', 'judge_masks',
+           'source_networks', 'pets_trimap', 'camvid']
 
 # %% ../nbs/40_segmentation.ipynb #s40-004
+import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,19 +18,21 @@ from dataclasses import replace
 from pathlib import Path
 
 # %% ../nbs/40_segmentation.ipynb #s40-005
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import patch, seed_everything
-from .datasets import load
-from .geometry import Augment, KeypointDataset
+from .core import VOID, DataError, data_dir, patch, seed_everything, write_safely
+from .datasets import VOC_NAMES, load, read_image
+from .geometry import Augment, KeypointDataset, concat, inside, translation
 from .models import BACKBONES
-from .plot import VOID, figure, show_keypoints, show_mask
+from .plot import figure, show_keypoints, show_mask
 from .scenes import PET_LABELS
-from .training import History, fit
+from .training import History, evaluate, fit
 
 # %% ../nbs/40_segmentation.ipynb #s40-010
 def relabel(
@@ -38,6 +42,8 @@ def relabel(
 ) -> KeypointDataset: # masks of the new labels and 255
     "The same pictures with other labels in their masks."
     if ds.masks is None: raise ValueError("relabel: the data set has no masks")
+    if len(names) > VOID:
+        raise ValueError(f"relabel: there are {len(names)} names; expected at most {VOID}, since {VOID} is void")
     unknown = [v for v in ds.masks.unique().tolist() if v not in new]
     if unknown: raise ValueError(f"relabel: the masks hold the label {unknown[0]}; expected some of {', '.join(map(str, new))}")
     odd = [v for v in new.values() if v is not None and not 0 <= v < len(names)]
@@ -59,18 +65,72 @@ def few_labels(
 
 # %% ../nbs/40_segmentation.ipynb #s40-015
 def preprocess(
-    ds: KeypointDataset, # pictures of one size, with or without masks
+    pictures: KeypointDataset | Sequence, # a data set; or pictures of all sizes: files, or uint8 tensors (C,H,W)
     size: int = 128, # side of the square that comes out, in pixels
-) -> KeypointDataset: # (N,C,size,size); points outside the square are not visible
+    masks: Sequence | None = None, # of single pictures: files, or uint8 tensors (H,W) of labels
+) -> KeypointDataset: # (N,C,size,size); points outside the square are not visible; `to_file` leads back
     "Shorter side to `size` (masks by nearest neighbour, void kept), then the middle square."
+    if isinstance(pictures, KeypointDataset):
+        if masks is not None:
+            raise ValueError("preprocess: a data set has masks of its own; expected masks=None")
+        return _middle_square(pictures, size)
+    pictures = list(pictures)
+    masks = [None] * len(pictures) if masks is None else list(masks)
+    if not pictures or len(pictures) != len(masks):
+        raise ValueError(f"preprocess: found {len(pictures)} pictures and {len(masks)} masks; "
+                         "expected at least one picture, and a mask for each")
+    return concat([_middle_square(_single(p, m, i), size) for i, (p, m) in enumerate(zip(pictures, masks))])
+
+
+def _middle_square(ds, size):
+    "The middle square of pictures of one size."
     h, w = ds.size
     short = min(h, w)
-    ds = ds if short == size else ds.resize((max(size, round(h * size / short)), max(size, round(w * size / short))))
+    if short != size:
+        ds = ds.resize((max(size, round(h * size / short)), max(size, round(w * size / short))))
     top, left = ((s - size) // 2 for s in ds.size)
-    cut = lambda x: None if x is None else x[..., top:top + size, left:left + size]
+    rows, columns = slice(top, top + size), slice(left, left + size)
     points = ds.keypoints - ds.keypoints.new_tensor([left, top])
-    inside = ((points >= 0) & (points <= size)).all(-1)
-    return replace(ds, images=cut(ds.images), masks=cut(ds.masks), keypoints=points, visible=ds.visible & inside)
+    masks = None if ds.masks is None else ds.masks[:, rows, columns]
+    return replace(ds, images=ds.images[..., rows, columns], masks=masks, keypoints=points,
+                   visible=ds.visible & inside(points, size), to_file=ds.to_file @ translation(left, top).double())
+
+# %% ../nbs/40_segmentation.ipynb #s40-015b
+_ORIENTATION = 0x0112 # the EXIF note that says how a picture must be turned
+
+
+def _single(picture, mask, i):
+    "A data set of one picture, from a file or a tensor, and its mask."
+    name, turn = str(i), None
+    if not isinstance(picture, Tensor):
+        path, picture = picture, read_image(picture)
+        with Image.open(path) as im:
+            name, turn = Path(path).name, im.getexif().get(_ORIENTATION)
+    if mask is not None and not isinstance(mask, Tensor):
+        mask = _read_labels(mask, turn)
+    if picture.ndim != 3:
+        raise ValueError(f"preprocess: picture {i} has the shape {tuple(picture.shape)}; expected (C,H,W)")
+    size = picture.shape[1:]
+    if mask is not None and mask.shape != size:
+        raise ValueError(f"preprocess: the mask of picture {i}, {name}, is {tuple(mask.shape)}; "
+                         f"expected {tuple(size)} as its picture")
+    return KeypointDataset(picture[None], torch.zeros(1, 0, 2), masks=None if mask is None else mask[None],
+                           names=[name], meta={"original_size": torch.tensor([size])})
+
+
+def _read_labels(path, turn):
+    "(H,W) labels of a mask's file, turned as the file of its picture says."
+    wanted = "an index picture (mode L or P) that keeps its labels, such as a PNG"
+    try:
+        with Image.open(path) as im:
+            im.load()
+    except Exception as e: # Pillow's readers raise whatever a broken file makes them stumble over
+        raise DataError(f"{path}: {e}; expected {wanted}") from e
+    if im.mode not in ("1", "L", "P") or im.format == "JPEG":
+        raise DataError(f"{path}: found a {im.format} of mode {im.mode}; expected {wanted}")
+    if turn:
+        im.getexif()[_ORIENTATION] = turn
+    return torch.from_numpy(np.array(ImageOps.exif_transpose(im)).astype(np.uint8))
 
 # %% ../nbs/40_segmentation.ipynb #s40-016
 class Signed(nn.Module):
@@ -128,42 +188,97 @@ class SmallFCN(nn.Module):
         return F.interpolate(self.head(z), x.shape[-2:], mode="bilinear", align_corners=False)
 
 # %% ../nbs/40_segmentation.ipynb #s40-028
+def logits_only(
+    logits: Tensor, # (N,C,...)
+    counted: Tensor | None = None, # (N,...) bool: places that count; None: all
+    what: str = "logits", # what they are, for the error
+) -> None:
+    "An error if logits are probabilities: in [0, 1] with the sum 1 over the classes, at every place that counts."
+    if logits.shape[1] < 2 or not logits.numel():
+        return
+    logits, wide = logits.detach(), logits.dtype == torch.float64
+    if counted is None and bool(logits.amin() < 0): # the usual case, quickly
+        return
+    tolerance = {torch.float64: 1e-6, torch.float32: 1e-4}.get(logits.dtype, 2e-2)
+    total = logits.sum(1, dtype=None if wide else torch.float32)
+    shares = ((total - 1).abs() <= tolerance) & (logits.amin(1) >= 0)
+    if counted is not None:
+        shares = shares[counted]
+    if shares.numel() and bool(shares.all()):
+        raise ValueError(f"{what}: found values in [0, 1] that add up to 1 over dimension 1; expected logits. "
+                         "Are these probabilities? Leave the softmax out")
+
+
 def mask_loss(
     output: Tensor, # (N,C,H,W) logits
-    batch: dict, # with mask (N,H,W): labels, and 255 for void
+    batch: dict, # with mask (N,H,W): labels, and `ignore` for void
+    ignore: int | None = VOID, # label of void; None: every pixel counts
 ) -> Tensor: # scalar; 0 where everything is void
     "Cross-entropy averaged over the pixels that are not void."
-    mask = _labels_of(output, batch)
-    return F.cross_entropy(output.float(), mask, ignore_index=VOID, reduction="sum") / (mask != VOID).sum().clamp(min=1)
+    label, counted = _labels_of(output, batch, ignore)
+    total = F.cross_entropy(output.float(), label, ignore_index=-1, reduction="sum")
+    return total / counted.sum().clamp(min=1)
 
 # %% ../nbs/40_segmentation.ipynb #s40-029
-def _labels_of(output, batch):
-    "The mask as whole numbers; an error for labels that the network does not have."
-    if "mask" not in batch: raise ValueError(f"the batch has no 'mask'; found {', '.join(map(str, batch))}")
-    mask = batch["mask"].long()
+def _labels_of(output, batch, ignore):
+    """The mask with -1 for void, and which pixels count.
+
+    An error for labels that the network does not have, and for answers that are no logits."""
+    mask = _whole_mask(batch)
     if output.ndim != 4 or tuple(output.shape[::2]) + (output.shape[3],) != (len(mask), *mask.shape[1:]):
-        raise ValueError(f"the network answers {tuple(output.shape)} to masks of {tuple(mask.shape)}; expected (N,C,H,W) with the same N, H and W")
-    odd = mask[(mask != VOID) & (mask >= output.shape[1])]
-    if odd.numel(): raise ValueError(f"the mask holds the label {int(odd[0])}; the network has {output.shape[1]} classes: expected 0 to {output.shape[1] - 1}, or {VOID} for void")
-    return mask
+        raise ValueError(f"the network answers {tuple(output.shape)} to masks of {tuple(mask.shape)}; "
+                         "expected (N,C,H,W) with the same N, H and W")
+    classes = output.shape[1]
+    _check_void(ignore, classes)
+    counted = torch.ones_like(mask, dtype=torch.bool) if ignore is None else mask != ignore
+    odd = mask[counted & ((mask < 0) | (mask >= classes))]
+    if odd.numel():
+        raise ValueError(f"the mask holds the label {int(odd[0])}; the network has {classes} classes: "
+                         f"expected {_allowed(classes, ignore)}")
+    logits_only(output, counted, "the network's answer")
+    return torch.where(counted, mask, -1), counted
+
+
+def _check_void(ignore, classes):
+    "An error if the usual label of void is that of a class as well."
+    if ignore == VOID and classes > VOID:
+        raise ValueError(f"ignore: {VOID} is the label of void, and of one of the {classes} classes; "
+                         "expected another label for void, or ignore=None if there is none")
+
+
+def _allowed(classes, ignore): return f"0 to {classes - 1}" + ("" if ignore is None else f", or {ignore} for void")
+
+
+def _whole_mask(batch):
+    "The mask of a batch in int64, which holds every label; an error for masks that are no whole numbers."
+    if "mask" not in batch:
+        raise ValueError(f"the batch has no 'mask'; found {', '.join(map(str, batch))}")
+    kind = batch["mask"].dtype
+    if kind.is_floating_point or kind == torch.bool:
+        raise ValueError(f"mask: found {str(kind).removeprefix('torch.')}; expected whole numbers, a label for each pixel")
+    return batch["mask"].long()
 
 # %% ../nbs/40_segmentation.ipynb #s40-030
 def counted_pixels(
     batch: dict, # with mask (N,H,W)
+    ignore: int | None = VOID, # label of void; None: every pixel counts
 ) -> int:
     "How many pixels of a batch are not void."
-    return int((batch["mask"] != VOID).sum())
+    mask = _whole_mask(batch)
+    return mask.numel() if ignore is None else int((mask != ignore).sum())
+
+
 mask_loss.batch_weight = counted_pixels
 
 # %% ../nbs/40_segmentation.ipynb #s40-031
 def pixel_hits(
     output: Tensor, # (N,C,H,W) logits
     batch: dict, # with mask (N,H,W)
+    ignore: int | None = VOID, # label of void; None: every pixel counts
 ) -> Tensor: # scalar, 0 to 1
     "Share of the pixels that are answered right, void left out: a metric for `fit`."
-    mask = _labels_of(output, batch)
-    counted = mask != VOID
-    return ((output.argmax(1) == mask) & counted).sum() / counted.sum().clamp(min=1)
+    label, counted = _labels_of(output, batch, ignore)
+    return (output.argmax(1) == label).sum() / counted.sum().clamp(min=1)
 
 # %% ../nbs/40_segmentation.ipynb #s40-032
 pixel_hits.batch_weight = counted_pixels
@@ -176,21 +291,28 @@ def fit_masks(
     **settings, # of `kpnb.training.fit`
 ) -> History:
     "`kpnb.training.fit` with the loss and the accuracy of masks."
-    return fit(model, train, valid, **({"loss": mask_loss, "decode": None, "metrics": {"accuracy": pixel_hits}} | settings))
+    usual = {"loss": mask_loss, "decode": None, "metrics": {"accuracy": pixel_hits}}
+    return fit(model, train, valid, **(usual | settings))
 
 # %% ../nbs/40_segmentation.ipynb #s40-037
 @torch.no_grad()
 def predict_logits(
-    model: nn.Module, # pictures to logits (N,C,H,W)
+    model: nn.Module, # pictures to logits (N,C,H,W); one that ends with a softmax is refused
     ds: KeypointDataset, # any data set
     batch_size: int = 64, # pictures at a time
 ) -> Tensor: # (N,C,H,W) on the CPU
     "A network's logits for a whole data set, in eval mode. 4·C·H·W bytes for each picture: for large data go through `ds.batches` and count as you go."
-    if not len(ds): raise ValueError("predict_logits: the data set is empty")
+    if not len(ds):
+        raise ValueError("predict_logits: the data set is empty")
     was, device = model.training, next(model.parameters(), torch.zeros(0)).device
     model.eval()
-    try: return torch.cat([model(b["image"]).float().cpu() for b in ds.batches(batch_size, device=device)])
-    finally: model.train(was)
+    try:
+        parts = [model(b["image"]).float().cpu() for b in ds.batches(batch_size, device=device)]
+    finally:
+        model.train(was)
+    for part in parts:
+        logits_only(part, what="the network's answer")
+    return torch.cat(parts)
 
 # %% ../nbs/40_segmentation.ipynb #s40-038
 def boundary(
@@ -198,10 +320,11 @@ def boundary(
     width: int = 2, # pixels to either side of an edge
 ) -> Tensor: # (N,H,W) bool
     "Which pixels lie within `width` pixels (in x and y) of a pixel with another label. Void has no edges."
-    if masks.ndim != 3 or width < 1: raise ValueError(f"boundary: found masks {tuple(masks.shape)} and width {width}; expected (N,H,W) and at least 1")
-    m, void = masks[:, None].float(), masks[:, None] == VOID
+    if masks.ndim != 3 or width < 1:
+        raise ValueError(f"boundary: found masks {tuple(masks.shape)} and width {width}; expected (N,H,W) and at least 1")
+    m, void = _whole_mask({"mask": masks})[:, None].float(), masks[:, None] == VOID
     pool = lambda x: F.max_pool2d(x, 2 * width + 1, stride=1, padding=width)
-    highest, lowest = pool(torch.where(void, -1.0, m)), -pool(torch.where(void, -300.0, -m))
+    highest, lowest = pool(torch.where(void, -math.inf, m)), -pool(torch.where(void, -math.inf, -m))
     return ((highest > lowest) & ~void)[:, 0]
 
 # %% ../nbs/40_segmentation.ipynb #s40-042
@@ -213,6 +336,7 @@ def show_segmentation(
     axes: Sequence[Axes] | None = None, # five Axes; default: a new figure
 ) -> Sequence[Axes]:
     "Picture, true mask, predicted mask, confidence and errors side by side."
+    logits_only(logits[None])
     if axes is None: axes = figure(5, width=9, height=2.2)[1]
     probs = logits.detach().float().cpu().softmax(0)
     answer, mask, image = probs.argmax(0).to(torch.uint8), mask.cpu(), image.cpu()
@@ -226,28 +350,37 @@ def show_segmentation(
 
 # %% ../nbs/40_segmentation.ipynb #s40-048
 class Confusion:
-    "A confusion matrix that grows batch by batch; void is left out and counted."
+    "A confusion matrix that grows batch by batch; void is left out, and how much it was is counted."
 
     def __init__(self,
                  classes: int, # C
                  names: Sequence[str] = (), # of the classes
+                 ignore: int | None = VOID, # label of void; None: every pixel counts
                  ):
-        if classes < 2: raise ValueError(f"Confusion: found {classes} classes; expected at least 2")
-        self.matrix, self.names, self.n_ignored = torch.zeros(classes, classes, dtype=torch.int64), list(names) or [f"class {k}" for k in range(classes)], 0
+        if classes < 2:
+            raise ValueError(f"Confusion: found {classes} classes; expected at least 2")
+        _check_void(ignore, classes)
+        self.matrix, self.n_ignored, self.ignore = torch.zeros(classes, classes, dtype=torch.int64), 0, ignore
+        self.names = list(names) or [f"class {k}" for k in range(classes)]
 
     def update(self,
                pred: Tensor, # (N,H,W) answered classes, whole numbers
-               target: Tensor, # (N,H,W) true classes, 255 for void
+               target: Tensor, # (N,H,W) true classes, and `ignore` for void
                ) -> "Confusion": # itself
         "Count a batch."
         n = len(self.matrix)
-        for what, x in (("pred", pred), ("target", target)):
-            if x.is_floating_point() or x.dtype == torch.bool: raise ValueError(f"{what}: found {str(x.dtype).removeprefix('torch.')}; expected whole numbers" + ("; take logits.argmax(1)" if what == "pred" else ""))
-        if pred.shape != target.shape: raise ValueError(f"Confusion: found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same shape")
-        counted = target != VOID
-        p, t = pred[counted].long().cpu(), target.to(pred.device)[counted].long().cpu()
-        for what, x in (("pred", p), ("target", t)):
-            if bool(((x < 0) | (x >= n)).any()): raise ValueError(f"{what} holds the label {int(x[(x < 0) | (x >= n)][0])}; expected 0 to {n - 1}" + (f", or {VOID} for void" if what == "target" else ""))
+        for what, x, hint in (("pred", pred, "; take logits.argmax(1)"), ("target", target, "")):
+            if x.is_floating_point() or x.dtype == torch.bool:
+                raise ValueError(f"{what}: found {str(x.dtype).removeprefix('torch.')}; expected whole numbers{hint}")
+        if pred.shape != target.shape:
+            raise ValueError(f"Confusion: found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same shape")
+        pred, target = pred.long().cpu(), target.long().cpu() # whole bytes would take -1 for 255
+        counted = torch.ones_like(target, dtype=torch.bool) if self.ignore is None else target != self.ignore
+        p, t = pred[counted], target[counted]
+        for what, x, ignore in (("pred", p, None), ("target", t, self.ignore)):
+            odd = x[(x < 0) | (x >= n)]
+            if odd.numel():
+                raise ValueError(f"{what} holds the label {int(odd[0])}; expected {_allowed(n, ignore)}")
         self.matrix += torch.bincount(t * n + p, minlength=n * n).view(n, n)
         self.n_ignored += int((~counted).sum())
         return self
@@ -315,6 +448,22 @@ def real_masks(
     classes = 1 + max(v for v in new.values() if v is not None)
     return relabel(ds, new, names or ds.mask_names[:classes])
 
+# %% ../nbs/40_segmentation.ipynb #s40-065b
+def voc_squares(
+    split: str = "train", # or "valid"
+    size: int = 128, # side of the squares
+    root: str | os.PathLike | None = None, # data folder; default: that of `kpnb.core.data_dir`
+) -> KeypointDataset: # masks with VOC's 21 classes and 255 for void
+    "Pascal VOC 2012 as the source prepared it: the shorter side to `size`, then the middle square."
+    lists = {"train": "train.txt", "valid": "val.txt"}
+    if split not in lists:
+        raise ValueError(f"voc_squares: split is {split!r}; expected 'train' or 'valid'")
+    folder = data_dir(root) / "VOCdevkit/VOC2012"
+    stems = (folder / "ImageSets/Segmentation" / lists[split]).read_text(encoding="utf-8").split()
+    pictures = [folder / "JPEGImages" / f"{s}.jpg" for s in stems]
+    masks = [folder / "SegmentationClass" / f"{s}.png" for s in stems]
+    return relabel(preprocess(pictures, size, masks), _REAL["voc"][0], VOC_NAMES)
+
 # %% ../nbs/40_segmentation.ipynb #s40-068
 def recipe(
     train: KeypointDataset, # with masks
@@ -323,10 +472,10 @@ def recipe(
     seed: int = 0, # of the initial weights, the order and the augmentation
     **settings, # to change, for `kpnb.training.fit`
 ) -> tuple[nn.Module, History]: # the trained model, and its history
-    "The recipe of the source: SGD with momentum 0.9 and weight decay, batches of 64, 50 epochs, pictures in [-1, 1]."
+    "The recipe of the source: SGD with momentum 0.9 and no weight decay, batches of 64, 50 epochs, pictures in [-1, 1]."
     seed_everything(seed)
     model = FCN(len(train.mask_names)) if model is None else model
-    usual = dict(epochs=50, batch_size=64, lr=0.01, optimizer="sgd", weight_decay=1e-3, schedule=None, seed=seed)
+    usual = dict(epochs=50, batch_size=64, lr=0.01, optimizer="sgd", weight_decay=0.0, schedule=None, seed=seed)
     return model, fit_masks(model, train, valid, **(usual | settings))
 
 # %% ../nbs/40_segmentation.ipynb #s40-069
@@ -343,6 +492,30 @@ def judge_masks(
     return found | ({"apart_logits": predict_logits(model, apart, 16), "apart_masks": apart.masks} if apart is not None else {})
 
 # %% ../nbs/40_segmentation.ipynb #s40-070
+class _TrainAccuracy:
+    "A callback for `fit`: the accuracy on the training pictures after each epoch, kept in a file beside the checkpoint."
+
+    def __init__(self, train, path):
+        self.train, self.path, self.found = train, Path(path), {}
+        if self.path.exists():
+            try:
+                self.found = {int(k): float(v) for k, v in json.loads(self.path.read_text(encoding="utf-8")).items()}
+            except (ValueError, TypeError, AttributeError) as e:
+                raise DataError(f"{path}: {e}; expected the accuracy of each epoch. Delete the file to do without") from e
+
+    def __call__(self, model, history):
+        how = dict(loss=mask_loss, decode=None, metrics={"accuracy": pixel_hits}, batch_size=16)
+        self.found[len(history)] = evaluate(model, self.train, **how)["accuracy"]
+        write_safely(self.path, json.dumps(self.found).encode())
+
+    def fill(self, model, history):
+        "Into the history; the checkpoint of the last epoch may be older than its accuracy."
+        if len(history) not in self.found:
+            self(model, history)
+        for row in history.rows:
+            row["train_accuracy"] = self.found.get(row["epoch"], math.nan)
+
+
 def source_networks(
     train: KeypointDataset, # with masks
     test: KeypointDataset, # with masks
@@ -350,18 +523,29 @@ def source_networks(
     weights: Sequence[str | None] = (None, "DEFAULT"), # of the backbone: from scratch, and from ImageNet's, which torchvision downloads
     names: Sequence[str] = ("fcn_resnet50", "fcn_resnet101"), # of torchvision
     seed: int = 0, # of the initial weights and the order
+    *,
+    valid: KeypointDataset | None = None, # measured after each epoch, never chosen by; default: a tenth of `train`, kept apart
     **settings, # to change, for `recipe`
 ) -> dict[str, dict]: # name -> as of `judge_masks`, with history, train_loss and seconds
-    "The source's comparison: both networks, from scratch and fine-tuned. Needs a GPU for anything but a handful of pictures."
+    """The source's comparison: both networks, from scratch and fine-tuned. Needs a GPU for anything but a handful of pictures.
+
+    `history` has the source's four curves: train_loss, train_accuracy, valid_loss and valid_accuracy."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    keep, apart = train.fold(0, 10)
+    keep, apart = train.fold(0, 10) if valid is None else (train, valid)
+    given = settings.pop("callbacks", None) or ()
     found = {}
     for name, w in ((n, w) for w in weights for n in names):
         seed_everything(seed)
         what = f"{name} {'from scratch' if w is None else 'fine-tuned'}"
-        how = dict(checkpoint=Path(folder) / f"{what.replace(' ', '_')}.pt", resume=True, restore_best=False)
-        model, h = recipe(keep, None, FCN(len(train.mask_names), name, weights_backbone=w), seed, **(how | settings))
-        found[what] = judge_masks(model, test, apart) | {"history": h, "train_loss": h["train_loss"][-1], "seconds": sum(h["seconds"])}
+        file = Path(folder) / what.replace(" ", "_")
+        watch = _TrainAccuracy(keep, file.with_suffix(".json"))
+        how = dict(checkpoint=file.with_suffix(".pt"), resume=True, restore_best=False)
+        how["callbacks"] = [watch, *([given] if callable(given) else given)]
+        network = FCN(len(train.mask_names), name, weights_backbone=w)
+        model, h = recipe(keep, apart, network, seed, **(how | settings))
+        watch.fill(model, h)
+        facts = {"history": h, "train_loss": h["train_loss"][-1], "seconds": sum(h["seconds"])}
+        found[what] = judge_masks(model, test, apart) | facts
     return found
 
 # %% ../nbs/40_segmentation.ipynb #s40-072

@@ -9,16 +9,21 @@ __all__ = ['METRICS', 'FINER', 'check_log_uniform', 'check_cells_left', 'check_c
            'show_searches']
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-003
+import contextlib
+import functools
 import importlib
+import json
 import math
 import os
 import random
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-004
 import numpy as np
@@ -31,12 +36,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .checks import Exercise, whole
-from .core import in_test, patch, seed_everything
+from .core import DataError, in_test, patch, seed_everything
 from .geometry import KeypointDataset
 from .plot import COLOURS, figure, plot_history, show_mask
 from .scenes import pets
 from .segmentation import Signed, few_labels, fit_masks
-from .training import History, TrainingDiverged
+from .training import History, TrainingDiverged, known_mode
 from .uncertainty import interval95
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-011
@@ -116,17 +121,57 @@ def _storage(where):
     "An Optuna storage from a file's name or a database URL, and its name without a password."
     if not isinstance(where, (str, os.PathLike)): return where, type(where).__name__
     text, optuna, shown = str(where), _optuna(), None
-    if "://" not in text:
-        path = Path(text).expanduser().resolve()
-        if not path.parent.is_dir(): raise FileNotFoundError(f"storage: there is no folder {path.parent} for the file {path.name}")
-        text, shown = f"sqlite:///{path.as_posix()}", path.name
+    path = _sqlite_file(text)
     options = {"engine_kwargs": {"connect_args": {"timeout": 60}}} if text.startswith("sqlite") else {}
+    if path is not None:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"storage: there is no folder {path.parent} for the file {path.name}")
+        shown = path.name if "://" not in text else text
+        text = "sqlite:///" + quote(path.as_posix(), safe="/:")
+        # The connection gets the file's own name: a ? or a # in a URL would cut it.
+        connect = functools.partial(sqlite3.connect, path, timeout=60, check_same_thread=False)
+        options = {"engine_kwargs": {"creator": connect}}
     for attempt in range(20): # two processes that make a new file at the same moment get into each other's way
-        try: return optuna.storages.RDBStorage(text, **options), shown or _no_password(text)
+        if path is not None:
+            _check_sqlite(path)
+        try:
+            return optuna.storages.RDBStorage(text, **options), shown or _no_password(text)
         except Exception as e:
-            if "not a database" in str(e): raise ValueError(f"storage: {where} is a file, but no database of studies") from e
-            if attempt == 19 or type(e).__module__.split(".")[0] != "sqlalchemy": raise
+            theirs = type(e).__module__.split(".")[0] == "sqlalchemy"
+            if path is not None and (attempt == 19 or not theirs):
+                raise DataError(f"storage: {path} cannot be opened: {type(e).__name__}: {e}", _TAKE_A_COPY) from e
+            if attempt == 19 or not theirs:
+                raise
             time.sleep(0.05 + 0.2 * random.random())
+
+
+def _sqlite_file(text):
+    "The file that a storage's name stands for; None for a database on a server, in memory, or with options of its own."
+    if "://" not in text:
+        return Path(text).expanduser().resolve()
+    kind, _, rest = text.partition(":///")
+    if kind not in ("sqlite", "sqlite+pysqlite") or not rest or "?" in rest or rest.startswith((":memory:", "file:")):
+        return None
+    return Path(unquote(rest)).resolve()
+
+
+_TAKE_A_COPY = "Nothing was changed: take a copy of the file, or choose another name"
+
+
+def _check_sqlite(path):
+    "An error that names the file if it is no database, or a damaged one."
+    if not path.exists() or (path.is_file() and not path.stat().st_size): # a new one
+        return
+    if not path.is_file():
+        raise DataError(f"storage: {path} is no file; expected a database of studies")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=60)) as db:
+            problems = [text for text, in db.execute("PRAGMA quick_check(3)") if text != "ok"]
+    except sqlite3.Error as e:
+        kind = "is a file, but no database of studies" if "not a database" in str(e) else "is a damaged database"
+        raise DataError(f"storage: {path} {kind}: {e}", _TAKE_A_COPY) from e
+    if problems:
+        raise DataError([f"storage: {path} is a damaged database: {p}" for p in problems], _TAKE_A_COPY)
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-022
 @dataclass
@@ -157,15 +202,43 @@ def states(self: GridStudy) -> dict[str, set[int]]: # state -> numbers of cells
 @patch
 def check(self: GridStudy) -> None:
     "An error if the stored study is another experiment than this one."
-    then = self.study.user_attrs.get("kpnb")
+    name = f"the study {self.study.study_name!r} in {self.where}"
+    try:
+        then, trials = self.study.user_attrs.get("kpnb"), self.study.get_trials(deepcopy=False)
+    except Exception as e: # whatever a damaged database makes of it
+        raise DataError(f"{name} cannot be read: {type(e).__name__}: {e}", _TAKE_A_COPY) from e
     if then is None:
-        if self.study.get_trials(deepcopy=False): raise ValueError(f"the study {self.study.study_name!r} in {self.where} was not made by grid_study; give another name")
+        if trials: raise ValueError(f"{name} was not made by grid_study; give another name")
         self.study.set_user_attr("kpnb", self.facts)
         then = self.study.user_attrs["kpnb"]
-    parts = lambda f: {k: v for k, v in f.items() if k not in ("grid", "settings")} | {f"{g}: {k}": v for g in ("grid", "settings") for k, v in f[g].items()}
-    a, b = parts(then), parts(self.facts)
-    other = [f"{k} was {a.get(k, 'not there')}, and is {b.get(k, 'not there')} now" for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k) or (k in a) != (k in b)]
-    if other: raise ValueError(f"the study {self.study.study_name!r} in {self.where} is another experiment: {'; '.join(other)}. Nothing was changed: say what you said then, or give another name")
+    if not isinstance(then, Mapping) or not all(isinstance(then.get(g), Mapping) for g in ("grid", "settings")):
+        raise DataError(f"{name}: what it says about its experiment is {then!r}; expected grid, settings, ...", _TAKE_A_COPY)
+    a, b = _facts(then), _facts(self.facts)
+    other = [f"{k} was {a.get(k, 'not there')}, and is {b.get(k, 'not there')} now" for k in dict.fromkeys([*a, *b])
+             if (k in a) != (k in b) or (a.get(k) != b.get(k) and _as_json(k, a.get(k)) != _as_json(k, b.get(k)))]
+    if other: raise ValueError(f"{name} is another experiment: {'; '.join(other)}. Nothing was changed: say what you said then, or give another name")
+
+
+def _facts(facts):
+    "The facts of a study in one dictionary."
+    inner = {f"{g}: {k}": v for g in ("grid", "settings") for k, v in facts[g].items()}
+    return {k: v for k, v in facts.items() if k not in ("grid", "settings")} | inner
+
+
+def _as_json(name, value):
+    "A value as the storage will keep it, a tuple as a list; an error for what it cannot keep."
+    try:
+        return json.dumps(value, sort_keys=True, default=_plain)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"settings: {name} is {value!r}, which cannot be stored ({e}); expected numbers, strings, lists and dictionaries") from e
+
+
+def _plain(value):
+    "Numbers of NumPy, paths and sets, as JSON knows them."
+    if isinstance(value, np.generic): return value.item()
+    if isinstance(value, os.PathLike): return os.fspath(value)
+    if isinstance(value, (set, frozenset)): return sorted(value)
+    raise TypeError(f"a {type(value).__name__}")
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-026
 def grid_study(
@@ -176,18 +249,28 @@ def grid_study(
     *,
     metrics: Sequence[str] = METRICS, # what the objective returns
     target: str | None = None, # the metric that other Optuna tools shall see; default: the last
-    maximise: bool = True, # whether large values of the target are good
+    maximise: bool | None = None, # whether large values of the target are good; default: by its name, and if that says nothing, yes
     seed: int = 0, # of the order of the cells
-    settings: Mapping | None = None, # what else belongs to the experiment, such as {"epochs": 8}: numbers, strings and lists
+    settings: Mapping | None = None, # what else belongs to the experiment, such as {"epochs": 8}: numbers, strings, lists and tuples
 ) -> GridStudy:
     "Open a study of all cells of a grid, or make it; `run` does the work. SQLite is for processes of one machine, and not for network folders."
-    optuna, metrics = _optuna(), list(metrics)
+    optuna, metrics, grid = _optuna(), list(metrics), _checked_grid(grid)
     target = metrics[-1] if target is None and metrics else target
     if target not in metrics: raise ValueError(f"target is {target!r}; expected one of the metrics {metrics}")
-    facts = dict(grid=_checked_grid(grid), metrics=metrics, target=target, maximise=bool(maximise), seed=int(seed), settings=dict(settings or {}))
+    columns = [*grid, *metrics, "seconds"]
+    if len({*columns}) < len(columns):
+        twice = next(c for c in columns if columns.count(c) > 1)
+        raise ValueError(f"the table would have two columns {twice!r}: found the grid {[*grid]}, the metrics {metrics}, and seconds")
+    maximise = known_mode(target) != "min" if maximise is None else bool(maximise)
+    settings = {str(k): json.loads(_as_json(k, v)) for k, v in (settings or {}).items()}
+    facts = dict(grid=grid, metrics=metrics, target=target, maximise=maximise, seed=int(seed), settings=settings)
     store, where = _storage(storage)
     sampler = optuna.samplers.GridSampler(facts["grid"], seed=seed)
-    study = optuna.create_study(storage=store, sampler=sampler, study_name=name, direction="maximize" if maximise else "minimize", load_if_exists=True)
+    direction = "maximize" if maximise else "minimize"
+    try:
+        study = optuna.create_study(storage=store, sampler=sampler, study_name=name, direction=direction, load_if_exists=True)
+    except Exception as e: # whatever a damaged database makes of it
+        raise DataError(f"the study {name!r} in {where} cannot be opened: {type(e).__name__}: {e}", _TAKE_A_COPY) from e
     found = GridStudy(study, objective, facts, store, where)
     found.check()
     return found
@@ -321,7 +404,7 @@ def plot_grid(
     rows: str = "lr", # column along y
     cols: str = "weight_decay", # column along x
     ax: Axes | None = None, # where to draw; default: a new figure
-    maximise: bool | None = None, # whether large is good; default: not for names with "loss"
+    maximise: bool | None = None, # whether large is good; default: by the column's name
     baseline: float | None = None, # cells this near to it get brackets
     near: float = 0.005, # how near
     title: str | None = None, # default: the column's name
@@ -331,7 +414,9 @@ def plot_grid(
     if missing: raise ValueError(f"plot_grid: no column {missing[0]!r}; found {', '.join(map(str, table))}")
     if table.duplicated([rows, cols]).any(): raise ValueError(f"plot_grid: some cells of {rows} × {cols} have more than one row; take the mean over the others first")
     m = table.pivot(index=rows, columns=cols, values=value).sort_index(ascending=False).astype(float)
-    maximise = "loss" not in value if maximise is None else maximise
+    if maximise is None and known_mode(value) is None:
+        raise ValueError(f"plot_grid: the name {value!r} does not say whether large is good; give maximise=True or maximise=False")
+    maximise = known_mode(value) == "max" if maximise is None else maximise
     if ax is None: ax = figure(width=4.6, height=3.4)[1]
     _cells(ax, m.to_numpy(), maximise, baseline, near)
     ax.set_xticks(range(m.shape[1]), [f"{c:g}" if isinstance(c, (int, float)) else c for c in m.columns]); ax.set_yticks(range(m.shape[0]), [f"{r:g}" if isinstance(r, (int, float)) else r for r in m.index])

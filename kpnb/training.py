@@ -4,25 +4,38 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'masked_mean', 'point_mse', 'visible_points', 'mean_points', 'r_and_skill', 'decode_points',
-           'predict', 'evaluate', 'TrainingDiverged', 'train_epoch', 'History', 'make_optimizer', 'make_schedule',
-           'has_bf16', 'conv_weights', 'precision_pays', 'precision', 'random_states', 'restore_random',
-           'save_checkpoint', 'load_checkpoint', 'Learning', 'Recipe', 'fit']
+           'predict', 'evaluate', 'TrainingDiverged', 'train_epoch', 'known_mode', 'History', 'make_optimizer',
+           'make_schedule', 'has_bf16', 'conv_weights', 'precision_pays', 'precision', 'random_states',
+           'restore_random', 'save_checkpoint', 'load_checkpoint', 'Learning', 'Recipe', 'fit']
 
 # %% ../nbs/07_training.ipynb #b073d05a
 import base64
+import contextlib
+import copy
+import copyreg
 import difflib
+import dis
+import enum
 import functools
+import hashlib
+import html
 import inspect
 import io
+import itertools
 import json
+import logging
 import math
 import os
 import random
+import re
 import sys
+import sysconfig
 import time
+import types
+import warnings
 import zlib
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -31,19 +44,30 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+import kpnb
+from .core import DataError, in_test, make_generator, patch, seed_everything, write_safely
 from .core import device as pick_device
-from .core import in_test, make_generator, patch, seed_everything, write_safely
-from .geometry import denormalise, normalise
+from .geometry import KeypointDataset, denormalise, normalise
 
 # %% ../nbs/07_training.ipynb #f31bf46d
+_HALF = (torch.float16, torch.bfloat16)
+
+
 def masked_mean(
     values: Tensor, # (N,K,...) something for each keypoint
     visible: Tensor, # (N,K) bool
 ) -> Tensor: # scalar; 0 where nothing is visible
-    "The mean over visible keypoints."
+    "The mean over visible keypoints; half precision is added up in float32, as `torch.mean` does."
     w = visible.reshape(visible.shape + (1,) * (values.ndim - 2)).expand_as(values)
-    return torch.where(w, values, 0.0).sum() / w.sum().clamp(min=1)
+    kept, wide = torch.where(w, values, 0.0), None
+    if values.dtype in _HALF:
+        wide = torch.float32
+    elif not values.is_floating_point():
+        wide = torch.float64
+    mean = kept.sum(dtype=wide) / w.sum().clamp(min=1)
+    return mean.to(kept.dtype)
 
 
 def point_mse(
@@ -52,7 +76,8 @@ def point_mse(
 ) -> Tensor: # scalar
     "Mean squared error of the visible keypoints, in normalised units; 0 if none is visible."
     target = normalise(batch["keypoints"], batch["image"].shape[-2:])
-    if output.shape != target.shape: raise ValueError(f"point_mse: the network answers {tuple(output.shape)}; expected {tuple(target.shape)}")
+    if output.shape != target.shape:
+        raise ValueError(f"point_mse: the network answers {tuple(output.shape)}; expected {tuple(target.shape)}")
     seen = batch["visible"]
     target = torch.where(seen[..., None], target, 0.0)
     return masked_mean((torch.where(seen[..., None], output.float(), 0.0) - target) ** 2, seen)
@@ -66,6 +91,7 @@ def visible_points(
 
 
 point_mse.batch_weight = visible_points
+point_mse.takes = ("points",) # what a network must answer with, as its `space` says
 
 
 def _weight(loss, batch): return getattr(loss, "batch_weight", lambda b: len(b["image"]))(batch)
@@ -88,10 +114,11 @@ class _Means:
 def mean_points(
     keypoints: Tensor, # (N,K,2)
     visible: Tensor, # (N,K) bool
-) -> Tensor: # (K,2); NaN for a keypoint that is never visible
+) -> Tensor: # (K,2) floats; NaN for a keypoint that is never visible
     "The mean place of each keypoint, over the pictures in which it can be seen."
     w = visible[..., None]
-    return (torch.where(w, keypoints, 0.0).double().sum(0) / w.sum(0)).to(keypoints.dtype)
+    mean = torch.where(w, keypoints.double(), 0.0).sum(0) / w.sum(0)
+    return mean.to(keypoints.dtype if keypoints.is_floating_point() else torch.float32)
 
 # %% ../nbs/07_training.ipynb #39ef3714
 def _variance(points, visible):
@@ -106,12 +133,17 @@ def r_and_skill(
     visible: Tensor, # (N,K) bool
     mean: Tensor | None = None, # (K,2) the mean predictor's answer; default: the mean of these keypoints
 ) -> tuple[float, float]: # R = variance of the answers / variance of the targets; skill = 1 - MSE / MSE(mean predictor)
-    "How much the answers vary, and how much better they are than always the mean. NaN where there is nothing to compare with: constant targets."
+    "How much the answers vary, and how much better they are than always the mean. NaN for constant targets."
+    pred, keypoints = pred.double(), keypoints.double() # whole numbers and half precision, too
     mean = mean_points(keypoints, visible) if mean is None else mean.to(keypoints)
     known = visible & mean.isfinite().all(-1) # the mean predictor has no answer for a point that it has never seen
-    error = lambda p: float((torch.where(known[..., None], p - keypoints, 0.0).double() ** 2).sum())
+
+    def error(answer):
+        return float((torch.where(known[..., None], answer - keypoints, 0.0) ** 2).sum())
+
     targets, baseline = _variance(keypoints, visible), error(mean.expand_as(keypoints))
-    return _variance(pred, visible) / targets if targets > 0 else math.nan, 1 - error(pred) / baseline if baseline > 0 else math.nan
+    r = _variance(pred, visible) / targets if targets > 0 else math.nan
+    return r, 1 - error(pred) / baseline if baseline > 0 else math.nan
 
 # %% ../nbs/07_training.ipynb #b06167e2
 def decode_points(
@@ -136,14 +168,22 @@ def _device_of(model, device=None):
     return torch.device(device) if device is not None else first.device if first is not None else pick_device()
 
 
-def _outputs(model, ds, batch_size, device):
-    "Output and batch for each part of a data set, in eval mode."
+@contextlib.contextmanager
+def _looking(model):
+    "Eval mode and no graph while a block runs, and not a moment longer, also after an error."
     was = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for batch in ds.batches(batch_size, device=device): yield _float(model(batch["image"])), batch
-    finally: model.train(was)
+            yield
+    finally:
+        model.train(was)
+
+
+def _outputs(model, ds, batch_size, device):
+    "Output and batch for each part of a data set."
+    for batch in ds.batches(batch_size, device=device):
+        yield _float(model(batch["image"])), batch
 
 # %% ../nbs/07_training.ipynb #551d88b2
 def predict(
@@ -155,13 +195,30 @@ def predict(
 ) -> Tensor: # (N,K,2) pixels, on the CPU
     "A network's answers for a whole data set, in eval mode."
     parts = []
-    for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
-        if (points := decode(output, batch)) is None:
-            raise ValueError(f"predict: the network answers {tuple(getattr(output, 'shape', ()))}; expected (N,K,2), or give decode, which turns it into pixels")
-        parts.append(points.cpu())
+    with _looking(model):
+        for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
+            if (points := decode(output, batch)) is None:
+                raise ValueError(f"predict: the network answers {tuple(getattr(output, 'shape', ()))}; expected (N,K,2), "
+                                 "or give decode, which turns it into pixels")
+            parts.append(points.cpu())
     return torch.cat(parts)
 
 # %% ../nbs/07_training.ipynb #5f0d9d30
+_RESERVED = ("loss", "mse", "error_px", "R", "skill", "n_ignored") # what `evaluate` itself gives
+
+
+def _check_metrics(metrics):
+    "An error for metrics that are no functions, or have a name that `evaluate` uses itself."
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise ValueError(f"metrics is a {type(metrics).__name__}; expected a dictionary of names and functions")
+    for name, f in (metrics or {}).items():
+        if not isinstance(name, str) or not callable(f):
+            raise ValueError(f"metrics: {name!r} is {f!r}; expected a name and a function (output, batch) -> number(s)")
+        if name in _RESERVED:
+            raise ValueError(f"metrics: the name {name!r} is taken: `evaluate` gives {', '.join(_RESERVED)} itself; "
+                             "give your metric another name")
+
+
 def evaluate(
     model: nn.Module, # a network
     ds, # a KeypointDataset
@@ -174,16 +231,21 @@ def evaluate(
     device: str | torch.device | None = None, # default: where the model is
 ) -> dict: # loss, metrics; and with points: mse (coordinates / size), error_px, R, skill, n_ignored
     "A network's numbers on a data set, in eval mode."
+    _check_metrics(metrics)
     means, points, functions = _Means(), [], {"loss": loss} | (metrics or {})
-    for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
-        for name, f in functions.items(): means.add(name, f(output, batch), _weight(f, batch))
-        pred = None if decode is None or "keypoints" not in batch else decode(output, batch)
-        if pred is not None:
-            _add_points(means, pred, batch)
-            points.append([x.cpu() for x in (pred, batch["keypoints"], batch["visible"])])
-    if not points: return means.row()
+    with _looking(model):
+        for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
+            for name, f in functions.items():
+                means.add(name, f(output, batch), _weight(f, batch))
+            pred = None if decode is None or "keypoints" not in batch else decode(output, batch)
+            if pred is not None:
+                _add_points(means, pred, batch)
+                points.append([x.cpu() for x in (pred, batch["keypoints"], batch["visible"])])
+    if not points:
+        return means.row()
     pred, kp, seen = map(torch.cat, zip(*points))
-    return means.row() | dict(zip(("R", "skill"), r_and_skill(pred, kp, seen, mean))) | {"n_ignored": int((~seen).sum())}
+    found = dict(zip(("R", "skill"), r_and_skill(pred, kp, seen, mean)))
+    return means.row() | found | {"n_ignored": int((~seen).sum())}
 
 # %% ../nbs/07_training.ipynb #274bf177
 def _add_points(means, pred, batch):
@@ -251,20 +313,46 @@ def _bad_weights(model):
 
 def _why(model, batch, output, value, epoch, i, optimizer):
     "What a NaN loss comes from, in words."
+    seen = batch.get("visible")
     looks = [(not batch["image"].isfinite().all(), "the pictures hold values that are not finite"),
-             ("visible" in batch and not batch["keypoints"][batch["visible"]].isfinite().all(), "visible keypoints are not finite"),
+             (seen is not None and not batch["keypoints"][seen].isfinite().all(), "visible keypoints are not finite"),
              (_bad_weights(model), _bad_weights(model)),
-             (isinstance(output, Tensor) and not output.isfinite().all(), "the network's output overflows")]
+             (isinstance(output, Tensor) and not output.isfinite().all(), "the network's output overflows"),
+             (seen is not None and seen.numel() and not seen.any(), "no keypoint of this batch is visible")]
     reason = next((text for bad, text in looks if bad), "pictures, targets, weights and output are finite, so look at the loss function")
     return f"the loss is {value.mean().item()} in epoch {epoch}, batch {i}, at learning rate {_lr(optimizer):.3g}: {reason}"
 
 # %% ../nbs/07_training.ipynb #ce61ce26
+_SMALL = frozenset("""loss error errors mse rmse mae nme nll gnll bce ce ece mce ace brier crps kl ause distance distances
+    perplexity failure failures wrong miss misses fpr fnr regret cost risk seconds time latency cross_entropy""".split())
+_LARGE = frozenset("""accuracy acc skill iou miou meaniou dice jaccard f1 precision recall sensitivity specificity pck pckh
+    oks ap auc auroc auprc ssim psnr r2 likelihood elbo correct hits tpr tnr""".split())
+_TURNED = frozenset("""non not no minus negative neg inverse gap drop std variance change diff difference delta
+    count number""".split()) # words that turn a name round, or make another measure of it
+
+
+def known_mode(
+    name: str, # of a measure, such as "valid_accuracy" or "pck@0.1"
+) -> str | None: # "min", "max", or None: the name does not say
+    "Whether small or large values of a measure are good, as far as its name tells."
+    found = re.findall(r"[a-z]+\d*", name.lower())
+    words = {*found, *(w.rstrip("0123456789") for w in found), *map("_".join, zip(found, found[1:]))}
+    if words & _TURNED or re.match(r"\s*1\s*-", name):
+        return None
+    if words & {"loss", "error", "errors"}: # of anything: an IoU loss is a loss
+        return "min"
+    small, large = bool(words & _SMALL), bool(words & _LARGE)
+    if small == large:
+        return None
+    return "min" if small else "max"
+
+
 @dataclass(repr=False)
 class History:
     "One row for each epoch, and how the training ended."
     rows: list[dict] = field(default_factory=list) # epoch, train_loss, valid_loss, R, skill, lr, seconds, ...
     monitor: str = "valid_loss" # the column that decides which epoch is best
-    mode: str = "min" # "min" or "max"
+    mode: str | None = None # "min" or "max"; default: by the monitor's name
     stopped: str = "running" # "finished", "early", "time", "callback", "interrupted" or "error"
 
     @property
@@ -274,12 +362,23 @@ class History:
     def best(self) -> dict: # the best row; an error if no row has a finite value
         rows = [r for r in self.rows if math.isfinite(r.get(self.monitor, math.nan))]
         if not rows: raise ValueError(f"History: no epoch has a finite {self.monitor!r}; columns: {', '.join(self.df)}")
-        return (min if self.mode == "min" else max)(rows, key=lambda r: r[self.monitor])
+        choose = min if _mode("History: monitor", self.monitor, self.mode) == "min" else max
+        return choose(rows, key=lambda r: r[self.monitor])
 
     @property
     def best_epoch(self) -> int: return self.best["epoch"] # counted from 1
 
     def __len__(self): return len(self.rows)
+
+
+def _mode(what, monitor, mode):
+    "The mode as given, else by the monitor's name; an error if neither tells."
+    if mode not in (None, "min", "max"):
+        raise ValueError(f"mode is {mode!r}; expected 'min', 'max', or None: by the monitor's name")
+    if (mode or known_mode(monitor)) is None:
+        raise ValueError(f"{what} is {monitor!r}, and this name does not say whether small or large values are good; "
+                         "give mode='min' or mode='max'")
+    return mode or known_mode(monitor)
 
 # %% ../nbs/07_training.ipynb #5a9a1dd5
 @patch
@@ -308,11 +407,13 @@ def __repr__(self: History):
 # %% ../nbs/07_training.ipynb #b31c4975
 @patch
 def _repr_html_(self: History):
-    if not self.rows: return f"<p>{self!r}</p>"
-    last = self.df.iloc[[-1]].assign(**{"": "last"})
-    best = [self.df[self.df.epoch == self.best_epoch].assign(**{"": "best"})] if self.waited() < len(self) else []
-    table = pd.concat([*best, last]).set_index("")
-    return f"<p>{len(self)} epochs ({self.stopped})</p>" + table.to_html(float_format=lambda v: f"{v:.4g}", border=0)
+    if not self.rows:
+        return f"<p>{html.escape(repr(self))}</p>"
+    table = [self.df.iloc[[-1]].assign(**{"": "last"})]
+    if self.waited() < len(self):
+        table.insert(0, self.df[self.df.epoch == self.best_epoch].assign(**{"": "best"}))
+    table = pd.concat(table).set_index("").to_html(float_format=lambda v: f"{v:.4g}", border=0)
+    return f"<p>{len(self)} epochs ({html.escape(str(self.stopped))})</p>" + table
 
 # %% ../nbs/07_training.ipynb #d741a184
 @patch
@@ -414,17 +515,30 @@ def random_states(
     return states
 
 
+def _python_state(text):
+    "The state of Python's generator from its text."
+    version, inner, gauss = json.loads(text)
+    return version, tuple(inner), gauss
+
+
+def _numpy_state(stored):
+    "The state of NumPy's generator from what was stored."
+    kind, keys, position, has_gauss, cached = stored
+    if not 0 <= position <= 624:
+        raise ValueError(f"the position is {position}; expected 0 to 624")
+    return kind, keys.numpy().astype(np.uint32), int(position), int(has_gauss), cached
+
+
 def restore_random(
     states: dict, # from `random_states`
     generator: torch.Generator, # that shuffles and augments
     device: torch.device = torch.device("cpu"), # where the network runs
 ) -> None:
     "Put the states back."
-    generator.set_state(states["shuffle"]); torch.set_rng_state(states["torch"])
-    version, inner, gauss = json.loads(states["python"])
-    random.setstate((version, tuple(inner), gauss))
-    kind, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), int(position), int(has_gauss), cached))
+    generator.set_state(states["shuffle"])
+    torch.set_rng_state(states["torch"])
+    random.setstate(_python_state(states["python"]))
+    np.random.set_state(_numpy_state(states["numpy"]))
     if "cuda" in states and device.type == "cuda": torch.cuda.set_rng_state(states["cuda"], device)
     if "mps" in states and device.type == "mps": torch.mps.set_rng_state(states["mps"])
 
@@ -438,37 +552,127 @@ def _check_storable(x, at):
     for k, v in items: _check_storable(v, f"{at}[{k!r}]")
 
 
+def _bytes(tensor):
+    "The bytes of a tensor, copied only where they do not lie in one piece in the computer's own memory."
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _feed(digest, x):
+    "Add a part of a checkpoint to a digest: its values, types, shapes and names."
+    if isinstance(x, Tensor):
+        digest.update(f"{x.dtype} {tuple(x.shape)} {zlib.crc32(_bytes(x))}".encode()) # weights are large, and this is fast
+    elif isinstance(x, dict):
+        digest.update(f"dict {len(x)}".encode())
+        for key, value in x.items():
+            _feed(digest, key)
+            _feed(digest, value)
+    elif isinstance(x, (list, tuple)):
+        digest.update(f"{type(x).__name__} {len(x)}".encode())
+        for value in x:
+            _feed(digest, value)
+    else:
+        digest.update(f"{x!r};".encode())
+
+
+def _digests(content):
+    "A digest of each entry of a checkpoint's parts: `model 0.weight` -> text."
+    found = {}
+    for part, x in content.items():
+        for name, value in ({f"{part} {k}": v for k, v in x.items()} if isinstance(x, dict) and x else {part: x}).items():
+            digest = hashlib.sha256()
+            _feed(digest, value)
+            found[name] = digest.hexdigest()
+    return found
+
+
 def save_checkpoint(
     path: str | os.PathLike, # the file
     content: dict, # tensors, numbers, strings, lists and dictionaries, among them "settings"
 ) -> None:
-    "Save with torch, in one step."
-    for name, part in content.items(): _check_storable(part, name)
+    "Save with torch, in one step, with a digest of each part."
+    content = {name: part for name, part in content.items() if name != "digest"}
+    for name, part in content.items():
+        _check_storable(part, name)
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(content | {"digest": _digests(content)}, buffer)
     write_safely(path, buffer.getbuffer())
 
 # %% ../nbs/07_training.ipynb #a175696e
-def _change(then, now):
+def _shown(x): return x.get("", "something else") if isinstance(x, dict) else x
+
+
+def _change(then, now, at=""):
     "The first setting that differs between two dictionaries, in words; None if none does."
     for name in {**then, **now}:
         a, b = then.get(name, "not set"), now.get(name, "not set")
+        where = f"{at} {name}".strip()
         if isinstance(a, dict) and isinstance(b, dict):
-            if inner := _change(a, b): return f"{name} {inner}"
-        elif a != b: return f"{name} = {a}, and now it is {b}"
+            if inner := _change(a, b, where):
+                return inner
+        elif a != b:
+            return f"{where} = {_shown(a)}, and now it is {_shown(b)}"
+
+
+def _read_checkpoint(path):
+    "What a checkpoint holds, if every part of it is what was saved."
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise DataError([f"{path} is no checkpoint that can be read: {type(e).__name__}: {e}"]) from e
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise DataError([f"{path} is no checkpoint of kpnb.training.fit"])
+    then = content.pop("digest", None)
+    if not isinstance(then, dict):
+        raise DataError([f"{path} holds no digest, so nobody can tell whether it is whole; an older kpnb wrote it, or it is damaged"],
+                        "Begin again with another file. The weights of its best epoch, if you trust them, are in "
+                        "torch.load(path, weights_only=True)['best']")
+    now = _digests(content)
+    if wrong := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise DataError([f"{path} is damaged: {', '.join(map(str, wrong[:3]))}{more} is not what was saved"],
+                        "Take a copy of the file, or begin again with another one")
+    return content
+
+
+_SOFT = ("hints", "unseen", "versions", "changing")
 
 
 def load_checkpoint(
     path: str | os.PathLike, # the file
-    settings: dict, # what must agree
+    settings: dict, # what must agree, as of `Recipe.fingerprint`
 ) -> dict:
-    "Load what `save_checkpoint` has saved (data only, no code), if it was made under the same settings."
-    try: content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: raise ValueError(f"{path} is no checkpoint that can be read: {e}") from e
-    if not isinstance(content, dict) or "settings" not in content: raise ValueError(f"{path} is no checkpoint of kpnb.training.fit")
-    if change := _change(content["settings"], settings):
-        raise ValueError(f"{path} was made with {change}; continue with the same settings, or choose another file")
+    "Load what `save_checkpoint` has saved (data only, no code), if it is whole and was made under the same settings."
+    content = _read_checkpoint(path)
+    changing = content["settings"].get("changing", [])
+    then, now = (_lasting(s, changing) for s in (content["settings"], settings))
+    if change := _change(*({k: v for k, v in s.items() if k not in _SOFT} for s in (then, now))):
+        raise DataError([f"{path} was made with {change}"], "Continue with the same settings, or choose another file")
+    for text in _doubts(then, now, changing):
+        warnings.warn(f"{path}: {text}", stacklevel=4)
     return content
+
+
+def _lasting(settings, changing):
+    "The settings without those that change by themselves while training."
+    def stays(name):
+        return not any(name == c or name.startswith((f"{c} ", f"{c}[", f"{c}.")) for c in changing)
+    parts = {part: x for part, x in settings.items() if stays(part)}
+    for part, x in parts.items():
+        if isinstance(x, dict):
+            start = "" if part == "hints" else f"{part} "
+            parts[part] = {k: v for k, v in x.items() if stays(f"{start}{k}".strip())}
+    return parts
+
+
+def _doubts(then, now, changing):
+    "What a resumed training should know: what is different and may matter, and what could not be compared."
+    for part in ("versions", "hints"):
+        if change := _change(then.get(part, {}), now.get(part, {})):
+            yield f"it was made with {change}; the rest of the training may not be what it would have been"
+    if changing:
+        yield f"it does not hold what changes while training: {', '.join(changing)}"
+    if unseen := [*dict.fromkeys([*then.get("unseen", []), *now.get("unseen", [])])]:
+        yield f"it cannot be told whether these are as they were: {'; '.join(unseen)}"
 
 # %% ../nbs/07_training.ipynb #06ece401
 @dataclass
@@ -488,7 +692,7 @@ class Learning:
     channels_last: bool | str = "auto" # memory layout, as in `precision`
     fast: bool | str | None = None # sets `amp` and `channels_last` together
     monitor: str | None = None # column that says which epoch is best; default: valid_loss, or train_loss without validation data
-    mode: str = "min" # whether small or large values of it are good: "min" or "max"
+    mode: str | None = None # whether small or large values of it are good: "min" or "max"; default: by its name
 
 # %% ../nbs/07_training.ipynb #c56a1dbe
 @dataclass
@@ -530,11 +734,14 @@ def check(self: Recipe,
     if self.resume and self.checkpoint is None: raise ValueError("resume=True needs a checkpoint file")
     for name, ds in (("train", train), ("valid", valid)):
         if ds is not None and not len(ds): raise ValueError(f"{name} is empty")
+    _check_metrics(self.metrics)
+    _check_something_counts("train", train, self.loss)
     monitor = self.monitor or ("valid_loss" if valid is not None else "train_loss")
-    _check_mode(monitor, self.mode)
+    mode = _checked_mode(monitor, self.mode)
     callbacks = (self.callbacks,) if callable(self.callbacks) else tuple(self.callbacks or ())
     both = {} if self.fast is None else {"amp": self.fast, "channels_last": self.fast}
-    return replace(self, monitor=monitor, device=pick_device(self.device), callbacks=callbacks, live=self.live or self.progress == "curve", **both)
+    live = self.live or self.progress == "curve"
+    return replace(self, monitor=monitor, mode=mode, device=pick_device(self.device), callbacks=callbacks, live=live, **both)
 
 # %% ../nbs/07_training.ipynb #a7b47491
 def _check_count(name, v):
@@ -545,39 +752,361 @@ def _check_positive(name, v):
     if not (name != "lr" and v is None) and (isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < math.inf): raise ValueError(f"{name} is {v!r}; expected a number above 0")
 
 
-def _check_mode(monitor, mode):
-    if mode not in ("min", "max"): raise ValueError(f"mode is {mode!r}; expected 'min' or 'max'")
-    if (monitor == "skill" and mode == "min") or (monitor.endswith("_loss") and mode == "max"):
-        raise ValueError(f"monitor is {monitor!r} and mode is {mode!r}, which would keep the worst epoch; set mode={'max' if mode == 'min' else 'min'!r}")
+def _checked_mode(monitor, mode):
+    "The mode of a monitor; an error if nobody can tell, or if it would keep the worst epoch."
+    mode, known = _mode("monitor", monitor, mode), known_mode(monitor)
+    if known and mode != known:
+        raise ValueError(f"monitor is {monitor!r} and mode is {mode!r}, which would keep the worst epoch; set mode={known!r}, or leave "
+                         "it out. If it really is a measure of the other kind, give it another name")
+    return mode
+
+
+_NOTHING = "no keypoint is visible, or nothing else counts for the loss"
+
+
+def _check_something_counts(name, ds, loss):
+    "An error if no point (or whatever else the loss says that it counts) of a data set is there to learn from."
+    weigh = getattr(loss, "batch_weight", None)
+    if weigh is None or not isinstance(ds, KeypointDataset):
+        return
+    whole = {"image": ds.images, "keypoints": ds.keypoints, "visible": ds.visible}
+    if ds.masks is not None:
+        whole["mask"] = ds.masks
+    try:
+        weight = weigh(whole)
+    except (KeyError, TypeError, ValueError): # it needs more than this; the first epoch will tell
+        return
+    if not weight:
+        raise ValueError(f"{name}: there is nothing to learn from: in its {len(ds)} pictures {_NOTHING}")
 
 # %% ../nbs/07_training.ipynb #bd23161c
-def _name(x):
-    "A setting as text that is the same in the next session."
-    if x is None or isinstance(x, (bool, int, float, str)): return x
-    if isinstance(x, functools.partial): return f"partial({_name(x.func)}, {[*map(_name, x.args)]}, { {k: _name(v) for k, v in x.keywords.items()} })"
-    text = getattr(x, "__qualname__", None) or repr(x)
-    return text if " at 0x" not in text else type(x).__qualname__
+_PLAIN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
+          types.ClassMethodDescriptorType, np.ufunc)
+_OF_CLASSES = frozenset("""__module__ __doc__ __dict__ __weakref__ __annotations__ __annotate__ __qualname__ __hash__
+    __dataclass_fields__ __dataclass_params__ __match_args__ __firstlineno__ __static_attributes__ __abstractmethods__
+    __slots__ __slotnames__ __parameters__ __orig_bases__ __annotations_cache__ __annotate_func__ _abc_impl __repr__""".split())
+_OF_MODULES = frozenset(vars(nn.Module())) # how torch keeps its own books
+_INSTALLED = {str(Path(p).resolve()) for p in map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))}
 
 
-def _checksum(ds):
-    "The size of a data set, and a checksum of its points and some of its pictures."
-    if ds is None: return None
-    if not hasattr(ds, "images"): return f"{len(ds)} pictures"
-    parts = [ds.images[:: max(len(ds) // 64, 1)], ds.keypoints, ds.visible, *([] if ds.masks is None else [ds.masks[:: max(len(ds) // 64, 1)]])]
+def _own(x):
+    "Whether the reader wrote this class or function; those of libraries are known by their names."
+    module = getattr(x, "__module__", None) or "__main__"
+    root = module.partition(".")[0]
+    if root == "kpnb" or root in sys.stdlib_module_names:
+        return False
+    file = getattr(sys.modules.get(root), "__file__", None)
+    if file is None:
+        return root in ("__main__", "__mp_main__") or root not in sys.modules
+    return not any(str(p) in _INSTALLED or p.name in ("site-packages", "dist-packages") for p in Path(file).resolve().parents)
+
+
+def _code_text(code, doc=None):
+    "What a function does, as text: its instructions, the names that it uses and its constants; no line numbers."
+    parts = [code.co_code.hex(), *code.co_names]
+    for c in code.co_consts:
+        if isinstance(c, types.CodeType):
+            parts.append(_code_text(c))
+        elif isinstance(c, frozenset):
+            parts.append(repr(sorted(map(repr, c))))
+        elif doc is None or c != doc:
+            parts.append(repr(c))
+    return "\n".join(parts)
+
+
+def _globals_of(code):
+    "The global names that a function uses, those of the functions inside it too."
+    names = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    inner = [n for c in code.co_consts if isinstance(c, types.CodeType) for n in _globals_of(c)]
+    return dict.fromkeys([*names, *inner])
+
+
+def _short(text): return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+# %% ../nbs/07_training.ipynb #descr01
+class _Description:
+    "What decides a result, written down so that it can be compared in another session."
+
+    def __init__(self, weights=True):
+        self.facts = {} # name -> number or text; "" is the thing itself
+        self.hints = {} # the same for global variables: a function that uses one need not depend on it
+        self.unseen = [] # what nobody can look into
+        self.weights, self.known = weights, {} # whether the weights of networks count; id -> (name, object)
+
+    def add(self, at, x):
+        "Describe `x` under the name `at`."
+        if id(x) in self.known:
+            self.facts[at] = f"the same as {self.known[id(x)][0] or 'the whole'}"
+            return
+        lasting = issubclass(type(x), (types.FunctionType, type, nn.Module)) # others only must not go round in circles
+        try:
+            if lasting or isinstance(x, (dict, list)) or hasattr(x, "__dict__"):
+                self.known[id(x)] = (at, x)
+            self._add(at, x)
+        except Exception as e: # an object that does not want to be looked at, or one nested without end
+            self._cannot(at, x, type(e).__name__)
+        if not lasting:
+            self.known.pop(id(x), None)
+
+    def _cannot(self, at, x, why="nothing to look at"):
+        self.facts[at] = _name_of(type(x))
+        self.unseen.append(f"{at} (a {type(x).__name__}: {why})".strip())
+
+    def _add(self, at, x):
+        if x is None or type(x) in (bool, int, str):
+            self.facts[at] = x
+        elif isinstance(x, np.generic):
+            self._add(at, x.item())
+        elif isinstance(x, (enum.Enum, int, str)):
+            self.facts[at] = str(x)
+        elif isinstance(x, float):
+            self.facts[at] = float(x) if math.isfinite(x) else repr(x)
+        elif isinstance(x, (Tensor, np.ndarray, bytes, bytearray, pd.DataFrame, pd.Series)):
+            self.facts[at] = self._values(at, x)
+        elif isinstance(x, (Mapping, list, tuple, set, frozenset, deque)):
+            self._container(at, x)
+        elif isinstance(x, types.ModuleType):
+            self.facts[at] = x.__name__
+        elif isinstance(x, (logging.Logger, RemovableHandle)): # what they hold decides nothing
+            self.facts[at] = type(x).__name__
+        elif isinstance(x, (functools.partial, types.MethodType, types.FunctionType)):
+            self._function(at, x)
+        elif isinstance(x, type):
+            self._class(at, x)
+        elif isinstance(x, _PLAIN):
+            self.facts[at] = _name_of(x)
+            if not isinstance(getattr(x, "__self__", None), (type(None), types.ModuleType)):
+                self.add(f"{at} self".strip(), x.__self__)
+        elif isinstance(x, nn.Module):
+            self._module(at, x)
+        elif isinstance(x, (random.Random, torch.Generator, np.random.Generator, np.random.RandomState)):
+            self._generator(at, x)
+        else:
+            self._object(at, x)
+
+    def _generator(self, at, x):
+        "Only the states of the global generators are part of a checkpoint."
+        if any(x is known for known in (random._inst, np.random.mtrand._rand, torch.default_generator)):
+            self.facts[at] = "the global generator"
+        else:
+            self._cannot(at, x, "a checkpoint does not hold its state")
+
+    def _values(self, at, x):
+        "Arrays by their kind and a checksum."
+        if isinstance(x, (bytes, bytearray)):
+            return f"{len(x)} bytes, checksum {zlib.crc32(x):08x}"
+        if isinstance(x, (pd.DataFrame, pd.Series)):
+            return f"table {x.shape}, checksum {zlib.crc32(pd.util.hash_pandas_object(x).to_numpy()):08x}"
+        if isinstance(x, np.ndarray):
+            x = torch.from_numpy(np.ascontiguousarray(x))
+        return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}, checksum {_crc(x):08x}"
+
+    def _container(self, at, x):
+        "Small containers entry by entry, large ones as a digest."
+        if isinstance(x, (set, frozenset)):
+            x = sorted(x, key=repr)
+        if len(x) > 64 and isinstance(x, (list, tuple)) and {type(v) for v in x} <= {bool, int, float, str}:
+            self.facts[at] = f"{len(x)} entries, digest {_short(repr(x))}"
+            return
+        items = x.items() if isinstance(x, Mapping) else enumerate(x)
+        inner = _Description(self.weights)
+        inner.known = self.known
+        for i, (key, value) in enumerate(itertools.islice(items, 10_000)):
+            name = key if type(key) in (bool, int, float, str) or key is None else f"{type(key).__name__} {i}"
+            inner.add(f"{at} {name}".strip() if isinstance(key, str) else f"{at}[{name}]", value)
+        self.hints |= inner.hints
+        self.unseen += inner.unseen
+        if len(x) > 10_000:
+            self.unseen.append(f"{at} (the first 10000 of {len(x)} entries are compared)".strip())
+        self.facts[at] = f"{len(x)} entries"
+        if len(inner.facts) > 64:
+            self.facts[at] += f", digest {_short(repr(inner.facts))}"
+        else:
+            self.facts |= inner.facts
+
+
+def _name_of(x):
+    module, name = getattr(x, "__module__", None), getattr(x, "__qualname__", None) or getattr(x, "__name__", None)
+    if not isinstance(name, str):
+        return _name_of(type(x))
+    return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
+
+# %% ../nbs/07_training.ipynb #descr02
+@patch
+def _function(self: _Description, at, f):
+    "Functions by name, code, defaults, closure and globals; partials and methods by their parts."
+    f = getattr(f, "_torchdynamo_orig_callable", f) # what torch.compile has taken in
+    if isinstance(f, functools.partial):
+        self.facts[at] = f"partial of {_name_of(f.func)}"
+        parts = {"function": f.func} | {f"argument {i}": v for i, v in enumerate(f.args)} | f.keywords
+    elif isinstance(f, types.MethodType):
+        self.facts[at] = _name_of(f.__func__)
+        parts = {"method": f.__func__, "self": f.__self__}
+    else:
+        self.facts[at] = _name_of(f)
+        parts = self._inside(at, f)
+    for name, part in parts.items():
+        self.add(f"{at} {name}".strip(), part)
+
+
+@patch
+def _inside(self: _Description, at, f):
+    "The parts of a function; its code is written down at once."
+    names = f.__code__.co_varnames[:f.__code__.co_argcount]
+    defaults = f.__defaults__ or ()
+    parts = {f"{n} (default)": v for n, v in zip(names[len(names) - len(defaults):], defaults)}
+    parts |= {f"{n} (default)": v for n, v in (f.__kwdefaults__ or {}).items()}
+    for name, cell in zip(f.__code__.co_freevars, f.__closure__ or ()):
+        with contextlib.suppress(ValueError): # a cell that is still empty
+            parts[f"{name} (closure)"] = cell.cell_contents
+    parts |= {f"attribute {k}": v for k, v in vars(f).items() if k != "__wrapped__"}
+    if _own(f) or "<" in f.__qualname__: # all lambdas of a module have one name
+        python = ".".join(map(str, sys.version_info[:2]))
+        self.facts[f"{at} code".strip()] = f"{_short(_code_text(f.__code__, f.__doc__))} of Python {python}"
+    if _own(f):
+        parts |= self._globals(at, f)
+    return parts
+
+
+@patch
+def _globals(self: _Description, at, f):
+    "The global functions, classes and objects that can be called, which a function uses; plain values become hints."
+    used = {n: f.__globals__[n] for n in _globals_of(f.__code__) if n in f.__globals__}
+    plain = {n: v for n, v in used.items() if not callable(v) and not isinstance(v, types.ModuleType)}
+    facts, self.facts = self.facts, self.hints
+    for name, value in plain.items():
+        self.add(f"{at} {name} (global)".strip(), value)
+    self.facts = facts
+    return {f"{n} (global)": v for n, v in used.items() if n not in plain}
+
+
+@patch
+def _class(self: _Description, at, c):
+    "A class by its name; the reader's own also by its methods and values."
+    self.facts[at] = _name_of(c)
+    for base in c.__mro__:
+        if not _own(base):
+            continue
+        for name, member in vars(base).items():
+            member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+            slot = isinstance(member, (types.MemberDescriptorType, types.GetSetDescriptorType))
+            if name not in _OF_CLASSES and not slot:
+                self.add(f"{at} {base.__name__}.{name}".strip(), member)
+
+
+@patch
+def _module(self: _Description, at, m):
+    "A network by its layers and their settings."
+    m = getattr(m, "_orig_mod", m) # what torch.compile has taken in
+    own = _own(type(m))
+    self.facts[at] = f"{type(m).__name__}({' '.join(m.extra_repr().split())})"
+    inner = self if own or self.weights else _Description(self.weights)
+    inner.known = self.known
+    if own:
+        self.add(f"{at} class".strip(), type(m))
+    for name, value in vars(m).items():
+        if name not in _OF_MODULES:
+            inner.add(f"{at} {name}".strip(), value)
+    if inner is not self and inner.facts: # the layers of libraries would fill pages
+        self.facts[f"{at} settings".strip()] = _short(repr(inner.facts))
+        self.unseen += inner.unseen
+    for i, hook in enumerate([*m._forward_hooks.values(), *m._forward_pre_hooks.values()]):
+        self.hints[f"{at} hook {i}".strip()] = _name_of(hook)
+    if self.weights and (own_state := [*m.parameters(recurse=False), *m.buffers(recurse=False)]):
+        self.facts[f"{at} weights".strip()] = _short(" ".join(f"{_crc(v):08x}" for v in own_state))
+    for name, child in m.named_children():
+        self.add(f"{at}.{name}".lstrip("."), child)
+
+
+@patch
+def _object(self: _Description, at, x):
+    "Anything else by its class and its fields."
+    slots = copyreg._slotnames(type(x)) # as pickle finds them
+    fields_of = {s: getattr(x, s) for s in slots if hasattr(x, s)} | getattr(x, "__dict__", {})
+    text = repr(x) if not fields_of and not _own(type(x)) and type(x) is not object else ""
+    if text and (text.startswith("<") or " at 0x" in text):
+        return self._cannot(at, x)
+    self.facts[at] = text or _name_of(type(x))
+    if _own(type(x)):
+        self.add(f"{at} class".strip(), type(x))
+    for name, value in fields_of.items():
+        self.add(f"{at} {name}".strip(), value)
+
+# %% ../nbs/07_training.ipynb #descr03
+def _crc(x, crc=0):
+    "A checksum of all values of a tensor, a few megabytes at a time where they must be copied."
+    if x.ndim == 0 or (x.device.type == "cpu" and x.is_contiguous()):
+        return zlib.crc32(_bytes(x), crc)
+    rows = max(1, 2**23 * len(x) // max(1, x.nbytes))
+    for part in x.split(rows):
+        crc = zlib.crc32(_bytes(part), crc)
+    return crc
+
+
+def _batch_crc(batches):
+    "A checksum of all tensors of some batches; places of points that are not visible do not count."
     crc = 0
-    for p in parts: crc = zlib.crc32(p.cpu().contiguous().numpy().tobytes(), crc)
-    return f"{len(ds)} pictures {'×'.join(map(str, ds.images.shape[1:]))}, checksum {crc:08x}"
+    for batch in batches:
+        for name in sorted(batch):
+            value = batch[name]
+            if name == "keypoints" and "visible" in batch:
+                value = torch.where(batch["visible"][..., None], value, 0.0)
+            if isinstance(value, Tensor) and name != "index":
+                crc = _crc(value, crc)
+    return crc
+
+
+def _described_data(name, ds):
+    "The size of a data set and a checksum of all of it, and what cannot be told."
+    if ds is None:
+        return None, []
+    if isinstance(ds, KeypointDataset) and type(ds).batches is KeypointDataset.batches:
+        parts = [ds.images, torch.where(ds.visible[..., None], ds.keypoints, 0.0), ds.visible, ds.masks, getattr(ds, "to_file", None)]
+        crc = zlib.crc32(repr([(int(a), int(b)) for a, b in ds.pairs or ()]).encode())
+        for part in parts:
+            crc = crc if part is None else _crc(part, crc)
+        return f"{len(ds)} pictures {'×'.join(map(str, ds.images.shape[1:]))}, checksum {crc:08x}", []
+    first = [_batch_crc(itertools.islice(ds.batches(256, device="cpu"), 1)) for _ in range(2)]
+    if first[0] == first[1]:
+        return f"{len(ds)} pictures, checksum {_batch_crc(ds.batches(256, device='cpu')):08x}", []
+    d = _Description()
+    d.add("", ds)
+    return d.facts | {"length": len(ds)}, [f"{name} (it gives other pictures each time)", *(f"{name} {u}" for u in d.unseen)]
 
 # %% ../nbs/07_training.ipynb #95b7f272
+@patch
+def describe(self: Recipe,
+             model: nn.Module, # the network
+             ) -> dict: # name -> text or number, or a dictionary of them
+    "All settings that decide the result, as text that is the same in the next session. It takes milliseconds."
+    shapes = {k: list(v.shape) for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+    frozen = [k for k, p in model.named_parameters() if not p.requires_grad]
+    versions = {"kpnb": kpnb.__version__, "torch": str(torch.__version__), "Python": ".".join(map(str, sys.version_info[:2])),
+                "device": torch.device(self.device).type if self.device is not None else pick_device().type}
+    found = {"network": shapes, "hints": {}, "unseen": [], "versions": versions}
+    named = [f.name for f in fields(Learning)] + ["decode", "metrics"]
+    parts = {n: getattr(self, n) for n in named} | {"layers": model, "frozen weights": frozen}
+    for name, x in parts.items():
+        d = _Description(weights=name != "layers")
+        d.add("", x)
+        found[name] = d.facts[""] if list(d.facts) == [""] else d.facts
+        found["hints"] |= {f"{name} {k}": v for k, v in d.hints.items()}
+        found["unseen"] += [f"{name} {text}" for text in d.unseen]
+    return found
+
+
 @patch
 def fingerprint(self: Recipe,
                 model: nn.Module, # the network
                 train, # a data set
                 valid=None, # a data set
-                ) -> dict: # name -> text or number
-    "What a checkpoint must agree with."
-    shapes = {k: list(v.shape) for k, v in model.state_dict().items()}
-    return {"network": shapes, "train": _checksum(train), "valid": _checksum(valid)} | {f.name: _name(getattr(self, f.name)) for f in fields(Learning)}
+                ) -> dict: # name -> text or number, or a dictionary of them
+    "What a checkpoint must agree with: `describe`, and a checksum of all data."
+    found = self.describe(model)
+    for name, ds in (("train", train), ("valid", valid)):
+        found[name], unseen = _described_data(name, ds)
+        found["unseen"] += unseen
+    return found
 
 # %% ../nbs/07_training.ipynb #379a956b
 class _Run:
@@ -589,14 +1118,19 @@ class _Run:
         self.layout, self.had_layout = (torch.channels_last if last else torch.contiguous_format), _layout(model)
         model.to(memory_format=self.layout)
         self.optimizer = make_optimizer(model, r.optimizer, r.lr, r.weight_decay)
-        self.schedule = make_schedule(self.optimizer, r.schedule, r.lr, r.epochs * math.ceil(len(train) / r.batch_size))
-        self.generator, self.best, self.mean = make_generator(r.seed), None, _mean_answer(train, valid)
-        self.history, self.settings = History(monitor=r.monitor, mode=r.mode), r.fingerprint(model, train, valid)
+        self.planned = r.epochs * math.ceil(len(train) / r.batch_size) # steps
+        self.schedule = make_schedule(self.optimizer, r.schedule, r.lr, self.planned)
+        self.generator, self.mean, self.steps = make_generator(r.seed), _mean_answer(train, valid), 0
+        self.history = History(monitor=r.monitor, mode=None if known_mode(r.monitor) else r.mode)
+        self.kept = ([], None) # the rows, and the weights of the best of them: they change together
+        self.settings = None if r.checkpoint is None else r.fingerprint(model, train, valid)
         self.show, self.start, self.enough = _Display(r), time.perf_counter(), None
+        self.grad = torch.is_grad_enabled()
 
     def batches(self):
         "Training batches in the network's memory layout."
         for batch in self.train.batches(self.r.batch_size, shuffle=True, generator=self.generator, augment=self.r.augment, device=self.r.device):
+            self.steps += 1
             yield batch | {"image": batch["image"].contiguous(memory_format=self.layout)}
 
 # %% ../nbs/07_training.ipynb #813ab326
@@ -628,25 +1162,208 @@ def judge(self: _Run, epoch):
         raise TrainingDiverged(f"the validation loss is {found['loss']} after epoch {epoch}: {reason}")
     return {k if k in ("R", "skill") else f"valid_{k}": v for k, v in found.items()}
 
+# %% ../nbs/07_training.ipynb #usable01
+def _unusable(run, saved):
+    "What is wrong with the parts of a checkpoint, in words; nothing of the training is touched."
+    names = ("model", "optimizer", "schedule", "best", "rows", "random", "counts")
+    if missing := [f"{name} is missing" for name in names if name not in saved]:
+        return missing
+    problems = [*_wrong_counts(saved), *_wrong_rows(saved, run.r), *_wrong_weights("model", saved["model"], run.model)]
+    problems += _wrong_weights("best", saved["best"], run.model)
+    problems += _wrong_random(saved["random"], saved["settings"].get("versions", {}).get("device"), run.r.device)
+    return problems or [*_wrong_optimizer(run, saved)]
+
+
+def _kind(x):
+    "A value in words."
+    if isinstance(x, Tensor):
+        return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+    return repr(x) if x is None or isinstance(x, (bool, int, float)) else f"a {type(x).__name__}"
+
+
+def _wrong_counts(saved):
+    counts = saved["counts"]
+    for name in ("epochs", "steps"):
+        n = counts.get(name) if isinstance(counts, dict) else None
+        if type(n) is not int or n < 1:
+            yield f"counts {name} is {_kind(n)}; expected a whole number of at least 1"
+
+
+def _wrong_rows(saved, r):
+    rows = saved["rows"]
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        yield f"rows is {_kind(rows)}{' without entries' if rows == [] else ''}; expected one dictionary for each epoch"
+        return
+    done = saved["counts"].get("epochs") if isinstance(saved["counts"], dict) else None
+    if len(rows) != done or len(rows) > r.epochs:
+        yield f"rows has {len(rows)} entries; expected {done} epochs of {r.epochs}"
+    for i, row in enumerate(rows):
+        odd = [k for k, v in row.items() if isinstance(v, bool) or not isinstance(v, (int, float))]
+        if row.get("epoch") != i + 1:
+            yield f"rows[{i}] is of epoch {row.get('epoch')}; expected {i + 1}"
+        elif set(row) != set(rows[0]) or r.monitor not in row:
+            yield f"rows[{i}] has the columns {', '.join(map(str, row))}; expected those of the first row, {r.monitor!r} among them"
+        elif odd:
+            yield f"rows[{i}] {odd[0]} is {_kind(row[odd[0]])}; expected a number"
+
+
+def _wrong_weights(what, found, model):
+    now = model.state_dict()
+    if not isinstance(found, dict):
+        yield f"{what} is {_kind(found)}; expected the weights of the network"
+        return
+    for name in {**now, **found}:
+        if name not in found or name not in now:
+            yield f"{what} {name} is {'missing' if name in now else 'no weight of the network'}"
+        elif isinstance(now[name], Tensor) and _kind(found[name]) != _kind(now[name]):
+            yield f"{what} {name} is {_kind(found[name])}; expected {_kind(now[name])}"
+
+
+def _wrong_random(states, then, device):
+    "Try each state on a generator that nobody uses."
+    tries = {"shuffle": lambda s: torch.Generator().set_state(s), "torch": lambda s: torch.Generator().set_state(s),
+             "python": lambda s: random.Random().setstate(_python_state(s)),
+             "numpy": lambda s: np.random.RandomState().set_state(_numpy_state(s))}
+    if device.type in ("cuda", "mps") and device.type == then: # on another device than then, the first state there will do
+        tries[device.type] = lambda s: torch.Generator(device).set_state(s)
+    if not isinstance(states, dict):
+        yield f"random is {_kind(states)}; expected a dictionary of {', '.join(tries)}"
+        return
+    for name, put in tries.items():
+        if name not in states:
+            yield f"random {name} is missing"
+            continue
+        try:
+            put(states[name])
+        except Exception as e:
+            yield f"random {name} is no state of a generator: {e}"
+
+# %% ../nbs/07_training.ipynb #usable02
+def _wrong_optimizer(run, saved):
+    "Compare optimiser and schedule with new ones, and try both on weights that nobody uses."
+    found, now, r = saved["optimizer"], run.optimizer.state_dict(), run.r
+    if problem := _wrong_groups(found, now, saved["counts"].get("weights with a state")):
+        yield problem
+        return
+    if problem := _wrong_entries(saved["schedule"], run.schedule, saved["counts"]["steps"], r.schedule):
+        yield problem
+        return
+    learned = [p for p in run.model.parameters() if p.requires_grad]
+    stand_in = nn.ParameterList([nn.Parameter(torch.zeros_like(p)) for p in learned])
+    what = "optimizer"
+    try:
+        trial = make_optimizer(stand_in, r.optimizer, r.lr, r.weight_decay)
+        schedule = make_schedule(trial, r.schedule, r.lr, run.planned)
+        trial.load_state_dict(copy.deepcopy(found))
+        mine = {id(p) for p in stand_in}
+        if all(id(p) in mine for g in trial.param_groups for p in g["params"]): # else it holds the network's own
+            for p in stand_in:
+                p.grad = torch.zeros_like(p)
+            trial.step()
+        what = "schedule"
+        if schedule is not None:
+            schedule.load_state_dict(copy.deepcopy(saved["schedule"]))
+            if len(saved["rows"]) < r.epochs: # after its last step a schedule may refuse another one
+                schedule.step()
+    except Exception as e:
+        yield f"{what} cannot be used: {type(e).__name__}: {e}"
+
+
+def _wrong_groups(found, now, with_state):
+    "What is wrong with an optimiser's groups and states; None if nothing is."
+    if not isinstance(found, dict) or not {"state", "param_groups"} <= set(found):
+        return f"optimizer is {_kind(found)}; expected 'state' and 'param_groups'"
+    groups, expected = found["param_groups"], now["param_groups"]
+    if not isinstance(groups, list) or len(groups) != len(expected) or not all(isinstance(g, dict) for g in groups):
+        return f"optimizer param_groups is {_kind(groups)}; expected a list of {len(expected)} dictionaries"
+    for i, (a, b) in enumerate(zip(groups, expected)):
+        if lacking := [k for k in b if k not in a]:
+            return f"optimizer param_groups[{i}] lacks {lacking[0]!r}"
+        if a["params"] != b["params"]:
+            return f"optimizer param_groups[{i}] is for {_count(a['params'])} weights; expected {len(b['params'])}"
+    if not isinstance(found["state"], dict) or sorted(found["state"], key=str) != sorted(with_state or [], key=str):
+        return f"optimizer state is for {_count(found['state'])} weights; expected {_count(with_state)}"
+    several = {}
+    for i, state in found["state"].items():
+        several.setdefault(tuple(sorted(map(str, state))) if isinstance(state, dict) else None, []).append(i)
+    if len(several) > 1:
+        rare = min(several.values(), key=len)[0]
+        return f"optimizer state[{rare}] has other entries than that of most weights"
+
+
+def _count(x): return len(x) if hasattr(x, "__len__") else _kind(x)
+
+
+def _wrong_entries(found, schedule, steps, how):
+    "What is wrong with the state of a schedule; None if nothing is."
+    if schedule is None:
+        return None if found is None else f"schedule is {_kind(found)}; expected None"
+    now = schedule.state_dict()
+    if not isinstance(found, dict):
+        return f"schedule is {_kind(found)}; expected a dictionary of {', '.join(now)}"
+    if other := [k for k in {**now, **found} if (k in now) != (k in found)]:
+        return f"schedule {other[0]} is {'missing' if other[0] in now else 'no entry of this schedule'}"
+    for k, v in now.items():
+        alike = isinstance(found[k], (int, float)) if isinstance(v, (int, float)) else isinstance(found[k], type(v))
+        if v is not None and not alike or isinstance(v, list) and len(found[k]) != len(v):
+            return f"schedule {k} is {_kind(found[k])} of {_count(found[k])}; expected {_kind(v)} of {_count(v)}"
+        fixed = not k.startswith("_") and k != "last_epoch" and (v is None or isinstance(v, (bool, int, float, str, list)))
+        if isinstance(how, str) and fixed and found[k] != v:
+            return f"schedule {k} is {found[k]}; expected {v}"
+    if isinstance(how, str) and found["last_epoch"] != steps:
+        return f"schedule last_epoch is {found['last_epoch']}; expected {steps}, one for each step"
+
 # %% ../nbs/07_training.ipynb #06963258
 @patch
+def keep(self: _Run, row):
+    "A new row, and the weights if they are the best so far."
+    rows, best = [*self.kept[0], row], self.kept[1]
+    if len(rows) == 1 or replace(self.history, rows=rows).waited() == 0:
+        best = {k: v.detach().to("cpu", copy=True) for k, v in self.model.state_dict().items()}
+    self.kept = (rows, best) # in one step: no interruption can come between a row and its weights
+    self.history.rows = rows
+
+
+@patch
 def save(self: _Run):
-    "Keep the best weights, and write CSV and checkpoint."
-    if len(self.history) == 1 or self.history.waited() == 0: self.best = {k: v.detach().to("cpu", copy=True) for k, v in self.model.state_dict().items()}
+    "Write CSV and checkpoint."
+    rows, best = self.kept
     if self.r.csv is not None: self.history.to_csv(self.r.csv)
     if self.r.checkpoint is None: return
-    schedule = None if self.schedule is None else self.schedule.state_dict()
-    parts = {"settings": self.settings, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "schedule": schedule}
-    save_checkpoint(self.r.checkpoint, parts | {"best": self.best, "rows": self.history.rows, "random": random_states(self.generator, self.r.device)})
+    if len(rows) == 1: self.settings["changing"] = _changed(self.settings, self.r.describe(self.model))
+    schedule, optimizer = None if self.schedule is None else self.schedule.state_dict(), self.optimizer.state_dict()
+    parts = {"settings": self.settings, "model": self.model.state_dict(), "optimizer": optimizer, "schedule": schedule,
+             "best": best, "rows": rows, "random": random_states(self.generator, self.r.device),
+             "counts": {"epochs": len(rows), "steps": self.steps, "weights with a state": sorted(optimizer["state"])}}
+    save_checkpoint(self.r.checkpoint, parts)
+
+
+def _changed(then, now):
+    "The names of settings that are no longer what they were, such as the counter of an augmentation."
+    found = []
+    for part, x in now.items():
+        before = then.get(part)
+        if not isinstance(x, dict) or not isinstance(before, dict):
+            found += [part] if x != before and part != "unseen" else []
+            continue
+        start = "" if part == "hints" else f"{part} "
+        found += [f"{start}{k}".strip() for k in {**before, **x} if before.get(k, "not set") != x.get(k, "not set")]
+    return found
 
 
 @patch
 def load(self: _Run):
-    "Go on from the checkpoint."
-    saved = load_checkpoint(self.r.checkpoint, self.settings)
-    self.model.load_state_dict(saved["model"]); self.optimizer.load_state_dict(saved["optimizer"])
+    "Go on from the checkpoint, if all of it can be used."
+    path = self.r.checkpoint
+    saved = load_checkpoint(path, self.settings)
+    if problems := _unusable(self, saved):
+        raise DataError([f"{path}: {p}" for p in problems], "Nothing was changed: take a copy of the file, or begin again with another one")
+    self.settings, self.steps = saved["settings"], saved["counts"]["steps"]
+    self.kept = (saved["rows"], saved["best"])
+    self.history.rows = saved["rows"]
+    self.model.load_state_dict(saved["model"])
+    self.optimizer.load_state_dict(saved["optimizer"])
     if self.schedule is not None: self.schedule.load_state_dict(saved["schedule"])
-    self.best, self.history.rows = saved["best"], saved["rows"]
     restore_random(saved["random"], self.generator, self.r.device)
     if self.r.csv is not None: self.history.to_csv(self.r.csv)
 
@@ -708,8 +1425,10 @@ def _epochs(run):
     while not _reason(run):
         epoch, start, lr = len(history) + 1, time.perf_counter(), _lr(run.optimizer)
         row = {"epoch": epoch} | train_epoch(run.model, run.batches(), run.optimizer, r.loss, run.schedule, run.amp, r.clip, epoch, run.show.batch)
+        if math.isnan(row["train_loss"]): # no batch had a loss
+            raise ValueError(f"train: epoch {epoch} had nothing to learn from: in its {row['n_train']} pictures {_NOTHING}")
         row |= run.judge(epoch) | {"lr": lr, "seconds": time.perf_counter() - start}
-        history.rows.append(row)
+        run.keep(row)
         run.save()
         run.show.epoch(history)
         late = r.max_seconds is not None and time.perf_counter() - run.start > r.max_seconds
@@ -725,6 +1444,16 @@ def _reason(run):
     return reason
 
 # %% ../nbs/07_training.ipynb #2a4813c0
+def _check_takes(model, **parts):
+    "An error if a network says what it answers with, and its loss or decoder takes something else."
+    space = getattr(model, "space", None)
+    for name, part in parts.items():
+        takes = getattr(part, "takes", None)
+        if space is not None and takes is not None and space not in takes:
+            raise ValueError(f"fit: the network answers with {space}, and {name} takes {' or '.join(takes)}: "
+                             f"{_name_of(part)}; take a {name} for {space}, or a network that answers otherwise")
+
+
 def fit(
     model: nn.Module, # trained in place, and moved to the device; left in eval mode
     train, # a KeypointDataset, or anything with a length and the same `batches`
@@ -734,8 +1463,9 @@ def fit(
 ) -> History:
     "Train a network: early stopping, best weights, CSV, checkpoints, and R and skill after each epoch."
     r = _recipe(recipe, settings).check(train, valid)
+    _check_takes(model, loss=r.loss, decode=r.decode)
+    outside = random_states(make_generator(r.seed), r.device)
     run = _Run(model, train, valid, r)
-    outside = random_states(run.generator, r.device)
     seed_everything(r.seed)
     try:
         if r.resume and Path(r.checkpoint).exists(): run.load()
@@ -744,15 +1474,21 @@ def fit(
     except TrainingDiverged as e:
         e.history = run.history
         raise
-    finally: run.finish(outside)
+    finally:
+        try: run.finish(outside)
+        except KeyboardInterrupt: # once more: half of the best weights would be worse than none
+            run.history.stopped = "interrupted"
+            run.finish(outside)
     return run.history
 
 # %% ../nbs/07_training.ipynb #abda1e96
 @patch
 def finish(self: _Run, outside):
     "Put the best weights and the session's random state back, and show the last line."
-    if self.r.restore_best and self.best is not None: self.model.load_state_dict(self.best)
+    self.history.rows, best = self.kept
+    if self.r.restore_best and best is not None: self.model.load_state_dict(best)
     self.model.to(memory_format=self.had_layout).eval()
+    torch.set_grad_enabled(self.grad) # an interruption may come between a network's answer and this
     restore_random(outside, self.generator, self.r.device)
     if self.history.stopped == "running": self.history.stopped = "error"
     else: self.show.epoch(self.history, end=True)

@@ -17,8 +17,10 @@ __all__ = ['LOG_VAR', 'HALF_LOG_2PI', 'LOSSES', 'PROJECT', 'WAYS', 'REAL', 'REAL
 # %% ../nbs/30_gaussian_nll.ipynb #gn003
 import copy
 import functools
+import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,15 +35,15 @@ from matplotlib.patches import Ellipse
 from torch import Tensor, nn
 
 from .checks import Exercise, whole
-from .core import make_generator, seed_everything
+from .core import make_generator, seed_everything, write_safely
 from .datasets import load
-from .geometry import KeypointDataset, inside, normalise
-from .heatmaps import decode_soft_argmax, gaussian_heatmaps
+from .geometry import KeypointDataset, inside, mirror_pairs, normalise
+from .heatmaps import check_space, decode_soft_argmax, gaussian_heatmaps
 from .layers import SpatialDropout
 from .metrics import augmentation, lfpw_folds
 from .models import PointGaussian, ResNet18Gaussian, SoftArgmax2d, conv_block
 from .plot import COLOURS, figure
-from .training import History, fit, masked_mean, predict, visible_points, write_safely
+from .training import History, fit, masked_mean, predict, visible_points
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn007
 def label_sigma(
@@ -52,7 +54,8 @@ def label_sigma(
 ) -> Tensor: # (N,K) pixels
     "How careless our imaginary annotator is, point by point: the standard deviation of x and of y."
     side = torch.zeros(ds.keypoints.shape[1])
-    for left, right in ds.pairs: side[left], side[right] = 1.0, -1.0
+    for left, right in mirror_pairs(ds.keypoint_names, ds.pairs):
+        side[left], side[right] = 1.0, -1.0
     far = (side * torch.deg2rad(ds.meta["yaw"])[:, None].sin()).clamp(min=0)
     return (base + blur * ds.meta["blur"])[:, None] * (1 + turned * far)
 
@@ -61,15 +64,17 @@ def noisy_labels(
     ds: KeypointDataset, # exact labels
     sigma: Tensor, # (N,K) pixels, from `label_sigma`
     seed: int = 0, # of the errors
-) -> KeypointDataset: # with other `keypoints`; points that leave the picture are not visible
+) -> KeypointDataset: # with other `keypoints`; what leaves the picture is not visible, what was hidden stays so
     "The same pictures, labelled by an annotator whose x and y err independently with these standard deviations."
-    if sigma.shape != ds.keypoints.shape[:2]: raise ValueError(f"noisy_labels: sigma is {tuple(sigma.shape)}; expected {tuple(ds.keypoints.shape[:2])}, one for each point")
+    if sigma.shape != ds.keypoints.shape[:2]:
+        raise ValueError(f"noisy_labels: sigma is {tuple(sigma.shape)}; "
+                         f"expected {tuple(ds.keypoints.shape[:2])}, one for each point")
     noise = torch.randn(ds.keypoints.shape, generator=make_generator(seed)).to(ds.keypoints)
     moved = ds.keypoints + sigma[..., None] * noise
-    return replace(ds, keypoints=moved, visible=inside(moved, ds.size))
+    return replace(ds, keypoints=moved, visible=ds.visible & inside(moved, ds.size))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn017
-LOG_VAR = (-16.0, 8.0) # bounds of the log-variance in normalised units: σ from 0.0003 to 55 halves of the picture
+LOG_VAR = (-16.0, 8.0) # bounds of the log-variance while training: σ from 0.0003 to 55 halves of the picture
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn018
@@ -87,15 +92,21 @@ def bounded(
     return x.detach().clamp(low, high) + (x - x.detach())
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn020
+def _held(x, bounds, share=1.0):
+    "Log-variances within the bounds of a training, if there are any; `share` is ½ for the logarithm of a scale."
+    return x if bounds is None else bounded(x, share * bounds[0], share * bounds[1])
+
+
 def gaussian_nll(
     mean: Tensor, # any shape
     log_var: Tensor, # of the same shape: logarithm of the variance
     target: Tensor, # of the same shape
     full: bool = True, # with the constant ½·log 2π, so that it is a density in nats; torch leaves it out by default
+    bounds: tuple[float, float] | None = None, # of the log-variance while training, as `LOG_VAR`; None: the exact score
 ) -> Tensor: # of the same shape, nats
-    "The negative log-likelihood of a normal distribution, element by element. Finite for errors of 1e6 and for any log-variance."
+    "The negative log-likelihood of a normal distribution, element by element. Within `LOG_VAR` it is always finite."
     mean, log_var, target = _wide(mean, log_var, target)
-    s = bounded(log_var)
+    s = _held(log_var, bounds)
     return 0.5 * ((target - mean) ** 2 * torch.exp(-s) + s) + HALF_LOG_2PI * full
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn033
@@ -141,11 +152,14 @@ def beta_nll(
     log_var: Tensor, # of the same shape
     target: Tensor, # of the same shape
     beta: float = 0.5, # 0: the plain NLL; 1: the mean learns as with a squared error
+    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`
 ) -> Tensor: # of the same shape
     "The NLL, each element weighted with its variance to the power β, through which no gradient flows (Seitzer et al. 2022, arXiv:2203.09168)."
-    if not 0 <= beta <= 1: raise ValueError(f"beta_nll: beta is {beta}; expected a number from 0 to 1")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta_nll: beta is {beta}; expected a number from 0 to 1")
     mean, log_var, target = _wide(mean, log_var, target)
-    return gaussian_nll(mean, log_var, target, full=False) * torch.exp(beta * bounded(log_var.detach()))
+    weight = torch.exp(beta * _held(log_var.detach(), bounds))
+    return gaussian_nll(mean, log_var, target, full=False, bounds=bounds) * weight
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn040
 def gaussian_entropy(
@@ -193,21 +207,35 @@ class GaussianNet(nn.Module):
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn048
 class DistributionLoss:
-    "A loss for `fit` from a function (mean, second, target) -> nats, over the visible points, in normalised units."
+    """A loss for `fit` from a function (mean, second, target) -> nats, over the visible points, in normalised units.
 
-    def __init__(self, f: Callable = gaussian_nll): self.f = f # called with (N,K,2) means, (N,K,...) second outputs and (N,K,2) targets
+    A function with a parameter `bounds`, as `gaussian_nll` has, is kept within them: that protects a training.
+    With `bounds=None` the number is exact: for `metrics`."""
+
+    def __init__(self,
+                 f: Callable = gaussian_nll, # called with (N,K,2) means, (N,K,...) second outputs and (N,K,2) targets
+                 bounds: tuple[float, float] | None = LOG_VAR, # of the log-variance while training
+                 ):
+        self.f, self.bounds = f, bounds
 
     def __call__(self,
                  output: tuple, # mean and second output
                  batch: dict, # with image, keypoints in pixels, visible
                  ) -> Tensor: # scalar
-        target = normalise(batch["keypoints"], batch["image"].shape[-2:])
-        target = torch.where(batch["visible"][..., None], target, 0.0) # a missing point may be NaN, which would spoil the gradient
-        return masked_mean(self.f(*output, target), batch["visible"])
+        seen, target = batch["visible"], normalise(batch["keypoints"], batch["image"].shape[-2:])
+        # A point that is not seen may be NaN, in the label as in the answer, which would spoil the gradient of all.
+        mean, second, target = (torch.where(seen[..., None], v, 0.0) for v in (*output, target))
+        if self.bounds is None:
+            mean, second = mean.double(), second.double()
+        held = {"bounds": self.bounds} if "bounds" in inspect.signature(self.f).parameters else {}
+        return masked_mean(self.f(mean, second, target, **held), seen)
 
-    def batch_weight(self, batch: dict) -> int: return visible_points(batch)
+    def batch_weight(self, batch: dict) -> int:
+        return visible_points(batch)
 
-    def __repr__(self): return f"DistributionLoss({getattr(self.f, '__qualname__', self.f)})"
+    def __repr__(self):
+        name = getattr(self.f, "__qualname__", self.f)
+        return f"DistributionLoss({name})" if self.bounds == LOG_VAR else f"DistributionLoss({name}, bounds={self.bounds})"
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn049
 def squared_error(mean: Tensor, second: Tensor, target: Tensor) -> Tensor:
@@ -220,9 +248,11 @@ def faithful_nll(
     mean: Tensor, # any shape
     log_var: Tensor, # of the same shape
     target: Tensor, # of the same shape
+    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`
 ) -> Tensor: # of the same shape
     "Half the squared error for the mean, and the NLL for the log-variance alone (Stirn et al. 2023, arXiv:2212.09184). Use it with `detach=True`."
-    return 0.5 * squared_error(mean, log_var, target) + gaussian_nll(mean.detach(), log_var, target, full=False)
+    of_variance = gaussian_nll(mean.detach(), log_var, target, full=False, bounds=bounds)
+    return 0.5 * squared_error(mean, log_var, target) + of_variance
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn051
 class RootMeanSquare(DistributionLoss):
@@ -235,7 +265,9 @@ class RootMeanSquare(DistributionLoss):
 # %% ../nbs/30_gaussian_nll.ipynb #gn052
 LOSSES = {"rmse": RootMeanSquare(), "mse": DistributionLoss(squared_error), "gnll": DistributionLoss(gaussian_nll),
           "beta": DistributionLoss(beta_nll), "faithful": DistributionLoss(faithful_nll)}
-PROJECT = dict(epochs=300, batch_size=256, lr=1e-4, optimizer="adam", schedule=None, patience=20) # the student project's settings; its patience is not known
+# The student project's settings; its patience is not known. The last three say what it did not use, so that no other recipe's setting stays on.
+PROJECT = dict(epochs=300, batch_size=256, lr=1e-4, optimizer="adam", schedule=None, patience=20,
+               weight_decay=0.0, augment=None, fast=False)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn053
 def decode_mean(output: tuple, batch: dict) -> Tensor: # (N,K,2) pixels
@@ -252,8 +284,12 @@ def train_uncertain(
     **settings, # of `fit`; default: those of the student project, at most 300 epochs
 ) -> History: # of the training
     "Train with one of the losses of this lesson. Where there are variances, the best epoch is that of the smallest validation NLL, whatever the loss."
-    if loss not in LOSSES: raise ValueError(f"train_uncertain: loss is {loss!r}; choose one of {', '.join(LOSSES)}")
-    promises = {} if loss in ("rmse", "mse") else dict(metrics={"nll": LOSSES["full" if loss == "full" else "gnll"]}, monitor="valid_nll")
+    if loss not in LOSSES:
+        raise ValueError(f"train_uncertain: loss is {loss!r}; choose one of {', '.join(LOSSES)}")
+    promises = {}
+    if loss not in ("rmse", "mse"): # the epochs are compared by the exact score, not by what a training is protected with
+        score = DistributionLoss(LOSSES["full" if loss == "full" else "gnll"].f, bounds=None)
+        promises = dict(metrics={"nll": score}, monitor="valid_nll", mode="min")
     return fit(model, train, valid, loss=LOSSES[loss], decode=decode_mean, **(PROJECT | promises | settings))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn063
@@ -280,7 +316,7 @@ def predict_gaussians(
     "A network's means and standard deviations for a whole data set."
     half = torch.tensor([ds.size[1] / 2, ds.size[0] / 2])
 
-    def decode(output, batch): return torch.cat([decode_mean(output, batch), torch.exp(bounded(output[1].float()) / 2)], -1)
+    def decode(output, batch): return torch.cat([decode_mean(output, batch), torch.exp(output[1].float() / 2)], -1)
 
     both = predict(model, ds, decode=decode, **kw)
     return Gaussians(both[..., :2], both[..., 2:] * half)
@@ -289,10 +325,10 @@ def predict_gaussians(
 def constant_std(
     pred: Gaussians, # on held-out pictures
     ds: KeypointDataset, # those pictures
-) -> Tensor: # (K,2) pixels
+) -> Tensor: # (K,2) pixels; NaN for a point that is never visible
     "The best standard deviation that is the same in all pictures: for each point the root of the mean squared error of x, and of y."
     squares = torch.where(ds.visible[..., None], (pred.mean - ds.keypoints) ** 2, 0.0)
-    return (squares.sum(0) / ds.visible.sum(0).clamp(min=1)[:, None]).sqrt()
+    return (squares.sum(0) / ds.visible.sum(0)[:, None]).sqrt()
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn072
 def _csv(table): return table.to_csv(index=False, lineterminator="\n").encode()
@@ -316,13 +352,14 @@ def prediction_table(
 ) -> pd.DataFrame: # a row for each picture and keypoint
     "Prediction, target, variance, standard deviation, entropy and error of each point. A target that is not known is empty, and so is its error."
     n, k = ds.visible.shape
+    known = torch.where(ds.visible[..., None], ds.keypoints, math.nan) # a point that is not visible may hold anything
     table = {"sample": [i for i in range(n) for _ in range(k)], "name": [s for s in ds.names for _ in range(k)], "keypoint": list(ds.keypoint_names) * n,
              "visible": ds.visible.flatten().tolist()}
     for d, axis in enumerate("xy"):
-        mean, std, target = (v[..., d].flatten().double() for v in (pred.mean, pred.std, ds.keypoints))
+        mean, std, target = (v[..., d].flatten().double() for v in (pred.mean, pred.std, known))
         table |= {f"{axis}_predicted (px)": mean, f"{axis}_target (px)": target, f"{axis}_variance (px^2)": std**2, f"{axis}_std (px)": std,
                   f"{axis}_entropy (nats)": gaussian_entropy(2 * std.log()), f"{axis}_error (px)": mean - target}
-    table["error (px)"] = (pred.mean - ds.keypoints).norm(dim=-1).flatten().double()
+    table["error (px)"] = (pred.mean - known).norm(dim=-1).flatten().double()
     return pd.DataFrame({name: v.numpy() if isinstance(v, Tensor) else v for name, v in table.items()})
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn075
@@ -397,7 +434,7 @@ def _few(x, below):
 @functools.lru_cache(8)
 def _limits(levels):
     "Shares at equal steps, and how many standard deviations the central interval of each reaches."
-    expected = torch.linspace(0, 1, levels, dtype=torch.float64)
+    expected = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu") # kept for the session, whatever the default device is now
     return expected, torch.special.ndtri(0.5 + expected / 2)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn096
@@ -518,7 +555,7 @@ def judge(
     mean, std, target = pred.flat(ds)
     rms = (mean - target).square().mean().sqrt().item()
     shares = {f"in {v:.0%}": c for v, c in zip((0.5, 0.68, 0.9, 0.95), coverage(mean, std, target).tolist())}
-    return {"rmse": rms, "nll": gaussian_nll(mean, 2 * std.log(), target).mean().item() if std.min() > 0 else math.nan, "crps": crps_gaussian(mean, std, target).mean().item(),
+    return {"rmse": rms, "nll": gaussian_nll(mean, 2 * std.log(), target).mean().item(), "crps": crps_gaussian(mean, std, target).mean().item(),
             "sharpness": sharpness(std)} | shares | {"area": miscalibration_area(mean, std, target), "ause": sparsification((mean - target).abs(), std).ause,
             "n_used": int(ds.visible.sum()), "n_ignored": int((~ds.visible).sum())}
 
@@ -583,10 +620,11 @@ def laplace_nll(
     mean: Tensor, # any shape
     log_scale: Tensor, # of the same shape: logarithm of b; the standard deviation is √2·b
     target: Tensor, # of the same shape
+    bounds: tuple[float, float] | None = None, # of the log-variance while training; a scale keeps to their halves
 ) -> Tensor: # of the same shape, nats
     "The negative log-likelihood of a Laplace distribution, |target − mean|/b + log 2b."
     mean, log_scale, target = _wide(mean, log_scale, target)
-    a = bounded(log_scale, LOG_VAR[0] / 2, LOG_VAR[1] / 2)
+    a = _held(log_scale, bounds, 0.5)
     return (target - mean).abs() * torch.exp(-a) + a + math.log(2)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn166
@@ -594,7 +632,7 @@ def laplace_std(
     log_scale: Tensor, # any shape: logarithm of b
 ) -> Tensor: # of the same shape
     "The standard deviation √2·b of a Laplace distribution."
-    return math.sqrt(2) * torch.exp(log_scale)
+    return math.sqrt(2) * torch.exp(*_wide(log_scale))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn167
 def student_nll(
@@ -602,11 +640,13 @@ def student_nll(
     log_scale: Tensor, # of the same shape: logarithm of the scale; the standard deviation is scale·√(ν/(ν − 2))
     target: Tensor, # of the same shape
     df: float = 4.0, # ν, degrees of freedom; the variance is infinite up to 2
+    bounds: tuple[float, float] | None = None, # of the log-variance while training; a scale keeps to their halves
 ) -> Tensor: # of the same shape, nats
     "The negative log-likelihood of Student's t distribution."
-    if not df > 0: raise ValueError(f"student_nll: df is {df}; expected a number above 0")
+    if not df > 0:
+        raise ValueError(f"student_nll: df is {df}; expected a number above 0")
     mean, log_scale, target = _wide(mean, log_scale, target)
-    a = bounded(log_scale, LOG_VAR[0] / 2, LOG_VAR[1] / 2)
+    a = _held(log_scale, bounds, 0.5)
     constant = math.lgamma(df / 2) - math.lgamma((df + 1) / 2) + 0.5 * math.log(df * math.pi)
     return constant + a + (df + 1) / 2 * torch.log1p((target - mean) ** 2 * torch.exp(-2 * a) / df)
 
@@ -625,9 +665,11 @@ def mix(
     members: Sequence[Gaussians], # answers of several networks to the same pictures
 ) -> Mixture: # mean, aleatoric, epistemic
     "What several networks say together (Lakshminarayanan et al. 2017, arXiv:1612.01474)."
-    if not members: raise ValueError("mix: there are no members")
-    means, variances = torch.stack([m.mean for m in members]), torch.stack([m.std for m in members]) ** 2
-    return Mixture(means.mean(0), variances.mean(0), means.var(0, correction=0))
+    if not members:
+        raise ValueError("mix: there are no members")
+    stacked = torch.stack([m.mean for m in members]), torch.stack([m.std for m in members])
+    means, stds = _wide(*stacked) # the square of 300 is too large for float16
+    return Mixture(means.mean(0), (stds**2).mean(0), means.var(0, correction=0))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn179
 def mc_dropout(
@@ -673,12 +715,13 @@ def roc(
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn204
 def map_covariance(
-    logits: Tensor, # (N,K,h,w) maps before the softmax
-    stride: float = 1, # pixels of the picture for each cell
+    logits: Tensor, # (N,K,h,w) maps before the softmax; probabilities are refused
+    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell; or (along y, along x)
 ) -> tuple[Tensor, Tensor]: # (N,K,2) means in pixels, (N,K,2,2) covariances in pixels²
     "Centre of gravity and spread of each map's softmax."
-    mean, logits, (h, w) = decode_soft_argmax(logits, stride), *_wide(logits), logits.shape[-2:]
-    y, x = torch.meshgrid((torch.arange(h).to(logits) + 0.5) * stride, (torch.arange(w).to(logits) + 0.5) * stride, indexing="ij")
+    mean, (logits,), (h, w) = decode_soft_argmax(logits, stride), _wide(logits), logits.shape[-2:]
+    along_y, along_x = stride if isinstance(stride, tuple) else (stride, stride)
+    y, x = torch.meshgrid((torch.arange(h).to(logits) + 0.5) * along_y, (torch.arange(w).to(logits) + 0.5) * along_x, indexing="ij")
     away = torch.stack([x, y], -1).flatten(0, 1) - mean[:, :, None] # (N,K,h·w,2)
     return mean, torch.einsum("nkp,nkpi,nkpj->nkij", logits.flatten(2).softmax(-1), away, away)
 
@@ -686,18 +729,23 @@ def map_covariance(
 class MapCrossEntropy:
     "A loss for `fit`: the cross-entropy between each map's softmax and a Gaussian around the label, over the visible points, in nats."
 
-    def __init__(self, sigma: float = 2.0): self.sigma = sigma # pixels: how wide each label is drawn
+    def __init__(self, sigma: float = 2.0):
+        self.sigma = sigma # pixels: how wide each label is drawn
 
     def __call__(self,
                  logits: Tensor, # (N,K,h,w)
                  batch: dict, # with image, keypoints in pixels, visible
                  ) -> Tensor: # scalar
         size, seen = tuple(batch["image"].shape[-2:]), batch["visible"]
-        votes = gaussian_heatmaps(batch["keypoints"], size, self.sigma, size[1] / logits.shape[-1], seen).flatten(2)
+        check_space(logits, "logits", "MapCrossEntropy")
+        stride = size[0] / logits.shape[-2], size[1] / logits.shape[-1] # along y, along x
+        votes = gaussian_heatmaps(batch["keypoints"], size, self.sigma, stride, seen).flatten(2)
         votes = votes / votes.sum(-1, keepdim=True).clamp(min=1e-30)
-        return masked_mean(-(votes * logits.float().flatten(2).log_softmax(-1)).sum(-1), seen)
+        logits = torch.where(seen[..., None], logits.float().flatten(2), 0.0) # the map of a point that is not seen may hold anything
+        return masked_mean(-(votes * logits.log_softmax(-1)).sum(-1), seen)
 
-    def batch_weight(self, batch: dict) -> int: return visible_points(batch)
+    def batch_weight(self, batch: dict) -> int:
+        return visible_points(batch)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn212
 def cholesky_covariance(
@@ -705,7 +753,7 @@ def cholesky_covariance(
 ) -> Tensor: # (...,2,2) covariance L·Lᵀ
     "A covariance matrix from any three numbers."
     a, b, c = _wide(raw)[0].unbind(-1)
-    a, c = (bounded(v, LOG_VAR[0] / 2, LOG_VAR[1] / 2).exp() for v in (a, c))
+    a, c = a.exp(), c.exp()
     lower = torch.stack([torch.stack([a, torch.zeros_like(a)], -1), torch.stack([b, c], -1)], -2)
     return lower @ lower.transpose(-1, -2)
 
@@ -714,11 +762,12 @@ def cholesky_nll(
     mean: Tensor, # (...,2)
     raw: Tensor, # (...,3) as for `cholesky_covariance`
     target: Tensor, # (...,2)
+    bounds: tuple[float, float] | None = None, # of the log-variance while training; a scale keeps to their halves
 ) -> Tensor: # (...) nats for each point
     "The negative log-likelihood of a two-dimensional normal distribution (Dorta et al. 2018, arXiv:1802.07079)."
     mean, raw, target = _wide(mean, raw, target)
     a, b, c = raw.unbind(-1)
-    a, c = (bounded(v, LOG_VAR[0] / 2, LOG_VAR[1] / 2) for v in (a, c))
+    a, c = _held(a, bounds, 0.5), _held(c, bounds, 0.5)
     dx, dy = (target - mean).unbind(-1)
     u = dx * torch.exp(-a)
     v = (dy - b * u) * torch.exp(-c)
@@ -770,7 +819,8 @@ def _real_network(parts, loss, seed, network, checkpoint, settings, trained=None
     model = ResNet18Gaussian(k, in_channels=c) if network == "resnet18" else GaussianNet(k, train.size, in_channels=c)
     if trained: model, loss, settings = freeze_mean(trained[0]), "gnll", settings | {"epochs": max(1, (settings["epochs"] or 0) // 2)}
     saved = {} if checkpoint is None else dict(checkpoint=checkpoint, resume=True)
-    how = REAL | dict(augment=augmentation(train.pairs, 20.0, (0.85, 1.18), 0.08, 0.3)) | ({"lr": 1e-3} if network == "resnet18" else {})
+    shake = augmentation(degrees=20.0) # left and right change places by the data set's own pairs
+    how = REAL | dict(augment=shake) | ({"lr": 1e-3} if network == "resnet18" else {})
     history = train_uncertain(model, train, apart, loss, seed=seed, **(how | saved | settings))
     return model, sum(history["seconds"]) + (trained[1] if trained else 0)
 
@@ -785,10 +835,32 @@ def _real_row(parts, way, networks):
     return {"error_px": error} | judge(on_held.scaled(scale), held) | {"scale": scale, "area_raw": judge(on_held, held)["area"], "seconds": sum(s for _, s in networks)}
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn228
-def _stored(path): return pd.read_csv(path).to_dict("records") if path and path.exists() else []
+def _together(answers):
+    return answers[0] if len(answers) == 1 else mix(answers).gaussians
 
 
-def _together(answers): return answers[0] if len(answers) == 1 else mix(answers).gaussians
+def _made_with(way, members, parts, settings):
+    "What decides a row of `real_faces`, as text for its file."
+    idle = ("progress", "live", "device", "callbacks") # these decide nothing
+    said = {k: getattr(v, "__qualname__", v) for k, v in settings.items() if k not in idle}
+    if way == "ensemble":
+        said["members"] = members
+    if parts is not None:
+        said["parts"] = [len(ds) for ds in parts]
+    text = ", ".join(f"{k}={said[k]}" for k in sorted(said))
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def _stored(path, made_with):
+    "The rows of an earlier call; an error if one that is wanted was made with other settings. `made_with`: way -> text."
+    rows = pd.read_csv(path).to_dict("records") if path and path.exists() else []
+    for row in rows:
+        found = row.get("settings", "settings that it does not name")
+        expected = made_with.get(row["way"], found)
+        if found != expected:
+            raise ValueError(f"{path}: the row {row['way']!r} was made with {found}; expected {expected}. "
+                             "Give the same settings, or another folder")
+    return rows
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn229
 def real_faces(
@@ -805,31 +877,55 @@ def real_faces(
     **settings, # of `fit`, such as epochs; `**PROJECT` for those of the student project
 ) -> pd.DataFrame: # a row for each way: error_px, the measures of `judge` after scaling, scale, area_raw before it, seconds
     "Train in several ways on four fifths of a set of photographs, and judge each once on the last fifth."
-    if wrong := [k for k in kinds if k not in WAYS] or [network] * (network not in ("small", "resnet18")): raise ValueError(f"real_faces: found {wrong[0]!r}; expected ways out of {', '.join(WAYS)}, and the network 'small' or 'resnet18'")
-    name, store, made, settings = f"{data}-{network}-{fold}-{seed}", None if folder is None else Path(folder), {}, {"epochs": REAL_EPOCHS.get(data)} | settings
-    rows = _stored(store and store / f"{name}.csv")
+    if wrong := [k for k in kinds if k not in WAYS] or [network] * (network not in ("small", "resnet18")):
+        raise ValueError(f"real_faces: found {wrong[0]!r}; expected ways out of {', '.join(WAYS)}, "
+                         "and the network 'small' or 'resnet18'")
+    settings = {"epochs": REAL_EPOCHS.get(data)} | settings
+    name, store, made = f"{data}-{network}-{fold}-{seed}", None if folder is None else Path(folder), {}
+    made_with = {way: _made_with(way, members, parts, settings) for way in kinds}
+    rows = _stored(store and store / f"{name}.csv", made_with)
     for way in [k for k in kinds if k not in [r["way"] for r in rows]]:
         parts = parts or face_parts(data, fold, root)
         need = [("beta" if way == "ensemble" else way, m) for m in range(members if way == "ensemble" else 1)]
         for loss, m in [n for n in ([("rmse", 0)] * (way == "afterwards") + need) if n not in made]:
-            made[loss, m] = _real_network(parts, loss, seed + 1000 * m, network, store and store / f"{name}-{loss}-{m}.pt", settings, made["rmse", 0] if loss == "afterwards" else None)
-        rows.append({"data": data, "fold": fold, "seed": seed, "way": way} | _real_row(parts, way, [made[n] for n in need]))
-        if store: write_safely(store / f"{name}.csv", _csv(pd.DataFrame(rows)))
-    return pd.DataFrame([r for r in rows if r["way"] in kinds])
+            before = made["rmse", 0] if loss == "afterwards" else None
+            saved = store and store / f"{name}-{loss}-{m}.pt"
+            made[loss, m] = _real_network(parts, loss, seed + 1000 * m, network, saved, settings, before)
+        facts = {"data": data, "fold": fold, "seed": seed, "way": way}
+        rows.append(facts | _real_row(parts, way, [made[n] for n in need]) | {"settings": made_with[way]})
+        if store:
+            write_safely(store / f"{name}.csv", _csv(pd.DataFrame(rows)))
+    return pd.DataFrame([r for r in rows if r["way"] in kinds]).drop(columns="settings", errors="ignore")
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn236
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228) # Student's t, two-sided 95 %, for 1 to 10 degrees of freedom
+def _t_within(t, df):
+    "The share of Student's t between -t and t, for whole df (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."
+    angle = math.atan2(t, math.sqrt(df))
+    first = 2 + df % 2 # of the even or odd numbers in the products
+    steps = np.arange(first, df - 1, 2)
+    terms = np.concatenate([[1.0], np.cumprod((steps - 1) / steps * math.cos(angle) ** 2)])
+    if df % 2 == 0:
+        return math.sin(angle) * terms.sum()
+    return 2 / math.pi * (angle + (math.sin(angle) * math.cos(angle) * terms.sum() if df > 1 else 0.0))
+
+
+def _t95(df):
+    "The t between whose signs lie 95 % of Student's distribution, by halving."
+    low, high = 1.9, 13.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_within(middle, df) < 0.95 else (low, middle)
+    return middle
 
 
 def interval95(
     values: Sequence[float], # independent measurements, at least 2
 ) -> tuple[float, float]: # mean, half the width of its 95 % interval
-    "A mean and how far it can be trusted, by Student's t; above 10 degrees of freedom by its series (Fisher and Cornish 1960), right to 0.1 %."
+    "A mean and how far it can be trusted, by Student's t."
     v = np.asarray(values, dtype=float)
-    if v.ndim != 1 or len(v) < 2: raise ValueError(f"interval95: found values of shape {v.shape}; expected (n,) with at least 2")
-    df, z = len(v) - 1, 1.959964
-    t = _T95[df - 1] if df <= len(_T95) else z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
-    return float(v.mean()), float(t * v.std(ddof=1) / math.sqrt(len(v)))
+    if v.ndim != 1 or len(v) < 2:
+        raise ValueError(f"interval95: found values of shape {v.shape}; expected (n,) with at least 2")
+    return float(v.mean()), float(_t95(len(v) - 1) * v.std(ddof=1) / math.sqrt(len(v)))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn237
 def summarise(

@@ -520,6 +520,15 @@ def _overlay_pixels(overlay):
     return (colours * 255).round().astype(np.uint8)
 
 # %% ../nbs/06_widgets.ipynb #d07ce09e
+def _to_rows(ellipses, widget=None):
+    "Rows of [name, shape] for the browser's `Map`: as keys of an object, names such as `constructor` would find what every object has."
+    return [[name, shape] for name, shape in ellipses.items()]
+
+
+def _from_rows(rows, widget=None):
+    return dict(rows)
+
+
 def _ellipse(name, covariance):
     "Half-axes at one sigma in pixels, the longer one first, and the angle of the longer axis in degrees, clockwise from x."
     c = np.asarray(covariance.detach().cpu() if isinstance(covariance, torch.Tensor) else covariance, dtype=float)
@@ -566,7 +575,7 @@ _JS += """
 function mark(s, i) { // point i, with its ellipse and its name
   const [name, x, y] = points(s)[i], on = i === chosen(s), colour = s.colours[i % s.colours.length];
   if (x === null) return;
-  const shape = s.model.get("_ellipses")[name], sigmas = s.model.get("sigmas");
+  const shape = new Map(s.model.get("_ellipses")).get(name), sigmas = s.model.get("sigmas");
   if (shape) for (const [stroke, width] of [["white", 3.5], [colour, 1.8]])
     make(s.marks, "ellipse", { cx: x, cy: y, rx: sigmas * shape[0], ry: sigmas * shape[1], transform: `rotate(${shape[2]} ${x} ${y})`,
       fill: "none", stroke, "stroke-width": width, "vector-effect": "non-scaling-stroke" });
@@ -610,7 +619,7 @@ function setZoom(s, zoom, at) { // `at` stays where it is on the screen
 # %% ../nbs/06_widgets.ipynb #e905a4a6
 _JS += """
 function list(s) {
-  const names = points(s).map(p => p[0]).join("\\n");
+  const names = JSON.stringify(points(s).map(p => p[0]));
   if (names !== s.names) newButtons(s); // only then, so that the focus stays where it is
   s.names = names;
   [...s.list.children].forEach((button, i) => {
@@ -897,7 +906,8 @@ class KeypointCanvas(anywidget.AnyWidget):
     allow, label = T.Enum(ALLOW, "move").tag(sync=True), T.Unicode("").tag(sync=True)
     zoom, opacity, sigmas = (T.Float(v, min=low, max=high).tag(sync=True) for v, low, high in ((1.0, 1.0, 64.0), (0.6, 0.0, 1.0), (2.0, 0.0, None)))
     grid, continuous_update = T.Bool(False).tag(sync=True), T.Bool(True).tag(sync=True)
-    _picture, _overlay, _ellipses = T.Bytes().tag(sync=True), T.Bytes().tag(sync=True), T.Dict().tag(sync=True)
+    _picture, _overlay = T.Bytes().tag(sync=True), T.Bytes().tag(sync=True)
+    _ellipses = T.Dict().tag(sync=True, to_json=_to_rows, from_json=_from_rows) # name -> [half-axis, half-axis, angle]
     _size, _width, _colours = T.List().tag(sync=True), T.Int().tag(sync=True), T.List([c for n, c in COLOURS.items() if n != "black"]).tag(sync=True)
 
     @property
@@ -1052,7 +1062,7 @@ def draw(
         if math.isnan(x): continue
         halo = [withStroke(linewidth=4, foreground="white")]
         ax.plot(x, y, "x" if name in self.fixed else "o", ms=9, mfc="none", mec=colour, mew=2, path_effects=halo)
-        if len(self.points) <= 8: ax.annotate(name, (x, y), (7, 5), textcoords="offset points", fontsize=9, path_effects=halo)
+        if len(self.points) <= 8: ax.annotate(name, (x, y), (7, 5), textcoords="offset points", fontsize=9, path_effects=halo, parse_math=False)
         if name in self._ellipses:
             long, short, angle = self._ellipses[name]
             ax.add_patch(Ellipse((x, y), 2 * self.sigmas * long, 2 * self.sigmas * short, angle=angle, fill=False, ec=colour, lw=1.5, path_effects=halo))

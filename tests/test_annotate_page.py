@@ -80,11 +80,11 @@ def test_clicks_reach_the_disk(page, tmp_path, shots): # noqa: F811
 
 def test_a_failed_save_is_shown_in_red(page, tmp_path):
     "The reader is told, keeps the labels, and the next button saves them."
-    (tmp_path / "keypoints.csv.part").mkdir() # nothing can be written under this name
+    (tmp_path / "keypoints.journal").mkdir() # nothing can be written under this name
     page.click(20, 10)
     alert = page.page.locator(".kpnb-annotator [role=alert]")
     alert.wait_for()
     assert "NOT SAVED" in alert.inner_text() and not (tmp_path / "keypoints.csv").exists()
-    (tmp_path / "keypoints.csv.part").rmdir()
+    (tmp_path / "keypoints.journal").rmdir()
     press(page, "next")
     assert disk(tmp_path, lambda r: "0.png" in r)["0.png"].points["nose"][2] == SEEN

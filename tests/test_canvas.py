@@ -271,6 +271,19 @@ def test_overlay_ellipse_and_picture(page, fresh, shots): # noqa: F811
     assert np.allclose(page.python()["points"]["b"], (45, 15), atol=0.01)
 
 
+def test_names_that_mean_something_to_a_browser_are_names(page, fresh):
+    "Points called like what every object of JavaScript has, or like markup, are shown, placed and drawn with their own ellipse as all others."
+    page = fresh("{'constructor': (10, 10), '__proto__': (20, 20), 'toString': (30, 30), '<img src=x>': (40, 10), 'a b': (50, 20)}, covariances={'__proto__': np.diag([9.0, 4.0])}")
+    drawn = page.page.locator(".kpnb-canvas").first.locator("ellipse")
+    assert drawn.count() == 2 and {drawn.nth(i).get_attribute("rx") for i in range(2)} == {"6"} # one ellipse of 2 sigma, with its white edge
+    assert list(page.shown()) == ["constructor", "__proto__", "toString", "<img src=x>", "a b"] and page.page.locator(".kpnb-canvas img").count() == 0
+    page.click(10, 10)
+    page.click(12, 14)
+    assert page.python()["points"]["constructor"] == (12, 14)
+    page.click(40, 10)
+    assert page.says().startswith("<img src=x>: x 40")
+
+
 def test_live(page, fresh, shots): # noqa: F811
     "A canvas as a control of `live`: the picture follows a key and a drag, and the same place gives the same picture."
     page = fresh()

@@ -799,3 +799,20 @@ def test_a_curve_is_resumed_only_with_the_settings_of_its_file(tmp_path, monkeyp
         path.write_text(content)
         with pytest.raises(ValueError, match=f"curve.csv: .*{message}"):
             pet_curve((6,), ["hourglass"], 8, path, sigma=3.0)
+
+
+def test_fit_refuses_a_loss_or_a_decoder_for_another_answer_before_the_first_batch():
+    from kpnb.models import ResNet18Heatmap
+    from kpnb.training import fit
+
+    class NoBatches:
+        def __len__(self):
+            return 8
+
+        def batches(self, *args, **kw):
+            raise AssertionError("a batch was drawn")
+
+    for kw, words in (({"loss": HeatmapLoss()}, "loss takes logits"), ({}, "loss takes points"),
+                      ({"loss": HeatmapLoss("mse"), "decode": Decode()}, "decode takes logits")):
+        with pytest.raises(ValueError, match=f"the network answers with probabilities, and {words}"):
+            fit(ResNet18Heatmap(), NoBatches(), **kw)

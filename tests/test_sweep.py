@@ -1,6 +1,7 @@
 """A grid survives what really happens: a process killed in the middle of a training, and two processes that share one study."""
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -8,10 +9,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("optuna")
-from kpnb.sweep import as_table, grid_study, run  # noqa: E402
+from kpnb.sweep import as_table, grid_study, plot_grid, run  # noqa: E402
 
 # Measures 2 × 3 cells and writes down what it begins and what it finishes. In the cell named by `stop` it says so, and waits there to be killed.
 SCRIPT = """
@@ -110,3 +114,107 @@ def test_a_living_process_is_waited_for(tmp_path):
     run(other, beat=0.1, grace=2.5, progress=False)  # looks six times between two signs of life
     thread.join(30)
     assert [t.state.name for t in study.study.trials] == ["COMPLETE"]
+
+
+# --- storages: what a file is called, and what has become of it
+
+def study(folder, name="sweep.db", value=1.0, **kw):
+    usual = dict(grid={"lr": [1, 2]}, metrics=["loss"])
+    return grid_study(lambda cell: {"loss": value * cell["lr"]}, storage=folder / name, **(usual | kw))
+
+
+@pytest.mark.parametrize("names", [("a?1.db", "a?2.db"), ("a#1.db", "a#2.db"), ("a%3F1.db", "a?1.db"), ("{a}.db", "a b.db")])
+def test_each_file_name_is_a_database_of_its_own(tmp_path, names):
+    for i, name in enumerate(names):
+        run(study(tmp_path, name, value=10.0**i, grid={"lr": [1]}), progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+    for i, name in enumerate(names):
+        assert as_table(study(tmp_path, name, grid={"lr": [1]}))["loss"].tolist() == [10.0**i]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> bytes:
+    "The bytes of a finished study's database."
+    folder = tmp_path_factory.mktemp("finished")
+    run(study(folder), progress=False)
+    return (folder / "sweep.db").read_bytes()
+
+
+@pytest.mark.parametrize("change", {
+    "cut in the middle": lambda b: b[:len(b) // 2], "cut in the first page": lambda b: b[:1000], "cut in the header": lambda b: b[:50],
+    "a page of zeros": lambda b: b[:8192] + bytes(4096) + b[12288:], "the first page of zeros": lambda b: bytes(4096) + b[4096:],
+    "zeros after the header": lambda b: b[:100] + bytes(3996) + b[4096:], "a header that counts no pages": lambda b: b[:28] + bytes(4) + b[32:4096],
+    "all zeros": lambda b: bytes(len(b)), "text": lambda b: b"no database\n" * 99}.items(), ids=lambda v: v[0])
+def test_a_damaged_database_is_named(tmp_path, finished, change):
+    broken = change[1](finished)
+    (tmp_path / "sweep.db").write_bytes(broken)
+    with pytest.raises(ValueError, match=r"sweep\.db"):
+        as_table(study(tmp_path))
+    assert (tmp_path / "sweep.db").read_bytes() == broken, "nothing was changed"
+
+
+def test_a_study_whose_description_is_damaged_is_named(tmp_path, finished):
+    (tmp_path / "sweep.db").write_bytes(finished)
+    with sqlite3.connect(tmp_path / "sweep.db") as db:
+        db.execute("UPDATE study_user_attributes SET value_json = '{\"grid\": 3'")
+    db.close()
+    with pytest.raises(ValueError, match=r"sweep\.db"):
+        study(tmp_path)
+
+
+def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
+    (tmp_path / "sweep.db").mkdir()
+    with pytest.raises(ValueError, match=r"sweep\.db is no file"):
+        study(tmp_path)
+
+
+def test_an_empty_file_is_a_new_study(tmp_path):
+    (tmp_path / "sweep.db").write_bytes(b"")
+    assert len(as_table(run(study(tmp_path), progress=False))) == 2
+
+
+# --- what belongs to the experiment
+
+@pytest.mark.parametrize("value,other", [((32, 32), (32, 33)), ({"a": (1, (2, 3))}, {"a": (1, (2, 4))}), (np.float64(0.5), 0.6), (np.int64(3), 4), (Path("x") / "y", "z"),
+                                         (float("nan"), 1.0), ({1: 2}, {1: 3}), (None, 0), (True, False)])
+def test_settings_of_any_plain_kind_are_kept_and_compared(tmp_path, value, other):
+    for _ in range(2):
+        assert len(study(tmp_path, settings={"size": value})) == 2
+    with pytest.raises(ValueError, match="settings: size was"):
+        study(tmp_path, settings={"size": other})
+
+
+def test_a_setting_that_cannot_be_kept_has_a_name(tmp_path):
+    with pytest.raises(ValueError, match="settings: net is .*cannot be stored"):
+        study(tmp_path, settings={"net": object()})
+
+
+@pytest.mark.parametrize("kw", [{"metrics": ["lr"]}, {"metrics": ["seconds"]}, {"metrics": ["loss", "loss"]}, {"grid": {"seconds": [1]}}])
+def test_a_column_has_one_meaning(tmp_path, kw):
+    with pytest.raises(ValueError, match="two columns '(lr|seconds|loss)'"):
+        study(tmp_path, **kw)
+
+
+@pytest.mark.parametrize("name,large", {"loss": False, "valid_error_px": False, "valid_accuracy": True, "mean_iou": True}.items())
+def test_a_study_knows_whether_its_target_shall_be_large(tmp_path, name, large):
+    s = grid_study(lambda cell: {name: float(cell["x"])}, {"x": [1, 2, 3]}, tmp_path / "s.db", metrics=[name])
+    assert run(s, progress=False).study.best_value == (3 if large else 1)
+
+
+# --- drawings
+
+@pytest.mark.parametrize("name,best", {"valid_error_px": 3, "valid_nme": 3, "train_loss": 3, "valid_accuracy": 0, "valid_iou": 0, "pck@0.1": 0, "skill": 0}.items())
+def test_the_frame_is_around_the_best_cell(name, best):
+    table = pd.DataFrame({"lr": [0.1, 0.1, 0.2, 0.2], "weight_decay": [0, 1, 0, 1], name: [0.9, 0.8, 0.7, 0.6]})
+    x, y = plot_grid(table, name).patches[-1].get_xy()
+    plt.close("all")
+    row, col = {0: (1, 0), 3: (0, 1)}[best]  # the larger learning rate stands on top
+    assert (x, y) == pytest.approx((col - 0.48, row - 0.48))
+
+
+def test_a_column_of_unknown_direction_asks():
+    table = pd.DataFrame({"lr": [0.1, 0.2], "weight_decay": [0, 0], "score": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="'score'.*maximise"):
+        plot_grid(table, "score")
+    assert plot_grid(table, "score", maximise=False).patches[-1].get_y() == pytest.approx(0.52)
+    plt.close("all")

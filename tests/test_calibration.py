@@ -1,0 +1,232 @@
+"""Probabilities and logits are never taken for each other, void is never guessed, and nothing of the size of the input is made."""
+import inspect
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import kpnb.calibration as calibration
+import kpnb.segmentation as segmentation
+import kpnb.uncertainty as uncertainty
+from kpnb.calibration import (
+    LocalTemperature,
+    Reliability,
+    Scaler,
+    TemperatureScaling,
+    VectorScaling,
+    brier,
+    classwise_ece,
+    confidence_and_hits,
+    cure_runs,
+    ece,
+    ensemble,
+    nll,
+)
+from kpnb.segmentation import mask_loss, pixel_hits, predict_logits, show_segmentation
+
+
+def case(seed=0, n=3, classes=4, size=8, void=True, kind=torch.float32):
+    "Logits, some of them void, and labels that are often right."
+    g = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(n, classes, size, size, generator=g)
+    target = torch.where(torch.rand(n, size, size, generator=g) < 0.6, logits.argmax(1), torch.randint(0, classes, (n, size, size), generator=g)).byte()
+    if void: target[:, :2] = 255
+    return logits.to(kind), target
+
+
+class Fixed(torch.nn.Module):
+    "A network that answers the same, whatever it sees."
+    def __init__(self, answer): super().__init__(); self.answer = answer
+    def forward(self, x): return self.answer[: len(x)]
+
+
+def pictures(n, size):
+    from kpnb.geometry import KeypointDataset
+    return KeypointDataset(torch.zeros(n, 3, size, size).byte(), torch.zeros(n, 0, 2))
+
+
+def votes(logits):
+    batch = {"image": torch.zeros(len(logits), 1, 16, 16), "keypoints": torch.full((len(logits), logits.shape[1], 2), 8.0), "visible": torch.ones(logits.shape[:2]).bool()}
+    return uncertainty.MapCrossEntropy()(logits, batch)
+
+
+# public function, class or method -> (logits, labels) -> anything; by the axis over which a softmax goes: classes, or the cells of a map
+OVER_CLASSES = {
+    "calibration.nll": nll,
+    "calibration.Scaler.fit": lambda z, t: TemperatureScaling().fit(z, t),
+    "calibration.Scaler.__call__": lambda z, t: VectorScaling(z.shape[1])(z),
+    "calibration.TemperatureScaling.forward": lambda z, t: TemperatureScaling()(z),
+    "calibration.VectorScaling.forward": lambda z, t: VectorScaling(z.shape[1])(z),
+    "calibration.LocalTemperature.forward": lambda z, t: LocalTemperature(z.shape[1])(z),
+    "calibration.LocalTemperature.temperature": lambda z, t: LocalTemperature(z.shape[1]).temperature(z),
+    "calibration.ensemble": lambda z, t: ensemble([2 * z - z, z]),
+    "calibration.cure_runs": lambda z, t: cure_runs([{"logits": z, "masks": t, "apart_logits": z, "apart_masks": t}]),
+    "segmentation.logits_only": lambda z, t: segmentation.logits_only(z),
+    "segmentation.mask_loss": lambda z, t: mask_loss(z, {"mask": t}),
+    "segmentation.pixel_hits": lambda z, t: pixel_hits(z, {"mask": t}),
+    "segmentation.show_segmentation": lambda z, t: plt.close(show_segmentation(torch.zeros(3, *t.shape[1:]), t[0], z[0])[0].figure),
+    "segmentation.predict_logits": lambda z, t: predict_logits(Fixed(z), pictures(len(z), z.shape[-1])),
+}
+OVER_CELLS = {
+    "uncertainty.map_covariance": lambda z, t: uncertainty.map_covariance(z),
+    "uncertainty.MapCrossEntropy.__call__": lambda z, t: votes(z),
+}
+PROBABILITIES = {
+    "calibration.confidence_and_hits": confidence_and_hits,
+    "calibration.Reliability.update": lambda p, t: Reliability().update(p, t),
+    "calibration.classwise_ece": classwise_ece,
+    "calibration.brier": brier,
+}
+NO_SCORES = {  # their `output` is no tensor of logits, but a mean with a second number
+    "uncertainty.DistributionLoss.__call__", "uncertainty.RootMeanSquare.__call__", "uncertainty.decode_mean"}
+
+
+def takers(*names):
+    "Public functions and methods of the three modules that have a parameter of one of these names."
+    found = set()
+    for module in (calibration, segmentation, uncertainty):
+        short = module.__name__.split(".")[1]
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isclass(thing): members = {f"{name}.{k}": v for k, v in vars(thing).items() if inspect.isfunction(v) and (not k.startswith("_") or k == "__call__")}
+            else: members = {name: thing} if inspect.isfunction(thing) else {}
+            found |= {f"{short}.{k}" for k, v in members.items() if set(names) & set(inspect.signature(v).parameters)}
+    return found
+
+
+def test_every_function_that_takes_logits_or_probabilities_is_tested_here():
+    tested = set(OVER_CLASSES) | set(OVER_CELLS)
+    assert takers("logits", "output") - NO_SCORES <= tested
+    assert takers("probs") == set(PROBABILITIES)
+
+
+@pytest.mark.parametrize("name", OVER_CLASSES)
+def test_probabilities_are_refused_where_logits_are_expected(name):
+    for kind in (torch.float32, torch.float64):
+        for seed in range(3):
+            z, t = case(seed, kind=kind)
+            OVER_CLASSES[name](z, t)
+            OVER_CLASSES[name](z.log_softmax(1), t)  # logarithms of probabilities are logits
+            OVER_CLASSES[name](z - z.amin() + 1, t)  # and so are numbers above 0
+            with pytest.raises(ValueError, match="expected logits"): OVER_CLASSES[name](z.softmax(1), t)
+
+
+@pytest.mark.parametrize("name", OVER_CELLS)
+def test_maps_of_probabilities_are_refused_where_logits_are_expected(name):
+    z, t = case(size=4)
+    OVER_CELLS[name](z, t)
+    with pytest.raises(ValueError, match="probabilities"): OVER_CELLS[name](z.flatten(2).softmax(-1).view_as(z), t)
+
+
+@pytest.mark.parametrize("name", PROBABILITIES)
+def test_logits_are_refused_where_probabilities_are_expected(name):
+    for seed in range(3):
+        z, t = case(seed)
+        PROBABILITIES[name](z.softmax(1), t)
+        for wrong in (z, z.log_softmax(1), z.sigmoid()):
+            with pytest.raises(ValueError, match="expected probabilities"): PROBABILITIES[name](wrong, t)
+
+
+def test_void_may_hold_anything_when_probabilities_are_looked_for():
+    z, t = case()
+    shares = torch.where((t == 255)[:, None], -9.0, z.softmax(1))
+    with pytest.raises(ValueError, match="expected logits"): nll(shares, t)
+    with pytest.raises(ValueError, match="expected logits"): TemperatureScaling().fit(shares, t)
+    assert nll(z, torch.full_like(t, 255)).isnan()
+    assert nll(torch.where((t == 255)[:, None], 0.25, z), t) == nll(z, t)
+
+
+def with_labels(z, t, ignore):
+    p = z.softmax(1)
+    return {"nll": lambda: nll(z, t, ignore), "brier": lambda: brier(p, t, ignore), "classwise_ece": lambda: classwise_ece(p, t, 10, ignore),
+            "confidence_and_hits": lambda: confidence_and_hits(p, t, ignore)[0].sum(), "Reliability": lambda: ece(Reliability(10, ignore).update(p, t).compute()),
+            "fit": lambda: torch.tensor(TemperatureScaling().fit(z, t, ignore).temperature)}
+
+
+@pytest.mark.parametrize("name", with_labels(*case(), None))
+def test_255_is_not_taken_for_void_where_it_is_a_class(name):
+    z = 2 * torch.randn(400, 300, generator=torch.Generator().manual_seed(0))
+    t = torch.where(torch.arange(400) % 5 == 0, 255, torch.multinomial(z.softmax(1), 1, generator=torch.Generator().manual_seed(1))[:, 0])
+    with pytest.raises(ValueError, match="300 classes.*ignore=None"): with_labels(z, t, 255)[name]()
+    assert with_labels(z, t, None)[name]().isfinite().all() == with_labels(z, t, -1)[name]().isfinite().all()
+    torch.testing.assert_close(with_labels(z, t, None)[name](), with_labels(z, t, -100)[name](), equal_nan=True)
+
+
+@pytest.mark.parametrize("name", with_labels(*case(), None))
+@pytest.mark.parametrize("ignore", [-1, -100, 300])
+def test_a_label_of_void_that_a_mask_of_bytes_cannot_hold_occurs_nowhere(name, ignore):
+    g = torch.Generator().manual_seed(0)
+    z, t = torch.randn(800, 256, generator=g), torch.arange(800).remainder(256).byte()  # 255 and 156 are what -1 and -100 become in a byte
+    torch.testing.assert_close(with_labels(z, t, ignore)[name](), with_labels(z, t, None)[name](), equal_nan=True)
+
+
+@pytest.mark.parametrize("name", with_labels(*case(), None))
+def test_a_label_that_no_class_has_is_named(name):
+    z, t = case(void=False)
+    for label in (-1, -100, 4):
+        odd = t.long()
+        odd[2, 3, 4] = label
+        with pytest.raises(ValueError, match=rf"target\[2, 3, 4\] is {label}; expected 0 to 3, or 255"): with_labels(z, odd, 255)[name]()
+
+
+def test_an_error_far_into_a_stream_names_its_sample():
+    p, t = torch.full((40, 2, 3), 0.5), torch.zeros(40, 3).long()
+    p[31, 0, 1] = 0.9
+    for call in (lambda: Reliability(chunk=12).update(p, t), lambda: brier(p, t)):
+        with pytest.raises(ValueError, match=r"sample 31, place \(1,\)"): call()
+    t[33, 2] = 7
+    with pytest.raises(ValueError, match=r"target\[33, 2\] is 7"): Reliability(chunk=12).update(torch.full((40, 2, 3), 0.5), t)
+
+
+class Largest(TorchDispatchMode):
+    "The most bytes of any tensor that is newly made."
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        held = {x.untyped_storage().data_ptr() for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        for x in torch.utils._pytree.tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in held: self.bytes = max(self.bytes, x.untyped_storage().nbytes())
+        return out
+
+
+@pytest.mark.parametrize("shape", [(8, 20, 256, 256), (1, 20, 724, 724), (524288, 20)])
+@pytest.mark.parametrize("name", ["nll", "brier", "fit"])
+def test_nothing_of_half_the_size_of_the_input_is_made(name, shape):
+    scores = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    target = torch.zeros(shape[0], *shape[2:]).byte()
+    if name == "brier": scores /= scores.sum(1, keepdim=True)
+    call = {"nll": lambda: nll(scores, target), "brier": lambda: brier(scores, target), "fit": lambda: VectorScaling(20).fit(scores, target, steps=1, places=100_000)}[name]
+    with Largest() as largest: call()
+    assert 0 < largest.bytes < scores.nbytes / 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_in_pieces_are_the_plain_scores(seed):
+    z, t = case(seed, n=5, classes=6, size=200)  # more numbers than one piece holds
+    known, labels = t != 255, t.long()
+    plain = F.cross_entropy(z, labels, ignore_index=255)
+    torch.testing.assert_close(nll(z, t), plain, rtol=1e-6, atol=0)
+    y = F.one_hot(torch.where(known, labels, 0), 6).movedim(-1, 1)
+    right = ((z.double().softmax(1) - y) ** 2).sum(1)[known].mean()
+    torch.testing.assert_close(brier(z.double().softmax(1), t), right, rtol=1e-9, atol=0)
+    turned = z.permute(2, 1, 3, 0).contiguous().permute(3, 1, 0, 2)
+    torch.testing.assert_close(nll(turned, t), plain, rtol=1e-6, atol=0)
+
+
+def test_a_temperature_fitted_in_pieces_is_the_best_one():
+    z, t = case(0, n=5, classes=6, size=200)
+    T = TemperatureScaling().fit(z, t, places=10**9).temperature
+    at = lambda T: float(nll(z.double() / T, t))
+    assert at(T) <= min(at(1.001 * T), at(T / 1.001)) + 1e-9
+    rows, labels = z.movedim(1, -1)[t != 255], t[t != 255]
+    assert TemperatureScaling().fit(rows, labels, places=10**9).temperature == pytest.approx(T, rel=1e-6)
+    assert TemperatureScaling().fit(z, t, places=500, seed=1).temperature == pytest.approx(TemperatureScaling().fit(rows, labels, places=500, seed=1).temperature, rel=1e-9)
+
+
+def test_an_ensemble_of_half_precision_is_computed_in_float32():
+    z = case(void=False)[0]
+    torch.testing.assert_close(ensemble([z.half(), z.half()]), ensemble([z.half().float()] * 2))
+    assert isinstance(TemperatureScaling(), Scaler)
