@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 
 import nbformat
+from badges import notebooks
 from nbclient import NotebookClient
 from PIL import Image
-
-from badges import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1_500_000  # bytes of one notebook
