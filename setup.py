@@ -1,4 +1,5 @@
 """Packaging for kpnb: everything is read from settings.ini, so that nothing is said twice."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -8,7 +9,9 @@ here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("lab", "dev", "bench", "pretrained", "sweep")}
+extras = {
+    name: cfg[f"{name}_requirements"].split() for name in ("lab", "dev", "bench", "pretrained", "sweep")
+}
 
 setup(
     name=cfg["lib_name"],

@@ -1,11 +1,12 @@
 """Put the Colab badge and the set-up cell into every notebook, from `user`, `repo` and `branch` of settings.ini. Safe to run again."""
+
 import json
 import sys
 from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGE = "images/open-in-colab.svg" # our own, so that a notebook opens without a network; a place in nbs
+IMAGE = "images/open-in-colab.svg"  # our own, so that a notebook opens without a network; a place in nbs
 
 
 def settings() -> dict:
@@ -29,11 +30,14 @@ def notebooks() -> list[Path]:
 def setup() -> str:
     "The cell that installs the package on Colab, and does nothing elsewhere."
     s = settings()
-    return ('#| hide\nimport sys\n\nif "google.colab" in sys.modules:\n'
-            f'    %pip install -q "kpnb[lab] @ git+https://github.com/{s["user"]}/{s["repo"]}@{s["branch"]}"')
+    return (
+        '#| hide\nimport sys\n\nif "google.colab" in sys.modules:\n'
+        f'    %pip install -q "kpnb[lab] @ git+https://github.com/{s["user"]}/{s["repo"]}@{s["branch"]}"'
+    )
 
 
-def lines(text: str) -> list[str]: return text.splitlines(keepends=True)
+def lines(text: str) -> list[str]:
+    return text.splitlines(keepends=True)
 
 
 def put(path: Path, place: Path | None = None) -> bool:
@@ -42,14 +46,25 @@ def put(path: Path, place: Path | None = None) -> bool:
     old = path.read_text(encoding="utf-8")
     nb = json.loads(old)
     title = nb["cells"][0]
-    text = "\n".join(line for line in "".join(title["source"]).splitlines() if not line.startswith("[![Open in Colab](")).rstrip()
-    if title["cell_type"] != "markdown" or not text.startswith("# "): raise ValueError(f"{path.name}: the first cell is not a title")
+    text = "\n".join(
+        line for line in "".join(title["source"]).splitlines() if not line.startswith("[![Open in Colab](")
+    ).rstrip()
+    if title["cell_type"] != "markdown" or not text.startswith("# "):
+        raise ValueError(f"{path.name}: the first cell is not a title")
     title["source"] = lines(f"{text}\n\n{badge(place)}")
     rest = [c for c in nb["cells"][1:] if "google.colab" not in "".join(c["source"])]
-    cell = {"cell_type": "code", "execution_count": None, "id": "colab-setup", "metadata": {}, "outputs": [], "source": lines(setup())}
+    cell = {
+        "cell_type": "code",
+        "execution_count": None,
+        "id": "colab-setup",
+        "metadata": {},
+        "outputs": [],
+        "source": lines(setup()),
+    }
     nb["cells"] = [title, cell, *rest]
     new = json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    if new != old: path.write_text(new, encoding="utf-8", newline="\n")
+    if new != old:
+        path.write_text(new, encoding="utf-8", newline="\n")
     return new != old
 
 

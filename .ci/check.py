@@ -3,6 +3,7 @@
 python .ci/check.py            all of them
 python .ci/check.py notebooks  only some: source ruff notebooks imports wheel pytest
 """
+
 import os
 import re
 import shutil
@@ -27,15 +28,27 @@ def record(ok: bool, what: str, why: str = "", seconds: float | None = None) -> 
     results.append((ok, what))
     took = f"  {seconds:6.1f} s" if seconds is not None else ""
     print(f"{'ok  ' if ok else 'FAIL'}  {what:<44}{took}", flush=True)
-    if not ok and why: print("      " + "\n      ".join(why.strip().splitlines()[-40:]), flush=True)
+    if not ok and why:
+        print("      " + "\n      ".join(why.strip().splitlines()[-40:]), flush=True)
     return ok
 
 
 def call(command: list, cwd=ROOT, limit: float = 900, **env) -> tuple[int, str]:
     "Run a command in a process group of its own; past the limit the whole group is killed."
-    process = subprocess.Popen([str(c) for c in command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ | env)
-    try: out = process.communicate(timeout=limit)[0]
+    process = subprocess.Popen(
+        [str(c) for c in command],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        env=os.environ | env,
+    )
+    try:
+        out = process.communicate(timeout=limit)[0]
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return -1, process.communicate()[0] + f"\nstopped after {limit} s"
@@ -44,7 +57,13 @@ def call(command: list, cwd=ROOT, limit: float = 900, **env) -> tuple[int, str]:
 
 def tracked() -> list[Path]:
     "The files of the project: what git tracks, and new files that it does not ignore."
-    out = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     return [Path(f) for f in sorted(set(out.split("\0"))) if f and (ROOT / f).is_file()]
 
 
@@ -61,11 +80,23 @@ def check_source() -> None:
         copy = Path(d).resolve() / ROOT.name
         copy_to(copy)
         for step in ("nbdev_clean", "nbdev_export"):
-            before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+            before = {
+                p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+            }
             code, out = call([BIN / step], cwd=copy, PYTHONPATH=str(copy))
-            after = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
-            changed = sorted(str(p.relative_to(copy)) for p in before.keys() | after.keys() if before.get(p) != after.get(p))
-            record(code == 0 and not changed, f"{step} changes nothing", out if code else f"changed: {', '.join(changed)}; run nbdev_clean, then nbdev_export")
+            after = {
+                p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+            }
+            changed = sorted(
+                str(p.relative_to(copy))
+                for p in before.keys() | after.keys()
+                if before.get(p) != after.get(p)
+            )
+            record(
+                code == 0 and not changed,
+                f"{step} changes nothing",
+                out if code else f"changed: {', '.join(changed)}; run nbdev_clean, then nbdev_export",
+            )
 
 
 def check_ruff() -> None:
@@ -79,12 +110,18 @@ def check_notebooks() -> None:
     "Every notebook runs under nbdev_test, each within the limit."
     start = time.perf_counter()
     for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
-        if ".ipynb_checkpoints" in path.parts: continue
+        if ".ipynb_checkpoints" in path.parts:
+            continue
         name, t = str(path.relative_to(ROOT)), time.perf_counter()
         if path.name.startswith(("_", ".")):
             record(False, name, "nbdev_test skips names that begin with _ or a dot; rename it")
             continue
-        code, out = call([BIN / "nbdev_test", "--path", path, "--n_workers", "0", "--do_print"], limit=LIMIT, MPLBACKEND="agg", IN_TEST="1")
+        code, out = call(
+            [BIN / "nbdev_test", "--path", path, "--n_workers", "0", "--do_print"],
+            limit=LIMIT,
+            MPLBACKEND="agg",
+            IN_TEST="1",
+        )
         ran = "Starting" in out and "Success" in out
         record(code == 0 and ran, name, out or "nbdev_test ran nothing", time.perf_counter() - t)
     print(f"      all notebooks: {time.perf_counter() - start:.0f} s", flush=True)
@@ -103,7 +140,15 @@ def check_imports() -> None:
     "Every module imports from another folder."
     with tempfile.TemporaryDirectory() as d:
         for name in modules():
-            code, out = call([sys.executable, "-c", f"import {name}; {'from ' + name + ' import *' if name != 'kpnb' else 'kpnb.__version__'}"], cwd=d, PYTHONPATH="")
+            code, out = call(
+                [
+                    sys.executable,
+                    "-c",
+                    f"import {name}; {'from ' + name + ' import *' if name != 'kpnb' else 'kpnb.__version__'}",
+                ],
+                cwd=d,
+                PYTHONPATH="",
+            )
             record(code == 0, f"import {name}", out)
 
 
@@ -112,15 +157,30 @@ def check_wheel() -> None:
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d).resolve()
         copy_to(folder / "src")
-        code, out = call([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", folder / "src"])
+        code, out = call(
+            [
+                sys.executable,
+                "-m",
+                "build",
+                "--wheel",
+                "--no-isolation",
+                "--outdir",
+                folder / "dist",
+                folder / "src",
+            ]
+        )
         wheels = list((folder / "dist").glob("*.whl"))
-        if not record(code == 0 and len(wheels) == 1, "the wheel builds", out): return
+        if not record(code == 0 and len(wheels) == 1, "the wheel builds", out):
+            return
         record(*_wheel_content(wheels[0]))
         env = folder / "env"
         venv.create(env, with_pip=True)
         python = env / ("Scripts" if os.name == "nt" else "bin") / "python"
-        code, out = call([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheels[0]], cwd=folder)
-        if not record(code == 0, "the wheel installs into a fresh environment", out): return
+        code, out = call(
+            [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheels[0]], cwd=folder
+        )
+        if not record(code == 0, "the wheel installs into a fresh environment", out):
+            return
         shutil.rmtree(folder / "src")
         code, out = call([python, "-I", "-c", _PROBE, str(ROOT), *_libraries(), *modules()], cwd=folder)
         record(code == 0, "the installed package works without the checkout", out)
@@ -155,41 +215,73 @@ def _wheel_content(wheel: Path) -> tuple[bool, str, str]:
         names = set(z.namelist())
         metadata = z.read(next(n for n in names if n.endswith(".dist-info/METADATA"))).decode()
     needed = {str(f) for f in map(lambda p: p.as_posix(), tracked()) if str(f).startswith("kpnb/")}
-    cfg = ConfigParser(delimiters=["="]); cfg.read(ROOT / "settings.ini", encoding="utf-8")
-    plain = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
-    faults = [f"missing: {m}" for m in sorted(needed - names)] + [f"a tool is required: {line}" for line in plain if re.search(r"jupyterlab|nbdev|pytest|ruff|fastcore", line)]
-    if f"\nVersion: {cfg['DEFAULT']['version']}\n" not in metadata: faults.append("its version is not that of settings.ini")
-    if len(plain) != len(cfg["DEFAULT"]["requirements"].split()): faults.append(f"{len(plain)} requirements, settings.ini has {len(cfg['DEFAULT']['requirements'].split())}")
+    cfg = ConfigParser(delimiters=["="])
+    cfg.read(ROOT / "settings.ini", encoding="utf-8")
+    plain = [
+        line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line
+    ]
+    faults = [f"missing: {m}" for m in sorted(needed - names)] + [
+        f"a tool is required: {line}"
+        for line in plain
+        if re.search(r"jupyterlab|nbdev|pytest|ruff|fastcore", line)
+    ]
+    if f"\nVersion: {cfg['DEFAULT']['version']}\n" not in metadata:
+        faults.append("its version is not that of settings.ini")
+    if len(plain) != len(cfg["DEFAULT"]["requirements"].split()):
+        faults.append(
+            f"{len(plain)} requirements, settings.ini has {len(cfg['DEFAULT']['requirements'].split())}"
+        )
     return not faults, "the wheel holds what it should", "\n".join(faults)
 
 
 def check_pytest() -> None:
     "The tests of tests/, each counted."
-    code, out = call([sys.executable, "-m", "pytest", "tests", "-q", "--durations=5"], limit=3000, MPLBACKEND="agg")
-    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (passed|failed|errors?|skipped)", out.strip().splitlines()[-1] if out.strip() else "")}
+    code, out = call(
+        [sys.executable, "-m", "pytest", "tests", "-q", "--durations=5"], limit=3000, MPLBACKEND="agg"
+    )
+    counts = {
+        kind: int(n)
+        for n, kind in re.findall(
+            r"(\d+) (passed|failed|errors?|skipped)", out.strip().splitlines()[-1] if out.strip() else ""
+        )
+    }
     bad = counts.get("failed", 0) + counts.get("error", 0) + counts.get("errors", 0)
     if code == 0 and not bad and counts.get("passed"):
         results.extend([(True, "pytest")] * counts["passed"])
-        print(f"ok    pytest tests: {counts['passed']} passed, {counts.get('skipped', 0)} skipped", flush=True)
-        for line in re.findall(r"^SKIPPED.*$", out, re.M): print("      " + line, flush=True)
+        print(
+            f"ok    pytest tests: {counts['passed']} passed, {counts.get('skipped', 0)} skipped", flush=True
+        )
+        for line in re.findall(r"^SKIPPED.*$", out, re.M):
+            print("      " + line, flush=True)
     else:
         results.extend([(True, "pytest")] * counts.get("passed", 0) + [(False, "pytest")] * max(bad - 1, 0))
         record(False, "pytest tests", "\n".join(out.splitlines()[-120:]))
 
 
-CHECKS = {"source": check_source, "ruff": check_ruff, "notebooks": check_notebooks, "imports": check_imports, "wheel": check_wheel, "pytest": check_pytest}
+CHECKS = {
+    "source": check_source,
+    "ruff": check_ruff,
+    "notebooks": check_notebooks,
+    "imports": check_imports,
+    "wheel": check_wheel,
+    "pytest": check_pytest,
+}
 
 
 def main() -> int:
     chosen = sys.argv[1:] or list(CHECKS)
-    if unknown := [c for c in chosen if c not in CHECKS]: sys.exit(f"no check {unknown[0]!r}; there are {', '.join(CHECKS)}")
+    if unknown := [c for c in chosen if c not in CHECKS]:
+        sys.exit(f"no check {unknown[0]!r}; there are {', '.join(CHECKS)}")
     for name in chosen:
         print(f"== {name}: {CHECKS[name].__doc__.splitlines()[0]}", flush=True)
-        try: CHECKS[name]()
-        except Exception as e: record(False, name, f"{type(e).__name__}: {e}")
+        try:
+            CHECKS[name]()
+        except Exception as e:
+            record(False, name, f"{type(e).__name__}: {e}")
     failed = sum(not ok for ok, _ in results)
     print(f"{len(results) - failed} passed, {failed} failed", flush=True)
     return int(failed > 0)
 
 
-if __name__ == "__main__": sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

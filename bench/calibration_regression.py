@@ -4,6 +4,7 @@ Run from the repository: `python bench/calibration_regression.py`. Both get the 
 (its default), and all levels in one matrix. Before anything is timed, the areas must agree to 1e-9; the CRPS and the sharpness are compared as well. Where the toolbox is
 not installed, the script says so, and its arithmetic stands in, written out below in numpy and labelled so.
 """
+
 import argparse
 from importlib.metadata import version
 
@@ -16,7 +17,8 @@ from kpnb.uncertainty import crps_gaussian, miscalibration_area, sharpness
 try:
     import uncertainty_toolbox as toolbox
     from uncertainty_toolbox.metrics_scoring_rule import crps_gaussian as toolbox_crps
-except ImportError: toolbox = None
+except ImportError:
+    toolbox = None
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--points", type=int, default=143_000)
@@ -25,7 +27,7 @@ args = parser.parse_args()
 generator = torch.Generator().manual_seed(0)
 mean, noise = torch.randn(2, args.points, generator=generator, dtype=torch.float64)
 std = 0.5 + torch.rand(args.points, generator=generator, dtype=torch.float64)
-target = mean + 1.2 * std * noise # promises that are a little too narrow
+target = mean + 1.2 * std * noise  # promises that are a little too narrow
 arrays = [x.numpy() for x in (mean, std, target)]
 
 
@@ -41,24 +43,41 @@ def area_in_numpy(mean, std, target, levels=100, matrix=False):
 
 THEIRS = "uncertainty-toolbox" if toolbox else "the toolbox's arithmetic in numpy"
 LOOP, MATRIX = f"{THEIRS}, level by level", f"{THEIRS}, all levels in one matrix"
-WAYS = {"kpnb.uncertainty": lambda: miscalibration_area(mean, std, target),
-        LOOP: lambda: toolbox.miscalibration_area(*arrays) if toolbox else area_in_numpy(*arrays),
-        MATRIX: lambda: toolbox.miscalibration_area(*arrays, vectorized=True) if toolbox else area_in_numpy(*arrays, matrix=True)}
-ALLOCATES = {"kpnb.uncertainty": "a few rows of points", LOOP: "two rows of points a level", MATRIX: "a matrix of points × 100"}
+WAYS = {
+    "kpnb.uncertainty": lambda: miscalibration_area(mean, std, target),
+    LOOP: lambda: toolbox.miscalibration_area(*arrays) if toolbox else area_in_numpy(*arrays),
+    MATRIX: lambda: (
+        toolbox.miscalibration_area(*arrays, vectorized=True)
+        if toolbox
+        else area_in_numpy(*arrays, matrix=True)
+    ),
+}
+ALLOCATES = {
+    "kpnb.uncertainty": "a few rows of points",
+    LOOP: "two rows of points a level",
+    MATRIX: "a matrix of points × 100",
+}
 
 
 def main():
-    if not toolbox: print("uncertainty-toolbox is not installed: its arithmetic in numpy stands in (pip install uncertainty-toolbox)\n")
+    if not toolbox:
+        print(
+            "uncertainty-toolbox is not installed: its arithmetic in numpy stands in (pip install uncertainty-toolbox)\n"
+        )
     areas = {name: way() for name, way in WAYS.items()}
-    for name, area in areas.items(): print(f"{name}: area {area:.12f}", flush=True)
+    for name, area in areas.items():
+        print(f"{name}: area {area:.12f}", flush=True)
     assert max(areas.values()) - min(areas.values()) < 1e-9, areas
     if toolbox:
         assert abs(crps_gaussian(mean, std, target).mean().item() - toolbox_crps(*arrays)) < 1e-9
         assert abs(sharpness(std) - toolbox.sharpness(arrays[1])) < 1e-9
     peer = {"uncertainty_toolbox": version("uncertainty-toolbox")} if toolbox else {}
     seconds = measure(WAYS, args.runs)
-    print(f"\n{args.points} points, 100 levels, median of {args.runs} runs; {machine(numpy=np.__version__, **peer)}\n")
+    print(
+        f"\n{args.points} points, 100 levels, median of {args.runs} runs; {machine(numpy=np.__version__, **peer)}\n"
+    )
     print(table(seconds, "kpnb.uncertainty", ALLOCATES))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

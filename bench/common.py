@@ -1,4 +1,5 @@
 """What every row of bench/ shares: candidates that take turns in one process, and a table."""
+
 import platform
 import statistics
 import time
@@ -14,7 +15,8 @@ def measure(ways: dict[str, Callable], runs: int = 9, warmup: int = 2) -> dict[s
         for name, way in ways.items():
             start = time.perf_counter()
             way()
-            if run >= warmup: seconds[name].append(time.perf_counter() - start)
+            if run >= warmup:
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
@@ -24,7 +26,9 @@ def table(seconds: dict[str, list[float]], ours: str, allocates: dict[str, str])
     rows = ["| way | allocates | median ms | quartiles ms | times ours |", "|---|---|---|---|---|"]
     for name, values in seconds.items():
         low, mid, high = statistics.quantiles([v * 1e3 for v in values], n=4)
-        rows.append(f"| {name} | {allocates[name]} | {mid:.1f} | {low:.1f}–{high:.1f} | {mid / 1e3 / base:.1f} |")
+        rows.append(
+            f"| {name} | {allocates[name]} | {mid:.1f} | {low:.1f}–{high:.1f} | {mid / 1e3 / base:.1f} |"
+        )
     return "\n".join(rows)
 
 

@@ -4,6 +4,7 @@ Run from the repository: `python bench/ece.py`; `--small` uses 4 maps, to see th
 probabilities and labels, and must give the same ECE before anything is timed. netcal counts rows in NumPy, so its input is brought to rows beforehand, outside the timing.
 The second table shows how the memory of a stream behaves: bytes of what a counter keeps after 1 and after 8 batches.
 """
+
 import importlib
 import statistics
 import sys
@@ -19,8 +20,10 @@ OURS = "kpnb Reliability"
 
 def peer(module, package):
     "A module, or None with a line that says why."
-    try: return importlib.import_module(module)
-    except ImportError as e: print(f"{package} is left out: {e}")
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        print(f"{package} is left out: {e}")
 
 
 def ways(probs, target, found):
@@ -30,7 +33,9 @@ def ways(probs, target, found):
     if tm := peer("torchmetrics.classification", "torchmetrics"):
         found["torchmetrics"] = version("torchmetrics")
         ways["torchmetrics"] = lambda: float(tm.MulticlassCalibrationError(classes, n_bins=10)(probs, target))
-        ways["torchmetrics, validate_args=False"] = lambda: float(tm.MulticlassCalibrationError(classes, n_bins=10, validate_args=False)(probs, target))
+        ways["torchmetrics, validate_args=False"] = lambda: float(
+            tm.MulticlassCalibrationError(classes, n_bins=10, validate_args=False)(probs, target)
+        )
     if nc := peer("netcal.metrics", "netcal"):
         found["netcal"] = version("netcal")
         rows, labels = probs.movedim(1, -1).flatten(0, 2).numpy(), target.flatten().numpy()
@@ -50,14 +55,22 @@ def ways(probs, target, found):
 
 def kept(metric):
     "Bytes of the tensors that a metric keeps."
-    values = [v for x in vars(metric).values() for v in (x if isinstance(x, list) else [x]) if isinstance(v, torch.Tensor)]
+    values = [
+        v
+        for x in vars(metric).values()
+        for v in (x if isinstance(x, list) else [x])
+        if isinstance(v, torch.Tensor)
+    ]
     return sum(v.numel() * v.element_size() for v in values)
 
 
 def memory(probs, target):
     "What is kept after 1 and after 8 batches."
     counters = {OURS: Reliability(10)}
-    if tm := peer("torchmetrics.classification", "torchmetrics"): counters["torchmetrics"] = tm.MulticlassCalibrationError(probs.shape[1], n_bins=10, validate_args=False)
+    if tm := peer("torchmetrics.classification", "torchmetrics"):
+        counters["torchmetrics"] = tm.MulticlassCalibrationError(
+            probs.shape[1], n_bins=10, validate_args=False
+        )
     lines = ["| way | bytes after 1 batch | after 8 |", "|---|---|---|"]
     for name, counter in counters.items():
         sizes = []
@@ -79,10 +92,15 @@ def main():
     print(f"{machine(**found)}\n\nAll ways agree within {spread:.1e}.\n")
     small = "--small" in sys.argv
     seconds = measure(all_ways, runs=3 if small else 9, warmup=1 if small else 2)
-    allocates = dict.fromkeys(all_ways, "several arrays of the size of the input") | {OURS: "chunks of 2 maps"}
+    allocates = dict.fromkeys(all_ways, "several arrays of the size of the input") | {
+        OURS: "chunks of 2 maps"
+    }
     allocates |= {k: "a copy of all confidences" for k in all_ways if k.startswith("torch")}
-    print(f"### ECE of {n}×21×128² probabilities, 10 bins\n\n{table(seconds, OURS, allocates)}\n\n{memory(probs, target)}")
+    print(
+        f"### ECE of {n}×21×128² probabilities, 10 bins\n\n{table(seconds, OURS, allocates)}\n\n{memory(probs, target)}"
+    )
     print(f"\nours: median {1e3 * statistics.median(seconds[OURS]):.0f} ms")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ Run from the repository: `python bench/heatmap_variants.py` (`--pictures 16 --ep
 number of rounds and the recipe of lesson 24 (BCE on Gaussians, one-cycle, augmentation, flip averaging, DARK); it is judged on 400 pets that it has not seen. A row
 is the mean over the seeds, with the standard deviation between them. Speed stands in `bench/heatmap_networks.py`.
 """
+
 import argparse
 import statistics
 
@@ -17,19 +18,37 @@ from kpnb.scenes import pets
 from kpnb.training import mean_points
 
 WEIGHTED = "efficientnet_lite0, top-down, stride 4, ImageNet weights"
-VARIANTS = UNTRAINED | {"no last batch norm": lambda: ResNet18Heatmap(last_batchnorm=False), "stride 4, no last batch norm": lambda: ResNet18Heatmap(stride=4, last_batchnorm=False),
-                        WEIGHTED: lambda: HeatmapNet(backbone="efficientnet_lite0", decoder="top-down", stride=4, weights="DEFAULT")}
+VARIANTS = UNTRAINED | {
+    "no last batch norm": lambda: ResNet18Heatmap(last_batchnorm=False),
+    "stride 4, no last batch norm": lambda: ResNet18Heatmap(stride=4, last_batchnorm=False),
+    WEIGHTED: lambda: HeatmapNet(
+        backbone="efficientnet_lite0", decoder="top-down", stride=4, weights="DEFAULT"
+    ),
+}
 
 
-def spread(values): return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+def spread(values):
+    return (
+        f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+        if len(values) > 1
+        else f"{values[0]:.2f}"
+    )
 
 
 def main():
     parser = argparse.ArgumentParser()
-    for name, value in (("pictures", 800), ("size", 64), ("epochs", 12), ("seeds", 2)): parser.add_argument(f"--{name}", type=int, default=value)
+    for name, value in (("pictures", 800), ("size", 64), ("epochs", 12), ("seeds", 2)):
+        parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
-    print(machine(), f"{args.pictures} pictures of {args.size}×{args.size}, {args.epochs} rounds, {args.seeds} seeds\n", sep="\n", flush=True)
-    train, valid = (pets(n, args.size, seed=s, points=1, masks=False) for n, s in ((args.pictures, 1), (400, 2)))
+    print(
+        machine(),
+        f"{args.pictures} pictures of {args.size}×{args.size}, {args.epochs} rounds, {args.seeds} seeds\n",
+        sep="\n",
+        flush=True,
+    )
+    train, valid = (
+        pets(n, args.size, seed=s, points=1, masks=False) for n, s in ((args.pictures, 1), (400, 2))
+    )
     print("| network | mean error (px) | median (px) |\n|---|---|---|", flush=True)
     nose = accuracy(mean_points(train.keypoints, train.visible).expand_as(valid.keypoints), valid)
     print(f"| always the mean nose | {nose['mean']:.2f} | {nose['median']:.2f} |", flush=True)
@@ -39,8 +58,27 @@ def main():
             seed_everything(seed)
             model = build()
             model.logits = True
-            runs.append(train_heatmaps(model, train, valid, sigma=args.size / 32, seed=seed, epochs=args.epochs, lr=2e-3, progress=False))
-        print("|", name, "|", " | ".join(spread([r["accuracy"][k] for r in runs]) for k in ("mean", "median")), "|", flush=True)
+            runs.append(
+                train_heatmaps(
+                    model,
+                    train,
+                    valid,
+                    sigma=args.size / 32,
+                    seed=seed,
+                    epochs=args.epochs,
+                    lr=2e-3,
+                    progress=False,
+                )
+            )
+        print(
+            "|",
+            name,
+            "|",
+            " | ".join(spread([r["accuracy"][k] for r in runs]) for k in ("mean", "median")),
+            "|",
+            flush=True,
+        )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

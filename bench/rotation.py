@@ -4,6 +4,7 @@ Run from the repository: `python bench/rotation.py`. All ways get the same pictu
 with keypoints that need an angle each: torchvision and albumentations work on one picture at a time, kornia and kpnb on the batch. Before anything is timed, the
 points of all ways must agree to 1 px (torchvision and albumentations count pixels in conventions of their own, so they differ by up to half a pixel or so).
 """
+
 import albumentations as A
 import kornia
 import numpy as np
@@ -23,17 +24,29 @@ angles = torch.rand(N, generator=generator) * 60 - 30
 visible = torch.ones(N, K, dtype=torch.bool)
 numpy_images = [im.permute(1, 2, 0).contiguous().numpy() for im in images]
 numpy_points = [p.numpy() for p in points]
-fixed = [A.Compose([A.Affine(rotate=(float(a), float(a)), p=1.0)], keypoint_params=A.KeypointParams(format="xy", remove_invisible=False)) for a in angles]
+fixed = [
+    A.Compose(
+        [A.Affine(rotate=(float(a), float(a)), p=1.0)],
+        keypoint_params=A.KeypointParams(format="xy", remove_invisible=False),
+    )
+    for a in angles
+]
 
 
 def kpnb():
-    out = warp({"image": images, "keypoints": points, "visible": visible}, rotation(angles, (SIZE / 2, SIZE / 2)))
+    out = warp(
+        {"image": images, "keypoints": points, "visible": visible}, rotation(angles, (SIZE / 2, SIZE / 2))
+    )
     return out["image"], out["keypoints"]
 
 
 def with_torchvision():
-    moved = [tv.rotate(im, float(a), interpolation=tv.InterpolationMode.BILINEAR) for im, a in zip(images, angles)]
-    keypoints = [tv.rotate(tv_tensors.KeyPoints(p, canvas_size=(SIZE, SIZE)), float(a)) for p, a in zip(points, angles)]
+    moved = [
+        tv.rotate(im, float(a), interpolation=tv.InterpolationMode.BILINEAR) for im, a in zip(images, angles)
+    ]
+    keypoints = [
+        tv.rotate(tv_tensors.KeyPoints(p, canvas_size=(SIZE, SIZE)), float(a)) for p, a in zip(points, angles)
+    ]
     return torch.stack(moved), torch.stack([torch.as_tensor(p) for p in keypoints])
 
 
@@ -47,11 +60,17 @@ def with_kornia():
 
 def with_albumentations():
     out = [t(image=im, keypoints=p) for t, im, p in zip(fixed, numpy_images, numpy_points)]
-    return torch.from_numpy(np.stack([o["image"] for o in out])), torch.from_numpy(np.stack([o["keypoints"] for o in out]))
+    return torch.from_numpy(np.stack([o["image"] for o in out])), torch.from_numpy(
+        np.stack([o["keypoints"] for o in out])
+    )
 
 
-WAYS = {"kpnb.geometry": kpnb, "kornia": with_kornia, "torchvision v2, a picture at a time": with_torchvision,
-        "albumentations, a picture at a time": with_albumentations}
+WAYS = {
+    "kpnb.geometry": kpnb,
+    "kornia": with_kornia,
+    "torchvision v2, a picture at a time": with_torchvision,
+    "albumentations, a picture at a time": with_albumentations,
+}
 
 
 def main():
@@ -61,10 +80,13 @@ def main():
         print(f"{name}: points within {difference:.3f} px of ours", flush=True)
         assert difference < 1.0, name
     seconds = measure(WAYS)
-    print(f"\n{N} pictures of 1×{SIZE}×{SIZE} float32 with {K} points, median of {len(seconds['kornia'])} runs; "
-          f"{machine(torchvision=torchvision.__version__, kornia=kornia.__version__, albumentations=A.__version__)}\n")
+    print(
+        f"\n{N} pictures of 1×{SIZE}×{SIZE} float32 with {K} points, median of {len(seconds['kornia'])} runs; "
+        f"{machine(torchvision=torchvision.__version__, kornia=kornia.__version__, albumentations=A.__version__)}\n"
+    )
     fresh = dict.fromkeys(WAYS, "new pictures and points")
     print(table(seconds, "kpnb.geometry", fresh))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

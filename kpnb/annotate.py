@@ -52,13 +52,13 @@ from .widgets import KeypointCanvas
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-009
 def write_pets(
-    folder: str | os.PathLike, # where the pictures go
-    n: int, # how many
-    size: tuple[int, int], # (H, W)
-    names: Sequence[str], # keypoints to keep
-    seed: int = 0, # of the pets
-    start: str = "pet", # how the file names begin
-) -> dict: # file name -> (points (K,2) pixels, visible (K,))
+    folder: str | os.PathLike,  # where the pictures go
+    n: int,  # how many
+    size: tuple[int, int],  # (H, W)
+    names: Sequence[str],  # keypoints to keep
+    seed: int = 0,  # of the pets
+    start: str = "pet",  # how the file names begin
+) -> dict:  # file name -> (points (K,2) pixels, visible (K,))
     "Write drawn pets as JPEG files, and return the truth that a labeller would have to find."
     ds, known = pets(n, size, seed=seed, masks=False).select(list(names)), {}
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -113,11 +113,25 @@ def _said(name, folder):
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-015
 def _twins(names):
     "What to say about names that a reader could take for one another."
-    stems, files, parted = Counter(n.rpartition(".")[0] for n in names), Counter(Path(n).name for n in names), lambda n: n.rpartition(".")[0]
-    same_stem = [f"{s}: {', '.join(n for n in names if parted(n) == s)} differ only in their ending; they are labelled as two pictures" for s, k in stems.items() if k > 1]
+    stems, files, parted = (
+        Counter(n.rpartition(".")[0] for n in names),
+        Counter(Path(n).name for n in names),
+        lambda n: n.rpartition(".")[0],
+    )
+    same_stem = [
+        f"{s}: {', '.join(n for n in names if parted(n) == s)} differ only in their ending; they are labelled as two pictures"
+        for s, k in stems.items()
+        if k > 1
+    ]
     several = [f for f, k in files.items() if k > 1]
     listed = ", ".join(several[:3]) + (" and others" if len(several) > 3 else "")
-    return same_stem + ([f"{listed}: the same name in several subfolders; labels go by the whole path, such as {next(n for n in names if '/' in n)}"] if several else [])
+    return same_stem + (
+        [
+            f"{listed}: the same name in several subfolders; labels go by the whole path, such as {next(n for n in names if '/' in n)}"
+        ]
+        if several
+        else []
+    )
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-016
 def pictures_in(
@@ -144,7 +158,7 @@ def pictures_in(
     return list(good), notes + _twins(list(good))
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-023
-SEEN, HIDDEN = 2, 1 # COCO's v; a point that is not decided has no entry
+SEEN, HIDDEN = 2, 1  # COCO's v; a point that is not decided has no entry
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-024
 def _whole(value, what, low, high):
@@ -1104,28 +1118,38 @@ def _write(self: LabelFile, base, lines=b"", changes=0):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-066
 def _shown(
-    image, # (C,H,W) uint8
-    side, # pixels: the longer side is at most so long
+    image,  # (C,H,W) uint8
+    side,  # pixels: the longer side is at most so long
 ):
     "A picture small enough for the screen."
     h, w = image.shape[-2:]
-    if max(h, w) <= side: return image
+    if max(h, w) <= side:
+        return image
     size = [max(1, round(v * side / max(h, w))) for v in (h, w)]
-    return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True, align_corners=False)[0].round().clamp(0, 255).byte()
+    return (
+        F.interpolate(image[None].float(), size, mode="bilinear", antialias=True, align_corners=False)[0]
+        .round()
+        .clamp(0, 255)
+        .byte()
+    )
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-067
 class Annotator:
     "Label the pictures of a folder: one at a time on a canvas, saved after every change; an annotator that is made again goes on where the last one stopped."
 
-    def __init__(self,
-                 folder: str | os.PathLike, # with pictures, also in subfolders
-                 names: Sequence[str], # of the points
-                 file: str | os.PathLike = "keypoints.csv", # the table of labels, within the folder or anywhere
-                 side: int = 1000, # pixels: longer sides are shown smaller
-                 ):
+    def __init__(
+        self,
+        folder: str | os.PathLike,  # with pictures, also in subfolders
+        names: Sequence[str],  # of the points
+        file: str | os.PathLike = "keypoints.csv",  # the table of labels, within the folder or anywhere
+        side: int = 1000,  # pixels: longer sides are shown smaller
+    ):
         self.folder, self.side = Path(folder), side
         self.pictures, self.notes = pictures_in(folder)
-        if not self.pictures: raise FileNotFoundError(f"{folder}: found no pictures that can be labelled" + "".join(f"\n- {n}" for n in self.notes))
+        if not self.pictures:
+            raise FileNotFoundError(
+                f"{folder}: found no pictures that can be labelled" + "".join(f"\n- {n}" for n in self.notes)
+            )
         self.labels = LabelFile(folder, names, file)
         self.names = self.labels.names
         self.order, self.at, self.guesses, self.canvas, self._old = list(self.pictures), None, {}, None, None
@@ -1133,47 +1157,74 @@ class Annotator:
         self.go(next((f for f in self.order if self.state(f) in ("new", "begun")), self.order[0]))
         self._greet()
 
-    def state(self, file: str) -> str: # new, begun, labelled or skipped
+    def state(self, file: str) -> str:  # new, begun, labelled or skipped
         "What has been done with a picture."
         return self.labels.rows[file].state(self.names) if file in self.labels.rows else "new"
 
     @property
-    def todo(self) -> list: return [f for f in self.order if self.state(f) in ("new", "begun")]
+    def todo(self) -> list:
+        return [f for f in self.order if self.state(f) in ("new", "begun")]
 
-    def next(self) -> None: self._step(1) # go to the next picture
+    def next(self) -> None:
+        self._step(1)  # go to the next picture
 
-    def previous(self) -> None: self._step(-1) # go to the picture before
+    def previous(self) -> None:
+        self._step(-1)  # go to the picture before
 
-    def __repr__(self): return "Annotator: " + self.progress()
+    def __repr__(self):
+        return "Annotator: " + self.progress()
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-069
 @patch
 def _lay_out(self: Annotator):
     "The widgets."
-    tips = {"previous": "the picture before", "next": "the next picture", "skip": "do not use this picture", "not visible": "the chosen point cannot be seen in this picture",
-            "accept": "the points are right as they are shown"}
-    does = {"previous": self.previous, "next": self.next, "skip": self.skip, "not visible": self.hide, "accept": self.accept}
-    self.buttons = {n: W.Button(description=n, tooltip=tip, layout=W.Layout(width="auto")) for n, tip in tips.items()}
-    for n, b in self.buttons.items(): b.on_click(lambda _, f=does[n]: self._heard(f))
+    tips = {
+        "previous": "the picture before",
+        "next": "the next picture",
+        "skip": "do not use this picture",
+        "not visible": "the chosen point cannot be seen in this picture",
+        "accept": "the points are right as they are shown",
+    }
+    does = {
+        "previous": self.previous,
+        "next": self.next,
+        "skip": self.skip,
+        "not visible": self.hide,
+        "accept": self.accept,
+    }
+    self.buttons = {
+        n: W.Button(description=n, tooltip=tip, layout=W.Layout(width="auto")) for n, tip in tips.items()
+    }
+    for n, b in self.buttons.items():
+        b.on_click(lambda _, f=does[n]: self._heard(f))
     self.head, self.message, self.box = W.HTML(), W.HTML(), W.Box()
-    self.widget = W.VBox([self.head, W.HBox(list(self.buttons.values())), self.message, self.box]).add_class("kpnb-annotator")
+    self.widget = W.VBox([self.head, W.HBox(list(self.buttons.values())), self.message, self.box]).add_class(
+        "kpnb-annotator"
+    )
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-070
 @patch
 def _heard(self: Annotator, f, *args):
     "Run what a button or a moved point asks for; an error is shown, and goes on."
-    try: f(*args)
+    try:
+        f(*args)
     except Exception as e:
-        if isinstance(e, OSError): self.say(f"NOT SAVED: {e}. Your labels are still here. Mend it, then press any button: all of them are saved then.", True)
-        else: self.say(f"{type(e).__name__}: {e}", True)
+        if isinstance(e, OSError):
+            self.say(
+                f"NOT SAVED: {e}. Your labels are still here. Mend it, then press any button: all of them are saved then.",
+                True,
+            )
+        else:
+            self.say(f"{type(e).__name__}: {e}", True)
         raise
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-071
 @patch
-def say(self: Annotator,
-        text: str, # for the reader
-        error: bool = False, # in red
-        ) -> None:
+def say(
+    self: Annotator,
+    text: str,  # for the reader
+    error: bool = False,  # in red
+) -> None:
     "Show a message."
     lines = "<br>".join(html.escape(line) for line in text.splitlines())
     self.message.value = f'<div role="{"alert" if error else "status"}" style="line-height: 1.4;{" color: #b00020; font-weight: bold" if error else ""}">{lines}</div>'
@@ -1184,8 +1235,14 @@ def progress(self: Annotator) -> str:
     "How far you are."
     states = Counter(map(self.state, self.pictures))
     gone = len(self.labels.rows.keys() - set(self.pictures))
-    more = [f"{states[s]} {word}" for s, word in (("begun", "begun"), ("skipped", "skipped")) if states[s]] + ([f"{gone} kept whose picture is gone"] if gone else [])
-    return f"{states['labelled']} of {len(self.pictures) - states['skipped']} pictures labelled" + "".join(f", {m}" for m in more) + f"; this is number {self.order.index(self.at) + 1}: {self.at}"
+    more = [
+        f"{states[s]} {word}" for s, word in (("begun", "begun"), ("skipped", "skipped")) if states[s]
+    ] + ([f"{gone} kept whose picture is gone"] if gone else [])
+    return (
+        f"{states['labelled']} of {len(self.pictures) - states['skipped']} pictures labelled"
+        + "".join(f", {m}" for m in more)
+        + f"; this is number {self.order.index(self.at) + 1}: {self.at}"
+    )
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-073
 @patch
@@ -1193,23 +1250,35 @@ def _greet(self: Annotator):
     "What the reader should know at the start."
     there = set(self.pictures)
     gone = [f for f in self.labels.rows if f not in there]
-    lost = [f"labels are kept for {len(gone)} pictures that are not there any more: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}"] if gone else []
+    lost = (
+        [
+            f"labels are kept for {len(gone)} pictures that are not there any more: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}"
+        ]
+        if gone
+        else []
+    )
     self._known = len(self.labels.notes)
     self.say("\n".join([*self.labels.notes, *self.notes, *lost]) or "Click on each point in turn.")
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-075
 @patch
-def go(self: Annotator,
-       file: str, # the picture's name
-       ) -> None:
+def go(
+    self: Annotator,
+    file: str,  # the picture's name
+) -> None:
     "Show a picture; one that turns out to be unreadable is left out, with a message, and the next one comes."
     if self.labels.saved:
         self.labels.refresh()
     else:
         self.labels.save()
-    if file not in self.order: raise ValueError(f"there is no picture {file!r}; there are {len(self.order)}, such as {self.order[0]}")
-    try: image = read_image(_picture_path(self.folder, file))
-    except DataError as e: return self._leave_out(file, str(e))
+    if file not in self.order:
+        raise ValueError(
+            f"there is no picture {file!r}; there are {len(self.order)}, such as {self.order[0]}"
+        )
+    try:
+        image = read_image(_picture_path(self.folder, file))
+    except DataError as e:
+        return self._leave_out(file, str(e))
     small = _shown(image, self.side)
     self.at, self.size = file, (image.shape[2], image.shape[1])
     self.scale = self.size[0] / small.shape[2], self.size[1] / small.shape[1]
@@ -1220,8 +1289,11 @@ def go(self: Annotator,
 def _leave_out(self: Annotator, file, why):
     "Go on without a picture."
     i = self.order.index(file)
-    self.order.remove(file); self.pictures.remove(file); self.notes.append(why)
-    if not self.order: raise DataError(self.notes)
+    self.order.remove(file)
+    self.pictures.remove(file)
+    self.notes.append(why)
+    if not self.order:
+        raise DataError(self.notes)
     self.go(self.order[min(i, len(self.order) - 1)])
     self.say(why, True)
 
@@ -1234,14 +1306,24 @@ def _show(self: Annotator, small):
     for n in self.names:
         x, y, v = label.points.get(n, (*guess.get(n, (math.nan, math.nan)), None))
         places[n] = (x / self.scale[0], y / self.scale[1])
-        if v is None and n in covariance: ellipses[n] = covariance[n] / torch.tensor(self.scale)[:, None] / torch.tensor(self.scale)
-    if self._old is not None: self._old.close()
+        if v is None and n in covariance:
+            ellipses[n] = covariance[n] / torch.tensor(self.scale)[:, None] / torch.tensor(self.scale)
+    if self._old is not None:
+        self._old.close()
     self._old, file = self.canvas, self.at
-    self.canvas = KeypointCanvas(small, places, covariances=ellipses, allow="clear", label=f"the picture {file}")
-    self.canvas.continuous_update = False # one save for each drag, not one for each pixel of it
-    self.canvas.observe(lambda change, at=(file, self.size, self.scale): self._heard(self._moved, *at, change["old"], change["new"]), "points")
+    self.canvas = KeypointCanvas(
+        small, places, covariances=ellipses, allow="clear", label=f"the picture {file}"
+    )
+    self.canvas.continuous_update = False  # one save for each drag, not one for each pixel of it
+    self.canvas.observe(
+        lambda change, at=(file, self.size, self.scale): self._heard(
+            self._moved, *at, change["old"], change["new"]
+        ),
+        "points",
+    )
     self.box.children = [self.canvas]
-    self._choose(); self._tell()
+    self._choose()
+    self._tell()
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-078
 @patch
@@ -1255,14 +1337,14 @@ def _label(self: Annotator):
 def _choose(self: Annotator):
     "Choose the first point that is not decided."
     open_ = [n for n in self.names if n not in self._label().points]
-    if open_: self.canvas.chosen = open_[0]
+    if open_:
+        self.canvas.chosen = open_[0]
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-080
 @patch
 def _tell(self: Annotator):
     "Progress, and the state of each point."
     points, guess = self._label().points, self.guesses.get(self.at, ({}, {}))[0]
-
 
     def word(n):
         if n not in points:
@@ -1271,31 +1353,51 @@ def _tell(self: Annotator):
         if v == SEEN:
             return "placed"
         return "not visible" if math.isnan(x) else "not visible, its place is kept"
-    self.head.value = f"<div><b>{html.escape(self.progress())}</b><br>" + html.escape(" · ".join(f"{n}: {word(n)}" for n in self.names)) + "</div>"
-    changed, news = self.labels.rows.get(self.at), self.labels.notes[self._known:]
+
+    self.head.value = (
+        f"<div><b>{html.escape(self.progress())}</b><br>"
+        + html.escape(" · ".join(f"{n}: {word(n)}" for n in self.names))
+        + "</div>"
+    )
+    changed, news = self.labels.rows.get(self.at), self.labels.notes[self._known :]
     self._known = len(self.labels.notes)
     if changed is not None and changed.size != self.size:
-        self.say("{}: labelled at {}×{} pixels, but the file now has {}×{}. Place its points again; the old ones are kept in a copy.".format(self.at, *changed.size, *self.size), True)
-    elif news: self.say("\n".join(news), True)
-    else: self.say("All points are decided. Press next." if all(n in points for n in self.names) else f"Click on: {self.canvas.chosen}")
+        self.say(
+            "{}: labelled at {}×{} pixels, but the file now has {}×{}. Place its points again; the old ones are kept in a copy.".format(
+                self.at, *changed.size, *self.size
+            ),
+            True,
+        )
+    elif news:
+        self.say("\n".join(news), True)
+    else:
+        self.say(
+            "All points are decided. Press next."
+            if all(n in points for n in self.names)
+            else f"Click on: {self.canvas.chosen}"
+        )
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-082
 @patch
 def _moved(self: Annotator, file, size, scale, old, new):
     "A point was placed or taken away on the canvas of this file."
-    if self.canvas is not None and self._quiet: return
+    if self.canvas is not None and self._quiet:
+        return
     label = self.labels.rows.get(file)
     points = dict(label.points) if label is not None and label.size == size else {}
     for n, (x, y) in new.items():
-        if (x, y) == old.get(n) or (math.isnan(x) and math.isnan(old.get(n, (math.nan,))[0])): continue
+        if (x, y) == old.get(n) or (math.isnan(x) and math.isnan(old.get(n, (math.nan,))[0])):
+            continue
         points.pop(n, None)
-        if not math.isnan(x): points[n] = (x * scale[0], y * scale[1], SEEN)
+        if not math.isnan(x):
+            points[n] = (x * scale[0], y * scale[1], SEEN)
     self.labels.put(file, Label(size, points))
-    if file == self.at: self._tell()
+    if file == self.at:
+        self._tell()
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-083
-Annotator._quiet = False # while the annotator itself moves points
-Annotator._known = 0 # how many notes of the label file were shown
+Annotator._quiet = False  # while the annotator itself moves points
+Annotator._known = 0  # how many notes of the label file were shown
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-084
 @patch
@@ -1330,8 +1432,13 @@ def skip(self: Annotator) -> None:
 def accept(self: Annotator) -> None:
     "Take all points as they are shown; go on to the next picture."
     points = dict(self._label().points)
-    shown = {n: (x * self.scale[0], y * self.scale[1], SEEN) for n, (x, y) in self.canvas.points.items() if n not in points and not math.isnan(x)}
-    if shown or self._label().skipped: self.labels.put(self.at, Label(self.size, points | shown))
+    shown = {
+        n: (x * self.scale[0], y * self.scale[1], SEEN)
+        for n, (x, y) in self.canvas.points.items()
+        if n not in points and not math.isnan(x)
+    }
+    if shown or self._label().skipped:
+        self.labels.put(self.at, Label(self.size, points | shown))
     self.next()
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-087
@@ -1358,18 +1465,21 @@ def _repr_mimebundle_(self: Annotator, **kwargs):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-093
 def label_as_expert(
-    annotator: Annotator, # whose pictures are labelled
-    truth: Mapping, # file -> (points (K,2) pixels, visible (K,))
-    n: int | None = None, # how many pictures, from the order of the annotator; default: all that are not finished
-    noise: float = 1.0, # pixels: standard deviation of the hand, in x and in y
-    seed: int = 0, # of the hand
-) -> list: # files that were labelled
+    annotator: Annotator,  # whose pictures are labelled
+    truth: Mapping,  # file -> (points (K,2) pixels, visible (K,))
+    n: int
+    | None = None,  # how many pictures, from the order of the annotator; default: all that are not finished
+    noise: float = 1.0,  # pixels: standard deviation of the hand, in x and in y
+    seed: int = 0,  # of the hand
+) -> list:  # files that were labelled
     "Label pictures as a patient person with an unsteady hand would."
     g, files = make_generator(seed), annotator.todo[:n]
     for file in files:
         annotator.go(file)
         (xy, seen), scale = truth[file], torch.tensor(annotator.scale)
-        shaken = (xy + noise * torch.randn(xy.shape, generator=g)).clamp(min=torch.zeros(2), max=torch.tensor(annotator.size))
+        shaken = (xy + noise * torch.randn(xy.shape, generator=g)).clamp(
+            min=torch.zeros(2), max=torch.tensor(annotator.size)
+        )
         for name, place, visible in zip(annotator.names, shaken / scale, seen):
             annotator.canvas.move(name, *place.tolist()) if visible else annotator.hide(name)
     return files
@@ -1495,48 +1605,67 @@ def _records(folder, files, rows, names, trouble):
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-120
 def small_network(
-    keypoints: int, # K
-) -> nn.Module: # (N,3,H,W) -> logits (N,K,H/4,W/4)
+    keypoints: int,  # K
+) -> nn.Module:  # (N,3,H,W) -> logits (N,K,H/4,W/4)
     "The hourglass of lesson 24 in thin, for few pictures."
     return CoarseHeatmap(keypoints, channels=(16, 32, 32, 48, 64))
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-121
 def learn(
-    model: nn.Module, # answers with logits of maps; trained in place
-    ds: KeypointDataset, # labelled pictures
-    steps: int = 120, # batches
-    sigma: float = 3.0, # pixels: the hills
-    lr: float = 3e-3, # largest learning rate
-    seed: int = 0, # of the order and the augmentation
-    batch_size: int = 16, # pictures
-    flip: float = 0.5, # probability of a mirror; 0 for points of which one side has no partner
-    **settings, # of `fit`
-) -> nn.Module: # the same model
+    model: nn.Module,  # answers with logits of maps; trained in place
+    ds: KeypointDataset,  # labelled pictures
+    steps: int = 120,  # batches
+    sigma: float = 3.0,  # pixels: the hills
+    lr: float = 3e-3,  # largest learning rate
+    seed: int = 0,  # of the order and the augmentation
+    batch_size: int = 16,  # pictures
+    flip: float = 0.5,  # probability of a mirror; 0 for points of which one side has no partner
+    **settings,  # of `fit`
+) -> nn.Module:  # the same model
     "Train for a number of steps, however few the pictures are; turned, resized, shifted and mirrored each time."
     pairs = mirror_pairs(ds.keypoint_names, ds.pairs) if flip else ds.pairs
     augment = Augment(pairs, degrees=15, scale=(0.85, 1.18), shift=0.1, flip=flip)
     b = min(batch_size, len(ds))
-    fit(model, ds, loss=HeatmapLoss("bce", sigma), decode=None, augment=augment, seed=seed, epochs=max(1, round(steps / math.ceil(len(ds) / b))), batch_size=b, lr=lr, restore_best=False, **settings)
+    fit(
+        model,
+        ds,
+        loss=HeatmapLoss("bce", sigma),
+        decode=None,
+        augment=augment,
+        seed=seed,
+        epochs=max(1, round(steps / math.ceil(len(ds) / b))),
+        batch_size=b,
+        lr=lr,
+        restore_best=False,
+        **settings,
+    )
     return model
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-122
 def face_start(
-    n: int = 600, # drawn faces
-    steps: int = 225, # of training
-    size: int = 64, # side of the pictures
-    seed: int = 0, # of faces, weights and order
-    **settings, # of `learn`
-) -> nn.Module: # of 15 points
+    n: int = 600,  # drawn faces
+    steps: int = 225,  # of training
+    size: int = 64,  # side of the pictures
+    seed: int = 0,  # of faces, weights and order
+    **settings,  # of `learn`
+) -> nn.Module:  # of 15 points
     "A small network that has learned the points of drawn faces."
     seed_everything(seed)
-    return learn(small_network(15), faces(n, size, seed=seed, points=15, masks=False), steps, lr=4e-3, seed=seed, **settings)
+    return learn(
+        small_network(15),
+        faces(n, size, seed=seed, points=15, masks=False),
+        steps,
+        lr=4e-3,
+        seed=seed,
+        **settings,
+    )
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-123
 def with_points(
-    model: nn.Module, # from `face_start`, or `small_network`
-    keypoints: int, # K
-    seed: int = 0, # of the new weights
-) -> nn.Module: # a copy with a new last layer
+    model: nn.Module,  # from `face_start`, or `small_network`
+    keypoints: int,  # K
+    seed: int = 0,  # of the new weights
+) -> nn.Module:  # a copy with a new last layer
     "The same network for other points."
     seed_everything(seed)
     new = copy.deepcopy(model)
@@ -1545,37 +1674,49 @@ def with_points(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-126
 def spread(
-    maps: Tensor, # (N,K,h,w) at least 0
-    points: Tensor, # (N,K,2) pixels: the places to measure from
-    stride: float, # pixels for each cell
-    sigma: float = 0.0, # pixels: width of a hill, which is taken off; 0 leaves it in
-    floor: float = 0.0, # share of the peak's value that is taken off the map first
-    least: float = 0.5, # pixels: no half-axis is shorter
-) -> Tensor: # (N,K,2,2) px²
+    maps: Tensor,  # (N,K,h,w) at least 0
+    points: Tensor,  # (N,K,2) pixels: the places to measure from
+    stride: float,  # pixels for each cell
+    sigma: float = 0.0,  # pixels: width of a hill, which is taken off; 0 leaves it in
+    floor: float = 0.0,  # share of the peak's value that is taken off the map first
+    least: float = 0.5,  # pixels: no half-axis is shorter
+) -> Tensor:  # (N,K,2,2) px²
     "The mean square of the map around each point, in the two directions, less that of a hill."
-    if maps.ndim != 4 or points.shape != (*maps.shape[:2], 2): raise ValueError(f"spread: found maps {tuple(maps.shape)} and points {tuple(points.shape)}; expected (N,K,h,w) and (N,K,2)")
+    if maps.ndim != 4 or points.shape != (*maps.shape[:2], 2):
+        raise ValueError(
+            f"spread: found maps {tuple(maps.shape)} and points {tuple(points.shape)}; expected (N,K,h,w) and (N,K,2)"
+        )
     h, w = maps.shape[-2:]
     maps = (maps - floor * maps.amax((-2, -1), keepdim=True)).clamp(min=0)
     weights = maps / maps.sum((-2, -1), keepdim=True).clamp(min=1e-12)
-    x, y = (((torch.arange(n, device=maps.device) + 0.5) * stride)[None, None] - points[..., d, None] for d, n in ((0, w), (1, h)))
+    x, y = (
+        ((torch.arange(n, device=maps.device) + 0.5) * stride)[None, None] - points[..., d, None]
+        for d, n in ((0, w), (1, h))
+    )
     xx, yy = (weights.sum(-2) * x**2).sum(-1), (weights.sum(-1) * y**2).sum(-1)
     xy = torch.einsum("nkhw,nkh,nkw->nk", weights, y, x)
-    values, axes = torch.linalg.eigh(torch.stack([xx - sigma**2, xy, xy, yy - sigma**2], -1).unflatten(-1, (2, 2)))
+    values, axes = torch.linalg.eigh(
+        torch.stack([xx - sigma**2, xy, xy, yy - sigma**2], -1).unflatten(-1, (2, 2))
+    )
     return axes @ torch.diag_embed(values.clamp(min=least**2)) @ axes.mT
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-129
-TWO_SIGMA = 1 - math.exp(-2) # the share of the places that an ellipse of 2 standard deviations should hold: 86 %
+TWO_SIGMA = 1 - math.exp(
+    -2
+)  # the share of the places that an ellipse of 2 standard deviations should hold: 86 %
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-134
 @dataclass
 class Guesses:
     "What a network thinks of pictures."
-    points: Tensor # (N,K,2) pixels, of maps that are averaged with the mirrored picture's
-    covariances: Tensor # (N,K,2,2) px², of the place
-    doubts: dict # name -> (N,K): large where the network is unsure
-    names: Sequence[str] # of the pictures
 
-    def doubt(self, kind: str = "spread") -> Tensor: return self.doubts[kind].mean(1) # (N,) of a picture: the mean over its points
+    points: Tensor  # (N,K,2) pixels, of maps that are averaged with the mirrored picture's
+    covariances: Tensor  # (N,K,2,2) px², of the place
+    doubts: dict  # name -> (N,K): large where the network is unsure
+    names: Sequence[str]  # of the pictures
+
+    def doubt(self, kind: str = "spread") -> Tensor:
+        return self.doubts[kind].mean(1)  # (N,) of a picture: the mean over its points
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-135
 @torch.no_grad()
@@ -1615,9 +1756,11 @@ def guess(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-138
 def judge_doubts(
-    g: Guesses, # of the pictures
-    ds: KeypointDataset, # with the truth
-) -> dict: # sign of doubt -> Spearman's correlation of pictures' doubt with their error; "error (px)": the mean
+    g: Guesses,  # of the pictures
+    ds: KeypointDataset,  # with the truth
+) -> (
+    dict
+):  # sign of doubt -> Spearman's correlation of pictures' doubt with their error; "error (px)": the mean
     "Does doubt go with error?"
     error = distances(g.points, ds.keypoints, ds.visible)
     mean = error.nanmean(1)
@@ -1628,13 +1771,16 @@ def judge_doubts(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-143
 def judge_ellipses(
-    g: Guesses, # of the pictures
-    ds: KeypointDataset, # with the truth
-) -> dict: # inside 2σ: share of true points in their ellipse; NLL in nats
+    g: Guesses,  # of the pictures
+    ds: KeypointDataset,  # with the truth
+) -> dict:  # inside 2σ: share of true points in their ellipse; NLL in nats
     "Are the ellipses right?"
     away, c = (ds.keypoints - g.points)[ds.visible], g.covariances[ds.visible]
     squares = (away * torch.linalg.solve(c, away)).sum(-1)
-    return {"inside 2σ": float((squares <= 4).float().mean()), "NLL": float((squares / 2 + torch.logdet(c) / 2).mean() + math.log(2 * math.pi))}
+    return {
+        "inside 2σ": float((squares <= 4).float().mean()),
+        "NLL": float((squares / 2 + torch.logdet(c) / 2).mean() + math.log(2 * math.pi)),
+    }
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-148
 @patch
@@ -1656,9 +1802,10 @@ def propose(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-149
 @patch
-def worst_first(self: Annotator,
-                doubt: Mapping[str, float], # file -> how unsure the network is
-                ) -> None:
+def worst_first(
+    self: Annotator,
+    doubt: Mapping[str, float],  # file -> how unsure the network is
+) -> None:
     "Put the pictures that wait in the order of doubt, before those that are done, and show the first."
     waiting = sorted(self.todo, key=lambda f: -doubt.get(f, math.inf))
     first = set(waiting)
@@ -1667,17 +1814,19 @@ def worst_first(self: Annotator,
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-160
 def draw_ranked(
-    g: Guesses, # of the pictures
-    ds: KeypointDataset, # with the truth
-    rank: int, # 1 is the picture of most doubt
-    kind: str = "spread", # of doubt
-    sigmas: float = 2.0, # half-axes of the ellipses
+    g: Guesses,  # of the pictures
+    ds: KeypointDataset,  # with the truth
+    rank: int,  # 1 is the picture of most doubt
+    kind: str = "spread",  # of doubt
+    sigmas: float = 2.0,  # half-axes of the ellipses
 ) -> Axes:
     "The picture at a rank of doubt, and where it stands among the others."
     order = g.doubt(kind).argsort(descending=True)
     i, error = int(order[rank - 1]), distances(g.points, ds.keypoints, ds.visible).nanmean(1)[order]
     fig, (left, right) = figure(2, width=8.4, height=3.6, gridspec_kw={"width_ratios": [1, 1.25]})
-    show_keypoints(ds.images[i], ds.keypoints[i], left, pred=g.points[i], visible=ds.visible[i], title=f"rank {rank}")
+    show_keypoints(
+        ds.images[i], ds.keypoints[i], left, pred=g.points[i], visible=ds.visible[i], title=f"rank {rank}"
+    )
     draw_ellipses(left, g.points[i], g.covariances[i], 1 - math.exp(-(sigmas**2) / 2))
     left.set(xlim=(0, ds.size[1]), ylim=(ds.size[0], 0))
     right.plot(range(1, len(order) + 1), error, ".", color=COLOURS["sky"])
@@ -1687,23 +1836,24 @@ def draw_ranked(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-163
 def choose_next(
-    model: nn.Module, # that has learned from the labels so far
-    pool: KeypointDataset, # all pictures
-    have: Sequence[int], # which of them are labelled
-    n: int, # how many shall be labelled afterwards
-    rule: str, # "random", or a sign of doubt: "spread", "entropy", "low peak", "mirror"
-    order: Sequence[int], # a random order of the pool
-) -> list: # n indices
+    model: nn.Module,  # that has learned from the labels so far
+    pool: KeypointDataset,  # all pictures
+    have: Sequence[int],  # which of them are labelled
+    n: int,  # how many shall be labelled afterwards
+    rule: str,  # "random", or a sign of doubt: "spread", "entropy", "low peak", "mirror"
+    order: Sequence[int],  # a random order of the pool
+) -> list:  # n indices
     "The pictures to label next."
     have, left = list(have), [i for i in order if i not in set(have)]
-    if rule != "random": left = [left[j] for j in guess(model, pool[left]).doubt(rule).argsort(descending=True).tolist()]
-    return have + left[:n - len(have)]
+    if rule != "random":
+        left = [left[j] for j in guess(model, pool[left]).doubt(rule).argsort(descending=True).tolist()]
+    return have + left[: n - len(have)]
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-164
 def shaken(
-    ds: KeypointDataset, # with the truth
-    noise: float = 1.0, # pixels
-    seed: int = 0, # of the hand
+    ds: KeypointDataset,  # with the truth
+    noise: float = 1.0,  # pixels
+    seed: int = 0,  # of the hand
 ) -> KeypointDataset:
     "Labels of an unsteady hand."
     moved = noisy_labels(ds, torch.full(ds.visible.shape, noise), seed)
@@ -1711,17 +1861,21 @@ def shaken(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-165
 def label_rounds(
-    start: nn.Module, # from `face_start`
-    pool: KeypointDataset, # with the truth, of which the expert's labels are made
-    test: KeypointDataset, # to judge on
-    counts: Sequence[int] = (8, 16, 32, 64), # labelled pictures after each round
-    rules: Sequence[str] = ("random", "spread"), # orders
-    seed: int = 0, # of the first pictures, the hand and the training
-    steps: int = 120, # of each training
-) -> list[dict]: # rule, seed, pictures, error (px), points: how many were visible
+    start: nn.Module,  # from `face_start`
+    pool: KeypointDataset,  # with the truth, of which the expert's labels are made
+    test: KeypointDataset,  # to judge on
+    counts: Sequence[int] = (8, 16, 32, 64),  # labelled pictures after each round
+    rules: Sequence[str] = ("random", "spread"),  # orders
+    seed: int = 0,  # of the first pictures, the hand and the training
+    steps: int = 120,  # of each training
+) -> list[dict]:  # rule, seed, pictures, error (px), points: how many were visible
     "Label, learn and judge, in rounds; the first round is the same for all orders."
-    order, labels, rows = torch.randperm(len(pool), generator=make_generator(seed)).tolist(), shaken(pool, seed=seed), []
-    k, first = pool.keypoints.shape[1], order[:counts[0]]
+    order, labels, rows = (
+        torch.randperm(len(pool), generator=make_generator(seed)).tolist(),
+        shaken(pool, seed=seed),
+        [],
+    )
+    k, first = pool.keypoints.shape[1], order[: counts[0]]
     teach = lambda have: learn(with_points(start, k, seed), labels[have], steps, seed=seed, progress=False)
     error = lambda m: judge_doubts(guess(m, test), test)["error (px)"]
     beginning = teach(first)
@@ -1731,7 +1885,15 @@ def label_rounds(
             if n > counts[0]:
                 have = choose_next(model, pool, have, n, rule, order)
                 model = teach(have)
-            rows.append({"rule": rule, "seed": seed, "pictures": n, "error (px)": error(model), "points": int(labels[have].visible.sum())})
+            rows.append(
+                {
+                    "rule": rule,
+                    "seed": seed,
+                    "pictures": n,
+                    "error (px)": error(model),
+                    "points": int(labels[have].visible.sum()),
+                }
+            )
     return rows
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-168
@@ -1739,9 +1901,9 @@ RULE_NAMES = {"random": "at random", "spread": "worst first"}
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-169
 def paired(
-    rounds: pd.DataFrame, # rows of `label_rounds` with several seeds
-    rule: str = "spread", # against "random"
-) -> pd.DataFrame: # by pictures: mean difference, half of its 95 % interval (px), seeds
+    rounds: pd.DataFrame,  # rows of `label_rounds` with several seeds
+    rule: str = "spread",  # against "random"
+) -> pd.DataFrame:  # by pictures: mean difference, half of its 95 % interval (px), seeds
     "Worst first minus random with the same seed; below 0, worst first is better. The first round is the same and left out."
     table = rounds.pivot_table(index="pictures", columns=["rule", "seed"], values="error (px)")
     d = (table[rule] - table["random"]).iloc[1:]
@@ -1750,7 +1912,7 @@ def paired(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-170
 def plot_rounds(
-    rounds: pd.DataFrame, # rows of `label_rounds` with several seeds
+    rounds: pd.DataFrame,  # rows of `label_rounds` with several seeds
 ) -> Sequence[Axes]:
     "Error over the number of labelled pictures, and the difference between the orders."
     fig, (left, right) = figure(2, width=9, height=3.6)
@@ -1758,47 +1920,80 @@ def plot_rounds(
         rows = rounds[rounds.rule == rule]
         by = rows.groupby("pictures")["error (px)"]
         left.plot(rows.pictures * shift, rows["error (px)"], ".", ms=4, color=COLOURS[colour], alpha=0.6)
-        left.errorbar(by.mean().index * shift, by.mean(), by.sem(), fmt="-o", ms=5, capsize=3, color=COLOURS[colour], label=RULE_NAMES[rule])
+        left.errorbar(
+            by.mean().index * shift,
+            by.mean(),
+            by.sem(),
+            fmt="-o",
+            ms=5,
+            capsize=3,
+            color=COLOURS[colour],
+            label=RULE_NAMES[rule],
+        )
     d = paired(rounds)
     right.axhline(0, color=COLOURS["black"], lw=1)
-    right.errorbar(d.index, d["difference (px)"], d["95 % (px)"], fmt="o", capsize=3, color=COLOURS["vermilion"])
-    left.set(ylabel="mean error (px of 64)"); right.set(ylabel="worst first − random (px)"); left.legend()
-    for ax in (left, right): ax.set(xlabel="labelled pictures", xscale="log"); ax.set_xticks(sorted(set(rounds.pictures)), sorted(set(rounds.pictures))); ax.minorticks_off()
+    right.errorbar(
+        d.index, d["difference (px)"], d["95 % (px)"], fmt="o", capsize=3, color=COLOURS["vermilion"]
+    )
+    left.set(ylabel="mean error (px of 64)")
+    right.set(ylabel="worst first − random (px)")
+    left.legend()
+    for ax in (left, right):
+        ax.set(xlabel="labelled pictures", xscale="log")
+        ax.set_xticks(sorted(set(rounds.pictures)), sorted(set(rounds.pictures)))
+        ax.minorticks_off()
     return left, right
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-173
 def verdict(
-    rounds: pd.DataFrame, # rows of `label_rounds` with several seeds
+    rounds: pd.DataFrame,  # rows of `label_rounds` with several seeds
 ) -> str:
     "What the measurement says, in words."
     lines = []
     for n, row in paired(rounds).iterrows():
         d, half = row["difference (px)"], row["95 % (px)"]
-        word = "no difference that stands out from chance" if not abs(d) > half else f"worst first is {'better' if d < 0 else 'worse'}"
+        word = (
+            "no difference that stands out from chance"
+            if not abs(d) > half
+            else f"worst first is {'better' if d < 0 else 'worse'}"
+        )
         lines.append(f"{n} pictures: {d:+.2f} ± {half:.2f} px, {word}")
     by = rounds[rounds.rule == "random"].groupby("pictures")["error (px)"].mean()
-    return "\n".join([*lines, f"from {by.index[0]} to {by.index[-1]} pictures at random, the error falls from {by.iloc[0]:.2f} to {by.iloc[-1]:.2f} px"])
+    return "\n".join(
+        [
+            *lines,
+            f"from {by.index[0]} to {by.index[-1]} pictures at random, the error falls from {by.iloc[0]:.2f} to {by.iloc[-1]:.2f} px",
+        ]
+    )
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-209
 def one_round(
-    annotator: Annotator, # with some labelled pictures
-    network: Callable, # from the number of points to a network that answers with logits of maps
-    pairs: Sequence[tuple[str, str]] = (), # (left, right) names of points that a mirror exchanges
-    size: int = 64, # side of the pictures that the network sees; larger is finer and slower
-    steps: int = 150, # of training
-    kind: str = "spread", # sign of doubt
-    shuffle: int | None = None, # a seed: show the rest in a random order, not the worst first
-    sigma: float | None = None, # pixels: the hills; default: 3 for 64 pixels, in proportion
-    mirror: bool = True, # train on mirrored pictures and ask for them, too; False for points of which one side has no partner
-    **settings, # of `learn`
-) -> nn.Module | None: # the trained network; None if nothing is left to guess
+    annotator: Annotator,  # with some labelled pictures
+    network: Callable,  # from the number of points to a network that answers with logits of maps
+    pairs: Sequence[tuple[str, str]] = (),  # (left, right) names of points that a mirror exchanges
+    size: int = 64,  # side of the pictures that the network sees; larger is finer and slower
+    steps: int = 150,  # of training
+    kind: str = "spread",  # sign of doubt
+    shuffle: int | None = None,  # a seed: show the rest in a random order, not the worst first
+    sigma: float | None = None,  # pixels: the hills; default: 3 for 64 pixels, in proportion
+    mirror: bool = True,  # train on mirrored pictures and ask for them, too; False for points of which one side has no partner
+    **settings,  # of `learn`
+) -> nn.Module | None:  # the trained network; None if nothing is left to guess
     "Train on what is labelled, guess the rest, and put it into the annotator."
-    if annotator.labels.count()["labelled"] < 2: raise ValueError(f"{annotator.labels.count()['labelled']} pictures are labelled; label at least 2 first, better 10")
+    if annotator.labels.count()["labelled"] < 2:
+        raise ValueError(
+            f"{annotator.labels.count()['labelled']} pictures are labelled; label at least 2 first, better 10"
+        )
     register("own " + str(annotator.labels.path), annotator.labels.path, annotator.folder, pairs)
     sigma = 3.0 * size / 64 if sigma is None else sigma
-    get = lambda split: load("own " + str(annotator.labels.path), split=split, size=size, keep_aspect=True, on_error="skip").select(annotator.names)
-    model = learn(network(len(annotator.names)), get("labelled"), steps, sigma, **{"flip": 0.5 * mirror} | settings)
-    if not annotator.todo: return None
+    get = lambda split: load(
+        "own " + str(annotator.labels.path), split=split, size=size, keep_aspect=True, on_error="skip"
+    ).select(annotator.names)
+    model = learn(
+        network(len(annotator.names)), get("labelled"), steps, sigma, **{"flip": 0.5 * mirror} | settings
+    )
+    if not annotator.todo:
+        return None
     g = guess(model, rest := get("rest"), mirror=mirror)
     annotator.propose(g, rest)
     doubt = g.doubt(kind) if shuffle is None else torch.rand(len(rest), generator=make_generator(shuffle))

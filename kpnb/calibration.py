@@ -27,15 +27,18 @@ from .segmentation import logits_only
 
 # %% ../nbs/41_calibration.ipynb #s41-008
 def draw_calibrated(
-    n: int, # pictures
-    classes: int = 5, # C
-    size: int = 32, # side of the pictures in pixels
-    patch: int = 1, # side of the squares of pixels that share one dice roll
-    strength: float = 2.0, # standard deviation of the logits
-    seed: int | torch.Generator = 0, # of the logits and the dice
-) -> tuple[Tensor, Tensor]: # logits (n,C,size,size), target (n,size,size)
+    n: int,  # pictures
+    classes: int = 5,  # C
+    size: int = 32,  # side of the pictures in pixels
+    patch: int = 1,  # side of the squares of pixels that share one dice roll
+    strength: float = 2.0,  # standard deviation of the logits
+    seed: int | torch.Generator = 0,  # of the logits and the dice
+) -> tuple[Tensor, Tensor]:  # logits (n,C,size,size), target (n,size,size)
     "A perfectly calibrated network and its truth: the truth is drawn from the network's own probabilities, one roll of the dice for each square of `patch` pixels."
-    if size % patch: raise ValueError(f"draw_calibrated: patch is {patch} and size is {size}; expected a size that is divisible by the patch, and {size} % {patch} = {size % patch}")
+    if size % patch:
+        raise ValueError(
+            f"draw_calibrated: patch is {patch} and size is {size}; expected a size that is divisible by the patch, and {size} % {patch} = {size % patch}"
+        )
     g = make_generator(seed)
     small = torch.randn(n, classes, size // patch, size // patch, generator=g) * strength
     rows = small.movedim(1, -1).softmax(-1).flatten(0, -2)
@@ -44,7 +47,8 @@ def draw_calibrated(
     return grow(small), grow(target)
 
 # %% ../nbs/41_calibration.ipynb #s41-011
-def _kind(x): return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+def _kind(x):
+    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
 
 
 def _shapes(probs, target, ignore, what="probs"):
@@ -53,21 +57,25 @@ def _shapes(probs, target, ignore, what="probs"):
         raise ValueError(f"{what}: found {_kind(probs)}; expected floats (N,C,...)")
     wanted, classes = (len(probs), *probs.shape[2:]), probs.shape[1]
     if tuple(target.shape) != wanted or target.is_floating_point() or target.dtype == torch.bool:
-        raise ValueError(f"target: found {_kind(target)}; expected whole numbers {wanted}, "
-                         f"one label for each row of {what} {tuple(probs.shape)}")
+        raise ValueError(
+            f"target: found {_kind(target)}; expected whole numbers {wanted}, "
+            f"one label for each row of {what} {tuple(probs.shape)}"
+        )
     if ignore == VOID and classes > VOID:
-        raise ValueError(f"ignore: {VOID} is the label of void, and of one of the {classes} classes; expected "
-                         "ignore=None if every label counts, or a label that no class has, such as ignore=-1")
+        raise ValueError(
+            f"ignore: {VOID} is the label of void, and of one of the {classes} classes; expected "
+            "ignore=None if every label counts, or a label that no class has, such as ignore=-1"
+        )
 
 # %% ../nbs/41_calibration.ipynb #s41-012
 def _counted(target, classes, ignore, first=0):
     "Which places count; an error for a label that does not exist, whose picture is counted from `first`."
     held = torch.iinfo(target.dtype)
     counted = torch.ones_like(target, dtype=torch.bool)
-    if ignore is not None and held.min <= ignore <= held.max: # whole bytes would compare -1 as 255
+    if ignore is not None and held.min <= ignore <= held.max:  # whole bytes would compare -1 as 255
         counted = target != ignore
     odd = counted & (target < 0)
-    if classes <= held.max: # and 256 as 0
+    if classes <= held.max:  # and 256 as 0
         odd |= counted & (target >= classes)
     if bool(odd.any()):
         at = odd.nonzero()[0].tolist()
@@ -79,12 +87,14 @@ def _counted(target, classes, ignore, first=0):
 # %% ../nbs/41_calibration.ipynb #s41-013
 def _all_count(target, classes, ignore):
     "The usual case, quickly: every label exists and none is void."
-    if not target.numel(): return False
+    if not target.numel():
+        return False
     low, high = (int(v) for v in target.aminmax())
     return 0 <= low and high < classes and (ignore is None or not low <= ignore <= high)
 
 # %% ../nbs/41_calibration.ipynb #s41-014
-def _tolerance(dtype): return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 2e-2)
+def _tolerance(dtype):
+    return {torch.float64: 1e-6, torch.float32: 1e-4}.get(dtype, 2e-2)
 
 # %% ../nbs/41_calibration.ipynb #s41-015
 def _refuse(probs, counted, highest, first=0):
@@ -94,10 +104,12 @@ def _refuse(probs, counted, highest, first=0):
     tol = _tolerance(probs.dtype)
     total = probs.sum(1, dtype=torch.float32 if probs.dtype != torch.float64 else None)
     usual = lambda: (probs.min() >= -tol) & (highest.max() <= 1 + tol) & ((total - 1).abs().max() <= tol)
-    if not probs.numel() or bool(usual()): # quickly
+    if not probs.numel() or bool(usual()):  # quickly
         return
     counted = torch.ones_like(highest, dtype=torch.bool) if counted is None else counted
-    fine = ((total - 1).abs() <= tol) & (probs.amin(1) >= -tol) & (highest <= 1 + tol) # all three are False for NaN
+    fine = (
+        ((total - 1).abs() <= tol) & (probs.amin(1) >= -tol) & (highest <= 1 + tol)
+    )  # all three are False for NaN
     if bool((fine | ~counted).all()):
         return
     at = (~fine & counted).nonzero()[0].tolist()
@@ -108,15 +120,17 @@ def _refuse(probs, counted, highest, first=0):
     elif row.min() < 0 or row.max() > 1:
         hint = "; are these logits? Take logits.softmax(1) first"
     place = f", place {tuple(at[1:])}" if at[1:] else ""
-    raise ValueError(f"probs at sample {at[0] + first}{place}: found {what} with the sum {row.sum():.4g}; "
-                     f"expected probabilities in [0, 1] that add up to 1 over dimension 1{hint}")
+    raise ValueError(
+        f"probs at sample {at[0] + first}{place}: found {what} with the sum {row.sum():.4g}; "
+        f"expected probabilities in [0, 1] that add up to 1 over dimension 1{hint}"
+    )
 
 # %% ../nbs/41_calibration.ipynb #s41-015b
 def _few(*tensors, numbers=1_000_000):
     "A few pictures of each tensor at a time, and the number of the first; the first tensor says how many."
     step = max(1, numbers // max(tensors[0][0].numel(), 1)) if len(tensors[0]) else 1
     for first in range(0, len(tensors[0]), step):
-        yield first, *(x[first:first + step] for x in tensors)
+        yield first, *(x[first : first + step] for x in tensors)
 
 
 def _rows(scores, target, counted, numbers=1_000_000):
@@ -130,30 +144,38 @@ def _rows(scores, target, counted, numbers=1_000_000):
 # %% ../nbs/41_calibration.ipynb #s41-017
 def _confidence(probs, target, ignore, first=0):
     "Confidence and whether the answer (the first class of the largest probability) is right, for the places that count; which places count, None for all; and how many do not."
-    counted = None if _all_count(target, probs.shape[1], ignore) else _counted(target, probs.shape[1], ignore, first)
+    counted = (
+        None
+        if _all_count(target, probs.shape[1], ignore)
+        else _counted(target, probs.shape[1], ignore, first)
+    )
     highest = probs.amax(1)
     _refuse(probs, counted, highest, first)
     label = target.long() if counted is None else torch.where(counted, target, 0).long()
     right = probs.gather(1, label[:, None])[:, 0] == highest
     _break_ties(right, probs, label, highest)
-    if counted is None: return highest.flatten(), right.flatten(), None
+    if counted is None:
+        return highest.flatten(), right.flatten(), None
     return highest[counted], right[counted], counted
 
 # %% ../nbs/41_calibration.ipynb #s41-018
 def _break_ties(right, probs, label, highest):
     "Where several classes share the largest probability, only the first of them is the answer."
-    top = probs.div(highest[:, None], rounding_mode="trunc").sum(1) # how many classes share the largest value
+    top = probs.div(highest[:, None], rounding_mode="trunc").sum(
+        1
+    )  # how many classes share the largest value
     tied = ((top > 1.5) & right).nonzero(as_tuple=True)
-    if not len(tied[0]): return
+    if not len(tied[0]):
+        return
     shared = probs.movedim(1, -1)[tied] == highest[tied][:, None]
     right[tied] = shared.int().argmax(-1) == label[tied]
 
 # %% ../nbs/41_calibration.ipynb #s41-019
 def confidence_and_hits(
-    probs: Tensor, # (N,C,...) probabilities
-    target: Tensor, # (N,...) labels
-    ignore: int | None = VOID, # label of places that do not count
-) -> tuple[Tensor, Tensor]: # (M,) confidences, (M,) bool: the answer is right; M places count
+    probs: Tensor,  # (N,C,...) probabilities
+    target: Tensor,  # (N,...) labels
+    ignore: int | None = VOID,  # label of places that do not count
+) -> tuple[Tensor, Tensor]:  # (M,) confidences, (M,) bool: the answer is right; M places count
     "The largest probability of each place, and whether its class is the true one. Among equal probabilities the first class is the answer, as with argmax."
     _shapes(probs, target, ignore)
     return _confidence(probs, target, ignore)[:2]
@@ -162,25 +184,35 @@ def confidence_and_hits(
 @dataclass
 class Bins:
     "What is counted in B bins of confidence; leading dimensions, such as one for each picture, are allowed."
-    count: Tensor # (...,B) places
-    confidence_sum: Tensor # (...,B) of their confidences
-    right: Tensor # (...,B) places answered right
-    squares: Tensor # (...,B) sum of (confidence - right)², for the Brier score
-    edges: Tensor # (B+1,) bin b holds the confidences in (edges[b], edges[b+1]]; the first bin also 0
-    n_ignored: int = 0 # void places
+
+    count: Tensor  # (...,B) places
+    confidence_sum: Tensor  # (...,B) of their confidences
+    right: Tensor  # (...,B) places answered right
+    squares: Tensor  # (...,B) sum of (confidence - right)², for the Brier score
+    edges: Tensor  # (B+1,) bin b holds the confidences in (edges[b], edges[b+1]]; the first bin also 0
+    n_ignored: int = 0  # void places
 
     @property
-    def n_used(self) -> int: return int(self.count.sum())
-    @property
-    def confidence(self) -> Tensor: return self.confidence_sum / self.count # (...,B) mean confidence; NaN in an empty bin
-    @property
-    def accuracy(self) -> Tensor: return self.right / self.count # (...,B) share of right answers; NaN in an empty bin
-    @property
-    def gap(self) -> Tensor: return self.accuracy - self.confidence # (...,B) negative: too sure
-    @property
-    def share(self) -> Tensor: return self.count / self.count.sum(-1, keepdim=True) # (...,B) of all places
+    def n_used(self) -> int:
+        return int(self.count.sum())
 
-    def mean(self, values: Tensor) -> Tensor: # (...)
+    @property
+    def confidence(self) -> Tensor:
+        return self.confidence_sum / self.count  # (...,B) mean confidence; NaN in an empty bin
+
+    @property
+    def accuracy(self) -> Tensor:
+        return self.right / self.count  # (...,B) share of right answers; NaN in an empty bin
+
+    @property
+    def gap(self) -> Tensor:
+        return self.accuracy - self.confidence  # (...,B) negative: too sure
+
+    @property
+    def share(self) -> Tensor:
+        return self.count / self.count.sum(-1, keepdim=True)  # (...,B) of all places
+
+    def mean(self, values: Tensor) -> Tensor:  # (...)
         "The mean of something over the bins, weighted by their places; empty bins do not count. NaN without places."
         total = torch.where(self.count > 0, self.share * values, 0.0).sum(-1)
         return torch.where(self.count.sum(-1) > 0, total, math.nan)
@@ -191,33 +223,51 @@ _FIELDS = ("count", "confidence_sum", "right", "squares")
 # %% ../nbs/41_calibration.ipynb #s41-026
 def _edges(bins):
     "Edges of equal width from a number of bins, or the given ones, checked."
-    if isinstance(bins, int) and not isinstance(bins, bool) and bins > 0: return torch.arange(bins + 1, dtype=torch.float64) / bins
-    if not isinstance(bins, (Tensor, list, tuple)): raise ValueError(f"bins is {bins!r}; expected a whole number of at least 1, or edges from 0 to 1")
+    if isinstance(bins, int) and not isinstance(bins, bool) and bins > 0:
+        return torch.arange(bins + 1, dtype=torch.float64) / bins
+    if not isinstance(bins, (Tensor, list, tuple)):
+        raise ValueError(f"bins is {bins!r}; expected a whole number of at least 1, or edges from 0 to 1")
     edges = torch.as_tensor(bins, dtype=torch.float64)
-    if edges.ndim != 1 or len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or not bool((edges.diff() > 0).all()):
-        raise ValueError(f"bins: found edges {[round(e, 4) for e in edges.flatten().tolist()]}; expected increasing numbers from 0 to 1")
+    if (
+        edges.ndim != 1
+        or len(edges) < 2
+        or edges[0] != 0
+        or edges[-1] != 1
+        or not bool((edges.diff() > 0).all())
+    ):
+        raise ValueError(
+            f"bins: found edges {[round(e, 4) for e in edges.flatten().tolist()]}; expected increasing numbers from 0 to 1"
+        )
     return edges
 
 # %% ../nbs/41_calibration.ipynb #s41-027
 def _bin_of(confidence, edges):
     "The bin of each confidence: (edge, next edge]. For equal widths by a product, and by a search only next to an edge, where rounding could decide."
     n, search = len(edges) - 1, lambda c: torch.bucketize(c, edges.to(c.dtype), out_int32=True) - 1
-    if n > 1000 or not torch.equal(edges, _edges(n)): return search(confidence).clamp_(0, n - 1)
+    if n > 1000 or not torch.equal(edges, _edges(n)):
+        return search(confidence).clamp_(0, n - 1)
     scaled = confidence * n
     left = scaled.ceil().sub_(1)
     close = (((scaled - left).sub_(0.5).abs_() > 0.499) & (scaled < n - 0.5)).nonzero()[:, 0]
     index = left.clamp_(0, n - 1).int()
-    if len(close): index[close] = search(confidence[close]).clamp_(0, n - 1)
+    if len(close):
+        index[close] = search(confidence[close]).clamp_(0, n - 1)
     return index
 
 # %% ../nbs/41_calibration.ipynb #s41-028
 def _tally(confidence, right, edges, group=None, groups=1):
     "The four sums, (groups,B)."
     cells = (len(edges) - 1) * groups
-    confidence, right = (confidence.float() if confidence.dtype != torch.float64 else confidence).cpu().clamp(0, 1), right.cpu()
+    confidence, right = (
+        (confidence.float() if confidence.dtype != torch.float64 else confidence).cpu().clamp(0, 1),
+        right.cpu(),
+    )
     index = _bin_of(confidence, edges)
-    if group is not None: index = index + group.cpu() * (len(edges) - 1)
-    both = torch.bincount(index + cells * right.int(), minlength=2 * cells).double().view(2, groups, -1) # answered wrong, answered right
+    if group is not None:
+        index = index + group.cpu() * (len(edges) - 1)
+    both = (
+        torch.bincount(index + cells * right.int(), minlength=2 * cells).double().view(2, groups, -1)
+    )  # answered wrong, answered right
     c = confidence.double()
     add = lambda w: torch.bincount(index, w, minlength=cells).view(groups, -1)
     return both.sum(0), add(c), both[1], add((c - right.double()).square_())
@@ -226,20 +276,24 @@ def _tally(confidence, right, edges, group=None, groups=1):
 class Reliability:
     "Feed batches of probabilities; the memory is that of the bins, and the result the same as for all data at once."
 
-    def __init__(self,
-                 bins: int | Sequence[float] = 10, # number of bins of equal width, or edges from 0 to 1
-                 ignore: int | None = VOID, # label of places that do not count
-                 per_image: bool = False, # keep the sums of each picture apart, for intervals: memory pictures × bins
-                 chunk: int = 700_000, # numbers looked at together; small enough for a processor's cache
-                 ):
+    def __init__(
+        self,
+        bins: int | Sequence[float] = 10,  # number of bins of equal width, or edges from 0 to 1
+        ignore: int | None = VOID,  # label of places that do not count
+        per_image: bool = False,  # keep the sums of each picture apart, for intervals: memory pictures × bins
+        chunk: int = 700_000,  # numbers looked at together; small enough for a processor's cache
+    ):
         self.edges, self.ignore, self.per_image, self.chunk = _edges(bins), ignore, per_image, chunk
-        self.sums = [torch.zeros(0 if per_image else 1, len(self.edges) - 1, dtype=torch.float64) for _ in _FIELDS]
+        self.sums = [
+            torch.zeros(0 if per_image else 1, len(self.edges) - 1, dtype=torch.float64) for _ in _FIELDS
+        ]
         self.n_ignored = 0
 
-    def update(self,
-               probs: Tensor, # (N,C,...) probabilities
-               target: Tensor, # (N,...) labels
-               ) -> "Reliability": # itself
+    def update(
+        self,
+        probs: Tensor,  # (N,C,...) probabilities
+        target: Tensor,  # (N,...) labels
+    ) -> "Reliability":  # itself
         "Count a batch."
         _shapes(probs, target, self.ignore)
         for first, p, t in _few(probs.detach(), target.to(probs.device), numbers=self.chunk):
@@ -251,7 +305,11 @@ class Reliability:
 def _add(self: Reliability, probs, target, first):
     "Count a few pictures."
     confidence, right, counted = _confidence(probs, target, self.ignore, first)
-    group = torch.arange(len(probs), device=target.device).view(-1, *[1] * (target.ndim - 1)).expand_as(target) if self.per_image else None
+    group = (
+        torch.arange(len(probs), device=target.device).view(-1, *[1] * (target.ndim - 1)).expand_as(target)
+        if self.per_image
+        else None
+    )
     if self.per_image:
         group = group.flatten() if counted is None else group[counted]
     sums = _tally(confidence, right, self.edges, group, len(probs) if self.per_image else 1)
@@ -269,120 +327,183 @@ _SIGMA = math.sqrt(2 / math.pi)
 
 
 def ece(
-    bins: Bins, # counted places
-) -> Tensor: # (...) 0 is perfect
+    bins: Bins,  # counted places
+) -> Tensor:  # (...) 0 is perfect
     "Expected calibration error: the mean |accuracy - confidence| of the bins, weighted by their places (Naeini et al. 2015; Guo et al. 2017, arXiv:1706.04599). NaN without places."
     return bins.mean(bins.gap.abs())
 
 # %% ../nbs/41_calibration.ipynb #s41-035
 def mce(
-    bins: Bins, # counted places
-) -> Tensor: # (...)
+    bins: Bins,  # counted places
+) -> Tensor:  # (...)
     "Maximum calibration error: the largest |accuracy - confidence| of a bin that holds anything. A bin of three pixels can decide it."
-    return torch.where(bins.count > 0, bins.gap.abs(), -math.inf).amax(-1).where(bins.count.sum(-1) > 0, math.nan)
+    return (
+        torch.where(bins.count > 0, bins.gap.abs(), -math.inf)
+        .amax(-1)
+        .where(bins.count.sum(-1) > 0, math.nan)
+    )
 
 # %% ../nbs/41_calibration.ipynb #s41-036
 def signed_gap(
-    bins: Bins, # counted places
-) -> Tensor: # (...) negative: too sure
+    bins: Bins,  # counted places
+) -> Tensor:  # (...) negative: too sure
     "Accuracy minus mean confidence over all places. Bins that are too sure and bins that are too modest cancel, so this is no ECE."
     return bins.mean(bins.gap)
 
 # %% ../nbs/41_calibration.ipynb #s41-037
 def ece_by_chance(
-    bins: Bins, # counted places
-) -> Tensor: # (...)
+    bins: Bins,  # counted places
+) -> Tensor:  # (...)
     "The ECE that a perfectly calibrated network with these confidences shows on average, if all places are independent, by the luck of the draw alone."
     return bins.mean(_SIGMA * (bins.confidence * (1 - bins.confidence) / bins.count).clamp(min=0).sqrt())
 
 # %% ../nbs/41_calibration.ipynb #s41-038
 def ece_debiased(
-    bins: Bins, # counted places
-) -> Tensor: # (...) may be slightly below 0
+    bins: Bins,  # counted places
+) -> Tensor:  # (...) may be slightly below 0
     """ECE less its upward bias: each bin's |gap| less what random accuracies add to it on average (Kumar et al. 2019, arXiv:1909.10155, in closed form).
 
     The places must be independent: neighbouring pixels are not, so for pictures the bias is larger than what is taken off here."""
     sigma = (bins.accuracy * (1 - bins.accuracy) / bins.count).clamp(min=1e-24).sqrt()
     gap = bins.gap.abs()
-    expected = sigma * _SIGMA * torch.exp(-0.5 * (gap / sigma) ** 2) + gap * torch.erf(gap / (sigma * math.sqrt(2)))
+    expected = sigma * _SIGMA * torch.exp(-0.5 * (gap / sigma) ** 2) + gap * torch.erf(
+        gap / (sigma * math.sqrt(2))
+    )
     return bins.mean(2 * gap - expected)
 
 # %% ../nbs/41_calibration.ipynb #s41-039
 def brier_top(
-    bins: Bins, # counted places
-) -> dict[str, Tensor]: # brier = reliability - resolution + uncertainty + within
+    bins: Bins,  # counted places
+) -> dict[str, Tensor]:  # brier = reliability - resolution + uncertainty + within
     """The Brier score of the confidences, mean (confidence - right)², and its parts (Murphy 1973).
 
     `reliability` is the mean squared gap; `resolution` says how much the bins' accuracies differ; `uncertainty` is accuracy · (1 - accuracy); `within` is what the bins blur."""
     total = bins.count.sum(-1)
     overall = bins.right.sum(-1) / total
-    parts = {"brier": bins.squares.sum(-1) / total, "reliability": bins.mean(bins.gap ** 2),
-             "resolution": bins.mean((bins.accuracy - overall[..., None]) ** 2), "uncertainty": overall * (1 - overall)}
-    return parts | {"within": parts["brier"] - parts["reliability"] + parts["resolution"] - parts["uncertainty"]}
+    parts = {
+        "brier": bins.squares.sum(-1) / total,
+        "reliability": bins.mean(bins.gap**2),
+        "resolution": bins.mean((bins.accuracy - overall[..., None]) ** 2),
+        "uncertainty": overall * (1 - overall),
+    }
+    return parts | {
+        "within": parts["brier"] - parts["reliability"] + parts["resolution"] - parts["uncertainty"]
+    }
 
 # %% ../nbs/41_calibration.ipynb #s41-051b
 def _bars(ax, left, height, width, bottom=0.0, **style):
     "What `ax.bar(..., align='edge')` draws, as one artist instead of one for each bar."
-    x, h, w, y = (np.broadcast_to(np.asarray(v, float), np.shape(left)) for v in (left, height, width, bottom))
-    corners = np.stack([np.stack([x, y], -1), np.stack([x, y + h], -1), np.stack([x + w, y + h], -1), np.stack([x + w, y], -1)], 1)
+    x, h, w, y = (
+        np.broadcast_to(np.asarray(v, float), np.shape(left)) for v in (left, height, width, bottom)
+    )
+    corners = np.stack(
+        [
+            np.stack([x, y], -1),
+            np.stack([x, y + h], -1),
+            np.stack([x + w, y + h], -1),
+            np.stack([x + w, y], -1),
+        ],
+        1,
+    )
     bars = ax.add_collection(PolyCollection(corners, **style))
-    bars.sticky_edges.y.extend(y) # no margin below the bars
+    bars.sticky_edges.y.extend(y)  # no margin below the bars
     ax.autoscale_view()
     return bars
 
 # %% ../nbs/41_calibration.ipynb #s41-052
 def plot_reliability(
-    bins: Bins, # counted places, without leading dimensions
-    axes: Sequence[Axes] | None = None, # two Axes: diagram and counts; default: a new figure
-    title: str | None = None, # above the diagram
-) -> Sequence[Axes]: # the two Axes
+    bins: Bins,  # counted places, without leading dimensions
+    axes: Sequence[Axes] | None = None,  # two Axes: diagram and counts; default: a new figure
+    title: str | None = None,  # above the diagram
+) -> Sequence[Axes]:  # the two Axes
     "Accuracy over confidence with the gaps, and below it the share of places in each bin."
-    if bins.count.ndim != 1: raise ValueError(f"plot_reliability: found bins of shape {tuple(bins.count.shape)}; expected (B,): add those of the pictures with total(bins)")
-    if axes is None: axes = figure(1, 2, width=4.2, height=2.4, height_ratios=[3, 1], sharex=True)[1]
+    if bins.count.ndim != 1:
+        raise ValueError(
+            f"plot_reliability: found bins of shape {tuple(bins.count.shape)}; expected (B,): add those of the pictures with total(bins)"
+        )
+    if axes is None:
+        axes = figure(1, 2, width=4.2, height=2.4, height_ratios=[3, 1], sharex=True)[1]
     top, low = axes
     left, width, there = bins.edges[:-1], bins.edges.diff(), bins.count > 0
-    _bars(top, left[there], bins.accuracy[there], width[there], facecolor=COLOURS["sky"], edgecolor="white", label="accuracy")
-    _bars(top, left[there], bins.gap[there].neg(), width[there], bins.accuracy[there], facecolor="none", edgecolor=COLOURS["vermilion"], hatch="///", lw=0.8, label="gap")
-    top.plot([0, 1], [0, 1], color="gray", lw=1); top.plot(bins.confidence[there], bins.accuracy[there], "o", ms=4, color=COLOURS["blue"])
+    _bars(
+        top,
+        left[there],
+        bins.accuracy[there],
+        width[there],
+        facecolor=COLOURS["sky"],
+        edgecolor="white",
+        label="accuracy",
+    )
+    _bars(
+        top,
+        left[there],
+        bins.gap[there].neg(),
+        width[there],
+        bins.accuracy[there],
+        facecolor="none",
+        edgecolor=COLOURS["vermilion"],
+        hatch="///",
+        lw=0.8,
+        label="gap",
+    )
+    top.plot([0, 1], [0, 1], color="gray", lw=1)
+    top.plot(bins.confidence[there], bins.accuracy[there], "o", ms=4, color=COLOURS["blue"])
     _bars(low, left, bins.share.nan_to_num() * 100, width, facecolor=COLOURS["blue"], edgecolor="white")
-    top.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], ylabel="accuracy", title=title or f"ECE {ece(bins):.4f}"); top.legend(loc="upper left")
-    low.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="confidence", ylabel="places (%)"); low.locator_params("y", nbins=3)
+    top.set(
+        xlim=(0, 1),
+        ylim=(0, 1),
+        xticks=[0, 0.5, 1],
+        yticks=[0, 0.5, 1],
+        ylabel="accuracy",
+        title=title or f"ECE {ece(bins):.4f}",
+    )
+    top.legend(loc="upper left")
+    low.set(xlim=(0, 1), xticks=[0, 0.5, 1], xlabel="confidence", ylabel="places (%)")
+    low.locator_params("y", nbins=3)
     return axes
 
 # %% ../nbs/41_calibration.ipynb #s41-056
 def equal_mass_edges(
-    confidence: Tensor, # (M,) confidences in [0, 1]
-    bins: int = 10, # at most so many; equal confidences stay together, so there may be fewer
-) -> Tensor: # (B+1,) edges for `Reliability`
+    confidence: Tensor,  # (M,) confidences in [0, 1]
+    bins: int = 10,  # at most so many; equal confidences stay together, so there may be fewer
+) -> Tensor:  # (B+1,) edges for `Reliability`
     "Edges between which lie equally many confidences."
     _edges(bins)
-    if confidence.ndim != 1 or not len(confidence): raise ValueError(f"equal_mass_edges: found confidences of shape {tuple(confidence.shape)}; expected (M,) with at least one")
-    if not bool(((confidence >= 0) & (confidence <= 1)).all()): raise ValueError(f"equal_mass_edges: found confidences from {confidence.min():.4g} to {confidence.max():.4g}; expected [0, 1]")
+    if confidence.ndim != 1 or not len(confidence):
+        raise ValueError(
+            f"equal_mass_edges: found confidences of shape {tuple(confidence.shape)}; expected (M,) with at least one"
+        )
+    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
+        raise ValueError(
+            f"equal_mass_edges: found confidences from {confidence.min():.4g} to {confidence.max():.4g}; expected [0, 1]"
+        )
     ordered = confidence.detach().cpu().double().sort().values
     at = [math.ceil(k * len(ordered) / bins) - 1 for k in range(1, bins)]
     return torch.cat([torch.tensor([0.0, 1.0], dtype=torch.float64), ordered[at]]).unique()
 
 # %% ../nbs/41_calibration.ipynb #s41-057
 def classwise_ece(
-    probs: Tensor, # (N,C,...) probabilities
-    target: Tensor, # (N,...) labels
-    bins: int | Sequence[float] = 10, # as for `Reliability`
-    ignore: int | None = VOID, # label of places that do not count
-) -> Tensor: # (C,) its mean is the class-wise ECE (Kull et al. 2019, arXiv:1910.12656)
+    probs: Tensor,  # (N,C,...) probabilities
+    target: Tensor,  # (N,...) labels
+    bins: int | Sequence[float] = 10,  # as for `Reliability`
+    ignore: int | None = VOID,  # label of places that do not count
+) -> Tensor:  # (C,) its mean is the class-wise ECE (Kull et al. 2019, arXiv:1910.12656)
     "For each class the ECE of its probability as a forecast of this class, also where it is not the answer."
     _shapes(probs, target, ignore)
     edges, counted = _edges(bins), _counted(target, probs.shape[1], ignore)
     for first, p, c in _few(probs, counted):
         _refuse(p, c, p.amax(1), first)
-    of_class = lambda k: Bins(*(s[0] for s in _tally(probs[:, k][counted], target[counted] == k, edges)), edges)
+    of_class = lambda k: Bins(
+        *(s[0] for s in _tally(probs[:, k][counted], target[counted] == k, edges)), edges
+    )
     return torch.stack([ece(of_class(k)) for k in range(probs.shape[1])])
 
 # %% ../nbs/41_calibration.ipynb #s41-059
 def nll(
-    logits: Tensor, # (N,C,...) before the softmax; probabilities are refused
-    target: Tensor, # (N,...) labels
-    ignore: int | None = VOID, # label of places that do not count
-) -> Tensor: # nats; NaN without places
+    logits: Tensor,  # (N,C,...) before the softmax; probabilities are refused
+    target: Tensor,  # (N,...) labels
+    ignore: int | None = VOID,  # label of places that do not count
+) -> Tensor:  # nats; NaN without places
     "Mean of -log p(true class), from logits, so that no probability is rounded to 0."
     _shapes(logits, target, ignore, "logits")
     counted = _counted(target, logits.shape[1], ignore)
@@ -395,10 +516,10 @@ def nll(
 
 # %% ../nbs/41_calibration.ipynb #s41-060
 def brier(
-    probs: Tensor, # (N,C,...) probabilities
-    target: Tensor, # (N,...) labels
-    ignore: int | None = VOID, # label of places that do not count
-) -> Tensor: # 0 to 2; NaN without places
+    probs: Tensor,  # (N,C,...) probabilities
+    target: Tensor,  # (N,...) labels
+    ignore: int | None = VOID,  # label of places that do not count
+) -> Tensor:  # 0 to 2; NaN without places
     "Mean over places of the sum over classes of (p - y)² (Brier 1950)."
     _shapes(probs, target, ignore)
     counted = _counted(target, probs.shape[1], ignore)
@@ -412,15 +533,15 @@ def brier(
 
 # %% ../nbs/41_calibration.ipynb #s41-066
 def total(
-    bins: Bins, # with a leading dimension for the pictures
-) -> Bins: # without it
+    bins: Bins,  # with a leading dimension for the pictures
+) -> Bins:  # without it
     "All pictures together."
     return replace(bins, **{f: getattr(bins, f).sum(0) for f in _FIELDS})
 
 # %% ../nbs/41_calibration.ipynb #s41-067
 def accuracy(
-    bins: Bins, # counted places
-) -> Tensor: # (...) 0 to 1
+    bins: Bins,  # counted places
+) -> Tensor:  # (...) 0 to 1
     "Share of right answers over all places."
     return bins.right.sum(-1) / bins.count.sum(-1)
 
@@ -432,30 +553,42 @@ def _weighted(bins, weights):
 # %% ../nbs/41_calibration.ipynb #s41-069
 def _pictures(bins, who):
     "The number of pictures, checked."
-    if bins.count.ndim != 2 or len(bins.count) < 2: raise ValueError(f"{who}: found bins of shape {tuple(bins.count.shape)}; expected (N,B) for at least 2 pictures: count with Reliability(per_image=True)")
+    if bins.count.ndim != 2 or len(bins.count) < 2:
+        raise ValueError(
+            f"{who}: found bins of shape {tuple(bins.count.shape)}; expected (N,B) for at least 2 pictures: count with Reliability(per_image=True)"
+        )
     return len(bins.count)
 
 # %% ../nbs/41_calibration.ipynb #s41-070
 @dataclass
 class Interval:
     "A number with its confidence interval."
-    value: float # on all pictures
-    low: float # lower end
-    high: float # upper end
-    level: float = 0.95 # of the interval
-    n: int = 0 # pictures
-    p: float | None = None # of a test that the true value is 0, if there was one
 
-    def __float__(self): return self.value
-    def __repr__(self): return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]" + (f", p {'< 0.001' if self.p < 0.001 else f'= {self.p:.3f}'}" if self.p is not None else "")
+    value: float  # on all pictures
+    low: float  # lower end
+    high: float  # upper end
+    level: float = 0.95  # of the interval
+    n: int = 0  # pictures
+    p: float | None = None  # of a test that the true value is 0, if there was one
+
+    def __float__(self):
+        return self.value
+
+    def __repr__(self):
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]" + (
+            f", p {'< 0.001' if self.p < 0.001 else f'= {self.p:.3f}'}" if self.p is not None else ""
+        )
 
 # %% ../nbs/41_calibration.ipynb #s41-071
 def _interval(draws, value, level, method, n):
     "The interval from redrawn values."
-    if not 0 < level < 1: raise ValueError(f"level is {level!r}; expected a number between 0 and 1, such as 0.95")
-    if method not in ("basic", "percentile"): raise ValueError(f"method is {method!r}; expected 'basic' or 'percentile'")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level!r}; expected a number between 0 and 1, such as 0.95")
+    if method not in ("basic", "percentile"):
+        raise ValueError(f"method is {method!r}; expected 'basic' or 'percentile'")
     draws = draws[draws.isfinite()]
-    if not len(draws): raise ValueError("there is nothing to measure: no picture has a place that counts")
+    if not len(draws):
+        raise ValueError("there is nothing to measure: no picture has a place that counts")
     low, high = (float(draws.quantile(q)) for q in ((1 - level) / 2, (1 + level) / 2))
     return (2 * value - high, 2 * value - low) if method == "basic" else (low, high)
 
@@ -463,17 +596,19 @@ def _interval(draws, value, level, method, n):
 def _redraw(n, times, seed):
     "(times,n): how often each of n pictures is drawn."
     index = torch.randint(n, (times, n), generator=make_generator(seed))
-    return torch.zeros(times, n, dtype=torch.float64).scatter_add_(1, index, torch.ones(times, n, dtype=torch.float64))
+    return torch.zeros(times, n, dtype=torch.float64).scatter_add_(
+        1, index, torch.ones(times, n, dtype=torch.float64)
+    )
 
 # %% ../nbs/41_calibration.ipynb #s41-073
 def bootstrap_ci(
-    bins: Bins, # of each picture: from Reliability(per_image=True)
-    statistic: Callable = ece, # Bins (...,B) -> (...)
-    level: float = 0.95, # of the interval
-    times: int = 1000, # redrawn data sets
-    method: str = "basic", # or "percentile"
-    seed: int | torch.Generator = 0, # for the drawing
-    least: float | None = 0.0, # the interval is cut here; None: not at all
+    bins: Bins,  # of each picture: from Reliability(per_image=True)
+    statistic: Callable = ece,  # Bins (...,B) -> (...)
+    level: float = 0.95,  # of the interval
+    times: int = 1000,  # redrawn data sets
+    method: str = "basic",  # or "percentile"
+    seed: int | torch.Generator = 0,  # for the drawing
+    least: float | None = 0.0,  # the interval is cut here; None: not at all
 ) -> Interval:
     "A confidence interval from pictures drawn with replacement (Efron 1979)."
     n = _pictures(bins, "bootstrap_ci")
@@ -484,43 +619,51 @@ def bootstrap_ci(
 
 # %% ../nbs/41_calibration.ipynb #s41-074
 def paired_test(
-    a: Bins, # of each picture, from one network
-    b: Bins, # of the same pictures in the same order, from another
-    statistic: Callable = ece, # Bins (...,B) -> (...)
-    level: float = 0.95, # of the interval
-    times: int = 2000, # redrawn data sets
-    seed: int | torch.Generator = 0, # for the drawing
-) -> Interval: # of statistic(a) - statistic(b); `p`: 1 minus the level at which the interval begins to hold 0
+    a: Bins,  # of each picture, from one network
+    b: Bins,  # of the same pictures in the same order, from another
+    statistic: Callable = ece,  # Bins (...,B) -> (...)
+    level: float = 0.95,  # of the interval
+    times: int = 2000,  # redrawn data sets
+    seed: int | torch.Generator = 0,  # for the drawing
+) -> (
+    Interval
+):  # of statistic(a) - statistic(b); `p`: 1 minus the level at which the interval begins to hold 0
     """Do two networks differ? Both are judged on the same redrawn pictures (Efron 1979), so interval and p never contradict each other.
 
     Exchanging the networks' results picture by picture would ask something else: whether they are alike in *everything*. One that is too sure and one that is too modest, with the same ECE, are not."""
     n, g = _pictures(a, "paired_test"), make_generator(seed)
     if _pictures(b, "paired_test") != n or not torch.equal(a.count.sum(-1), b.count.sum(-1)):
-        raise ValueError(f"paired_test: found {n} and {len(b.count)} pictures with {a.n_used} and {b.n_used} places; expected the same pictures in the same order")
+        raise ValueError(
+            f"paired_test: found {n} and {len(b.count)} pictures with {a.n_used} and {b.n_used} places; expected the same pictures in the same order"
+        )
     value = float(statistic(total(a)) - statistic(total(b)))
     w = _redraw(n, times, g)
     draws = statistic(_weighted(a, w)) - statistic(_weighted(b, w))
     low, high = _interval(draws, value, level, "basic", n)
-    beyond = min(int((draws >= 2 * value - 1e-12).sum()), int((draws <= 2 * value + 1e-12).sum())) # reflected about the value, as in the basic interval: on the other side of 0
+    beyond = min(
+        int((draws >= 2 * value - 1e-12).sum()), int((draws <= 2 * value + 1e-12).sum())
+    )  # reflected about the value, as in the basic interval: on the other side of 0
     return Interval(value, low, high, level, n, min(1.0, 2 * (1 + beyond) / (times + 1)))
 
 # %% ../nbs/41_calibration.ipynb #s41-101
 class Scaler(nn.Module):
     "What all cures share: fitted on held-out logits by their NLL, they turn logits into logits. Subclasses say how in `forward`."
-    spatial = False # whether `forward` needs whole maps
 
-    def __call__(self, logits: Tensor) -> Tensor: # (N,C,...) logits to logits; probabilities are refused
+    spatial = False  # whether `forward` needs whole maps
+
+    def __call__(self, logits: Tensor) -> Tensor:  # (N,C,...) logits to logits; probabilities are refused
         logits_only(logits, what=type(self).__name__)
         return super().__call__(logits)
 
-    def fit(self,
-            logits: Tensor, # (N,C,...) of held-out data, never of the training data
-            target: Tensor, # (N,...) labels
-            ignore: int | None = VOID, # label of places that do not count
-            steps: int = 100, # of LBFGS at most
-            places: int = 200_000, # at most so many, chosen at random; for maps whole pictures
-            seed: int | torch.Generator = 0, # for the choice
-            ) -> "Scaler": # itself
+    def fit(
+        self,
+        logits: Tensor,  # (N,C,...) of held-out data, never of the training data
+        target: Tensor,  # (N,...) labels
+        ignore: int | None = VOID,  # label of places that do not count
+        steps: int = 100,  # of LBFGS at most
+        places: int = 200_000,  # at most so many, chosen at random; for maps whole pictures
+        seed: int | torch.Generator = 0,  # for the choice
+    ) -> "Scaler":  # itself
         "Find the smallest NLL. An error if there is none, as for a network without mistakes."
         _shapes(logits, target, ignore, "logits")
         counted = _counted(target, logits.shape[1], ignore)
@@ -540,8 +683,10 @@ class Scaler(nn.Module):
     def _checked(self, value):
         wild = [n for n, p in self.named_parameters() if not p.isfinite().all()]
         if wild or not math.isfinite(value):
-            raise ValueError(f"{type(self).__name__}: the fit ran away ({', '.join(wild) or f'loss {value}'}); "
-                             "are there mistakes in the held-out data to learn from?")
+            raise ValueError(
+                f"{type(self).__name__}: the fit ran away ({', '.join(wild) or f'loss {value}'}); "
+                "are there mistakes in the held-out data to learn from?"
+            )
         return self
 
 # %% ../nbs/41_calibration.ipynb #s41-102
@@ -550,7 +695,7 @@ def _sample(logits, target, counted, places, generator):
     keep, order = torch.randperm(int(counted.sum()), generator=generator)[:places].sort()
     z = torch.empty(len(keep), logits.shape[1], dtype=logits.dtype)
     y, start = torch.empty(len(keep), dtype=torch.int64), 0
-    for _, s, t, c in _few(logits, target, counted): # the places that count are numbered through
+    for _, s, t, c in _few(logits, target, counted):  # the places that count are numbered through
         at = c.flatten().nonzero()[:, 0]
         a, b = torch.searchsorted(keep, torch.tensor([start, start + len(at)])).tolist()
         at, start = at[keep[a:b].to(at.device) - start], start + len(at)
@@ -564,7 +709,7 @@ def _sample_maps(logits, target, counted, places, generator):
     "Logits and labels of whole pictures, at most so many places; the label is -1 where void."
     pictures = max(1, places // max(target[0].numel(), 1))
     keep = torch.randperm(len(logits), generator=generator)[:pictures].to(logits.device)
-    label = torch.where(counted[keep], target[keep].long(), -1) # long first: -1 is no uint8
+    label = torch.where(counted[keep], target[keep].long(), -1)  # long first: -1 is no uint8
     return logits[keep].float(), label
 
 # %% ../nbs/41_calibration.ipynb #s41-103
@@ -577,12 +722,18 @@ def _losses(module, z, y):
 
 def _minimise(module, z, y, steps):
     "LBFGS with a line search."
-    optimizer = torch.optim.LBFGS(module.parameters(), max_iter=steps, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        module.parameters(),
+        max_iter=steps,
+        tolerance_grad=1e-9,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure():
         optimizer.zero_grad()
         value = 0.0
-        for part in _losses(module, z, y): # the slopes add up
+        for part in _losses(module, z, y):  # the slopes add up
             part.backward()
             value = value + part.detach()
         return value
@@ -590,7 +741,8 @@ def _minimise(module, z, y, steps):
     optimizer.step(closure)
 
 # %% ../nbs/41_calibration.ipynb #s41-104
-def _per_class(v, z): return v.to(z).view(1, -1, *[1] * (z.ndim - 2))
+def _per_class(v, z):
+    return v.to(z).view(1, -1, *[1] * (z.ndim - 2))
 
 # %% ../nbs/41_calibration.ipynb #s41-105
 class TemperatureScaling(Scaler):
@@ -598,49 +750,65 @@ class TemperatureScaling(Scaler):
 
     def __init__(self):
         super().__init__()
-        self.log_beta = nn.Parameter(torch.zeros(())) # minus the logarithm of the temperature
+        self.log_beta = nn.Parameter(torch.zeros(()))  # minus the logarithm of the temperature
 
     @property
-    def temperature(self) -> float: return math.exp(-self.log_beta.item()) # above 1: the network was too sure
-    def forward(self, logits: Tensor) -> Tensor: return logits * self.log_beta.exp().to(logits)
-    def extra_repr(self) -> str: return f"temperature={self.temperature:.4g}"
+    def temperature(self) -> float:
+        return math.exp(-self.log_beta.item())  # above 1: the network was too sure
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits * self.log_beta.exp().to(logits)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature:.4g}"
 
     def _checked(self, value):
-        if not 1e-3 < self.temperature < 1e3: raise ValueError(f"TemperatureScaling: the best temperature is {self.temperature:.3g}, out of any useful range; is every answer right, or are the labels of other pictures?")
+        if not 1e-3 < self.temperature < 1e3:
+            raise ValueError(
+                f"TemperatureScaling: the best temperature is {self.temperature:.3g}, out of any useful range; is every answer right, or are the labels of other pictures?"
+            )
         return super()._checked(value)
 
 # %% ../nbs/41_calibration.ipynb #s41-106
 class VectorScaling(Scaler):
     "Each class's logit times a factor of its own, plus a shift of its own (Guo et al. 2017). Answers can change."
 
-    def __init__(self,
-                 classes: int, # C
-                 ):
+    def __init__(
+        self,
+        classes: int,  # C
+    ):
         super().__init__()
         self.factor, self.shift = nn.Parameter(torch.ones(classes)), nn.Parameter(torch.zeros(classes))
 
-    def forward(self, logits: Tensor) -> Tensor: return logits * _per_class(self.factor, logits) + _per_class(self.shift, logits)
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits * _per_class(self.factor, logits) + _per_class(self.shift, logits)
 
 # %% ../nbs/41_calibration.ipynb #s41-108
 class LocalTemperature(Scaler):
     "A temperature for each pixel, from the logits around it (after Ding et al. 2021, arXiv:2008.05105). Answers do not change."
+
     spatial = True
 
-    def __init__(self,
-                 classes: int, # C
-                 width: int = 8, # hidden channels
-                 ):
+    def __init__(
+        self,
+        classes: int,  # C
+        width: int = 8,  # hidden channels
+    ):
         super().__init__()
         self.look = nn.Sequential(nn.Conv2d(classes, width, 3, padding=1), nn.Tanh(), nn.Conv2d(width, 1, 1))
-        nn.init.zeros_(self.look[2].weight); nn.init.zeros_(self.look[2].bias)
+        nn.init.zeros_(self.look[2].weight)
+        nn.init.zeros_(self.look[2].bias)
 
-    def temperature(self,
-                    logits: Tensor, # (N,C,H,W)
-                    ) -> Tensor: # (N,1,H,W) above 0
+    def temperature(
+        self,
+        logits: Tensor,  # (N,C,H,W)
+    ) -> Tensor:  # (N,1,H,W) above 0
         "The temperature map."
         logits_only(logits, what="LocalTemperature")
         if logits.ndim != 4:
-            raise ValueError(f"LocalTemperature: found logits of shape {tuple(logits.shape)}; expected (N,C,H,W)")
+            raise ValueError(
+                f"LocalTemperature: found logits of shape {tuple(logits.shape)}; expected (N,C,H,W)"
+            )
         return (-self.look(logits.float().log_softmax(1) / 5).clamp(-5, 5)).exp()
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -648,13 +816,15 @@ class LocalTemperature(Scaler):
 
 # %% ../nbs/41_calibration.ipynb #s41-109
 def ensemble(
-    logits: Sequence[Tensor], # of each network, all (N,C,...)
-) -> Tensor: # (N,C,...) logits whose softmax is the mean of the networks' probabilities
+    logits: Sequence[Tensor],  # of each network, all (N,C,...)
+) -> Tensor:  # (N,C,...) logits whose softmax is the mean of the networks' probabilities
     "Several networks as one."
     shapes = {tuple(z.shape) for z in logits}
     if len(shapes) != 1:
-        raise ValueError(f"ensemble: found logits of the shapes {sorted(shapes)}; "
-                         "expected at least one network, and the same shape for all")
+        raise ValueError(
+            f"ensemble: found logits of the shapes {sorted(shapes)}; "
+            "expected at least one network, and the same shape for all"
+        )
     for i, z in enumerate(logits):
         logits_only(z, what=f"ensemble: network {i}")
     wide = [z if z.dtype == torch.float64 else z.float() for z in logits]
@@ -662,31 +832,55 @@ def ensemble(
 
 # %% ../nbs/41_calibration.ipynb #s41-125
 def accuracy_above(
-    confidence: Tensor, # (M,) from `confidence_and_hits`
-    right: Tensor, # (M,) bool
-    threshold: float, # keep what is at least this sure
-) -> tuple[float, float]: # accuracy of what is kept (NaN if nothing is), coverage: the share that is kept
+    confidence: Tensor,  # (M,) from `confidence_and_hits`
+    right: Tensor,  # (M,) bool
+    threshold: float,  # keep what is at least this sure
+) -> tuple[float, float]:  # accuracy of what is kept (NaN if nothing is), coverage: the share that is kept
     "What a threshold on the confidence buys."
     kept = confidence >= threshold
     return (float(right[kept].double().mean()) if bool(kept.any()) else math.nan), float(kept.double().mean())
 
 # %% ../nbs/41_calibration.ipynb #s41-129
 def cure_runs(
-    runs: Sequence[dict], # of `kpnb.segmentation.pets_trimap`, `camvid` or `source_networks`: one for each fold
-    bins: int | Sequence[float] = 10, # as for `Reliability`
-) -> dict: # accuracy, ece, ece_scaled and their change as Interval; baseline, nll, nll_scaled, temperatures
+    runs: Sequence[
+        dict
+    ],  # of `kpnb.segmentation.pets_trimap`, `camvid` or `source_networks`: one for each fold
+    bins: int | Sequence[float] = 10,  # as for `Reliability`
+) -> dict:  # accuracy, ece, ece_scaled and their change as Interval; baseline, nll, nll_scaled, temperatures
     "The confidences of trained networks before and after temperature scaling; each network has its own temperature."
-    if not runs: raise ValueError("cure_runs: there are no runs")
+    if not runs:
+        raise ValueError("cure_runs: there are no runs")
     scalers = [TemperatureScaling().fit(r["apart_logits"], r["apart_masks"]) for r in runs]
-    count = lambda zs: _joined([Reliability(bins, per_image=True).update(z.softmax(1), r["masks"]).compute() for z, r in zip(zs, runs)])
-    with torch.no_grad(): cured = [s(r["logits"]) for s, r in zip(scalers, runs)]
+    count = lambda zs: _joined(
+        [
+            Reliability(bins, per_image=True).update(z.softmax(1), r["masks"]).compute()
+            for z, r in zip(zs, runs)
+        ]
+    )
+    with torch.no_grad():
+        cured = [s(r["logits"]) for s, r in zip(scalers, runs)]
     before, after = count(r["logits"] for r in runs), count(cured)
     labels = torch.cat([r["masks"][r["masks"] != VOID].long() for r in runs])
-    loss = lambda zs: sum(float(nll(z, r["masks"])) * int((r["masks"] != VOID).sum()) for z, r in zip(zs, runs)) / len(labels)
-    return {"accuracy": bootstrap_ci(before, accuracy), "baseline": float(torch.bincount(labels).max() / len(labels)), "ece": bootstrap_ci(before), "ece_scaled": bootstrap_ci(after),
-            "change": paired_test(after, before), "nll": loss(r["logits"] for r in runs), "nll_scaled": loss(cured), "temperatures": [s.temperature for s in scalers]}
+    loss = lambda zs: (
+        sum(float(nll(z, r["masks"])) * int((r["masks"] != VOID).sum()) for z, r in zip(zs, runs))
+        / len(labels)
+    )
+    return {
+        "accuracy": bootstrap_ci(before, accuracy),
+        "baseline": float(torch.bincount(labels).max() / len(labels)),
+        "ece": bootstrap_ci(before),
+        "ece_scaled": bootstrap_ci(after),
+        "change": paired_test(after, before),
+        "nll": loss(r["logits"] for r in runs),
+        "nll_scaled": loss(cured),
+        "temperatures": [s.temperature for s in scalers],
+    }
 
 # %% ../nbs/41_calibration.ipynb #s41-130
 def _joined(parts):
     "Bins of the pictures of several runs, one after another."
-    return replace(parts[0], **{f: torch.cat([getattr(b, f) for b in parts]) for f in _FIELDS}, n_ignored=sum(b.n_ignored for b in parts))
+    return replace(
+        parts[0],
+        **{f: torch.cat([getattr(b, f) for b in parts]) for f in _FIELDS},
+        n_ignored=sum(b.n_ignored for b in parts),
+    )

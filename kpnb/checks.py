@@ -23,91 +23,130 @@ from .core import make_generator, patch
 
 # %% ../nbs/workshop/08_checks.ipynb #5e556a78
 def whole(
-    generator: torch.Generator, # where the number comes from
-    low: int, # smallest
-    high: int, # largest
-) -> int: # low <= number <= high
+    generator: torch.Generator,  # where the number comes from
+    low: int,  # smallest
+    high: int,  # largest
+) -> int:  # low <= number <= high
     "A random whole number, for the shapes of a case."
     return int(torch.randint(low, high + 1, (1,), generator=generator, device=generator.device))
 
 # %% ../nbs/workshop/08_checks.ipynb #a3fe86d8
 def _describe(x):
     "A value in a few words: type and shape of a tensor, else the value."
-    if isinstance(x, Tensor): return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" + (f" on {x.device}" if x.device.type != "cpu" else "")
-    if isinstance(x, np.ndarray): return f"array {x.dtype} {x.shape}"
-    if isinstance(x, (tuple, list)) and len(x) > 4: return f"{type(x).__name__} of {len(x)}"
-    if isinstance(x, (tuple, list)): return f"{type(x).__name__}({', '.join(map(_describe, x))})"
+    if isinstance(x, Tensor):
+        return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" + (
+            f" on {x.device}" if x.device.type != "cpu" else ""
+        )
+    if isinstance(x, np.ndarray):
+        return f"array {x.dtype} {x.shape}"
+    if isinstance(x, (tuple, list)) and len(x) > 4:
+        return f"{type(x).__name__} of {len(x)}"
+    if isinstance(x, (tuple, list)):
+        return f"{type(x).__name__}({', '.join(map(_describe, x))})"
     text = repr(x)
     return text if len(text) <= 60 else text[:57] + "..."
 
 # %% ../nbs/workshop/08_checks.ipynb #b4ebb3a3
-def _is_number(x): return isinstance(x, (numbers.Number, np.number)) or (isinstance(x, (Tensor, np.ndarray)) and x.ndim == 0)
+def _is_number(x):
+    return isinstance(x, (numbers.Number, np.number)) or (isinstance(x, (Tensor, np.ndarray)) and x.ndim == 0)
 
 # %% ../nbs/workshop/08_checks.ipynb #ccafd6df
 def _kinds(found, expected, at):
     "What is wrong with a result's kind: no tensor, another shape, type or device. None if nothing."
     for kind, name in ((Tensor, "a tensor"), (np.ndarray, "an array")):
         if isinstance(expected, kind) != isinstance(found, kind):
-            return f"{at}expected {_describe(expected)}, found {_describe(found)}" + (f", which is not {name}" if isinstance(expected, kind) else "")
-    if tuple(found.shape) != tuple(expected.shape): return f"{at}expected the shape {tuple(expected.shape)}, found {tuple(found.shape)}"
-    if found.dtype != expected.dtype: return f"{at}expected the type {expected.dtype}, found {found.dtype}"
-    if getattr(found, "device", None) != getattr(expected, "device", None): return f"{at}expected a result on {expected.device}, found one on {found.device}"
+            return f"{at}expected {_describe(expected)}, found {_describe(found)}" + (
+                f", which is not {name}" if isinstance(expected, kind) else ""
+            )
+    if tuple(found.shape) != tuple(expected.shape):
+        return f"{at}expected the shape {tuple(expected.shape)}, found {tuple(found.shape)}"
+    if found.dtype != expected.dtype:
+        return f"{at}expected the type {expected.dtype}, found {found.dtype}"
+    if getattr(found, "device", None) != getattr(expected, "device", None):
+        return f"{at}expected a result on {expected.device}, found one on {found.device}"
 
 # %% ../nbs/workshop/08_checks.ipynb #d546c5c6
 def _values(found, expected, rtol, atol, at):
     "How two tensors of one shape and type differ in their values, or None."
     f, e = (torch.as_tensor(x).detach().cpu() for x in (found, expected))
-    if f.is_floating_point() or f.is_complex(): bad = ~torch.isclose(f, e, rtol=rtol, atol=atol, equal_nan=True)
-    else: bad = f != e
-    if not bad.any(): return None
+    if f.is_floating_point() or f.is_complex():
+        bad = ~torch.isclose(f, e, rtol=rtol, atol=atol, equal_nan=True)
+    else:
+        bad = f != e
+    if not bad.any():
+        return None
     first = tuple(bad.nonzero()[0].tolist())
     place = f" at [{', '.join(map(str, first))}]" if first else ""
     gap = (f.double() - e.double()).abs()[bad] if not f.is_complex() else (f - e).abs()[bad]
-    much = f", by up to {gap.nan_to_num(0).max():.4g}" if f.dtype != torch.bool and gap.isfinite().any() else ""
+    much = (
+        f", by up to {gap.nan_to_num(0).max():.4g}" if f.dtype != torch.bool and gap.isfinite().any() else ""
+    )
     return f"{at}first difference{place}: expected {_short(e[first])}, found {_short(f[first])} ({int(bad.sum())} of {bad.numel()} values differ{much})"
 
 # %% ../nbs/workshop/08_checks.ipynb #04a63f8e
-def _short(x): return f"{x.item():.6g}" if x.is_floating_point() else str(x.item())
+def _short(x):
+    return f"{x.item():.6g}" if x.is_floating_point() else str(x.item())
 
 # %% ../nbs/workshop/08_checks.ipynb #261d5b27
 def difference(
-    found, # a result
-    expected, # what it should be: tensors, arrays, numbers, strings, or tuples, lists and dictionaries of them
-    rtol: float = 1e-4, # relative tolerance for floats
-    atol: float = 1e-5, # absolute tolerance for floats
-    at: str = "", # where in a larger result this is, for the message
+    found,  # a result
+    expected,  # what it should be: tensors, arrays, numbers, strings, or tuples, lists and dictionaries of them
+    rtol: float = 1e-4,  # relative tolerance for floats
+    atol: float = 1e-5,  # absolute tolerance for floats
+    at: str = "",  # where in a larger result this is, for the message
 ) -> str | None:
     "How `found` differs from `expected`, in words, or None if it does not."
     if isinstance(expected, Mapping):
-        if not isinstance(found, Mapping) or set(found) != set(expected): return f"{at}expected a dictionary with {sorted(map(str, expected))}, found {_describe(found)}"
-        return next((d for k in expected if (d := difference(found[k], expected[k], rtol, atol, f"{at}[{k!r}]: "))), None)
+        if not isinstance(found, Mapping) or set(found) != set(expected):
+            return f"{at}expected a dictionary with {sorted(map(str, expected))}, found {_describe(found)}"
+        return next(
+            (d for k in expected if (d := difference(found[k], expected[k], rtol, atol, f"{at}[{k!r}]: "))),
+            None,
+        )
     if isinstance(expected, (tuple, list)):
-        if not isinstance(found, (tuple, list)): return f"{at}expected {len(expected)} results, found {_describe(found)}"
-        if len(found) != len(expected): return f"{at}expected {len(expected)} results, found {len(found)}"
-        return next((d for i, (f, e) in enumerate(zip(found, expected)) if (d := difference(f, e, rtol, atol, f"{at}result {i}: "))), None)
-    if _is_number(expected) and _is_number(found): return _values(*(torch.as_tensor(x).to(torch.float64) for x in (found, expected)), rtol, atol, at)
+        if not isinstance(found, (tuple, list)):
+            return f"{at}expected {len(expected)} results, found {_describe(found)}"
+        if len(found) != len(expected):
+            return f"{at}expected {len(expected)} results, found {len(found)}"
+        return next(
+            (
+                d
+                for i, (f, e) in enumerate(zip(found, expected))
+                if (d := difference(f, e, rtol, atol, f"{at}result {i}: "))
+            ),
+            None,
+        )
+    if _is_number(expected) and _is_number(found):
+        return _values(*(torch.as_tensor(x).to(torch.float64) for x in (found, expected)), rtol, atol, at)
     if isinstance(expected, (Tensor, np.ndarray)) or isinstance(found, (Tensor, np.ndarray)):
         return _kinds(found, expected, at) or _values(found, expected, rtol, atol, at)
-    try: same = bool(found == expected)
-    except Exception: same = False
+    try:
+        same = bool(found == expected)
+    except Exception:
+        same = False
     return None if same else f"{at}expected {_describe(expected)}, found {_describe(found)}"
 
 # %% ../nbs/workshop/08_checks.ipynb #c3a62335
 def _copied(args):
     "Copies of the arguments that share no memory with them."
-    return tuple(x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else copy.deepcopy(x) for x in args)
+    return tuple(
+        x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else copy.deepcopy(x)
+        for x in args
+    )
 
 # %% ../nbs/workshop/08_checks.ipynb #541f2197
 @dataclass
 class _Outcome:
     "What came of one call: a value or an exception, and the first argument that was changed in place."
+
     value: object = None
     error: Exception | None = None
     changed: int | None = None
 
     def same(self, other, compare):
         "Whether two outcomes agree: equal values, or exceptions of one type."
-        if self.error is not None or other.error is not None: return type(self.error) is type(other.error)
+        if self.error is not None or other.error is not None:
+            return type(self.error) is type(other.error)
         return compare(self.value, other.value) is None
 
 # %% ../nbs/workshop/08_checks.ipynb #64f49f23
@@ -116,29 +155,39 @@ def _run(call, function, args, seed):
     mine = _copied(args)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try: out = _Outcome(call(function, *mine))
-        except Exception as e: out = _Outcome(error=e)
+        try:
+            out = _Outcome(call(function, *mine))
+        except Exception as e:
+            out = _Outcome(error=e)
     out.changed = next((i for i, (x, y) in enumerate(zip(mine, args)) if _changed(x, y)), None)
     return out
 
 # %% ../nbs/workshop/08_checks.ipynb #45202d88
 def _changed(x, y):
     "Whether an argument differs from what it was."
-    try: return isinstance(y, (Tensor, np.ndarray, list, dict)) and difference(x, y, 0, 0) is not None
-    except Exception: return False
+    try:
+        return isinstance(y, (Tensor, np.ndarray, list, dict)) and difference(x, y, 0, 0) is not None
+    except Exception:
+        return False
 
 # %% ../nbs/workshop/08_checks.ipynb #57071a69
 @dataclass
 class CheckResult:
     "What a check found; true if the answer passed."
-    passed: bool # the answer is right
-    message: str # what the check printed
-    named: str | None = None # the typical mistake that was recognised
-    status: str = "wrong" # "passed", "wrong", "error" or "not yet"
 
-    def __bool__(self): return self.passed
-    def __repr__(self): return f"CheckResult({self.status}" + (f": {self.named}" if self.named else "") + ")"
-    def _ipython_display_(self): pass # the message has been printed
+    passed: bool  # the answer is right
+    message: str  # what the check printed
+    named: str | None = None  # the typical mistake that was recognised
+    status: str = "wrong"  # "passed", "wrong", "error" or "not yet"
+
+    def __bool__(self):
+        return self.passed
+
+    def __repr__(self):
+        return f"CheckResult({self.status}" + (f": {self.named}" if self.named else "") + ")"
+
+    def _ipython_display_(self):
+        pass  # the message has been printed
 
 # %% ../nbs/workshop/08_checks.ipynb #14246348
 def _where(error, function):
@@ -146,15 +195,18 @@ def _where(error, function):
     code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if code is not None and f.filename == code.co_filename]
-    if not own: return ""
+    if not own:
+        return ""
     f = own[-1]
     return f"\n  in line {f.lineno - (code.co_firstlineno - 1 if f.name == code.co_name else 0)} of {f.name}: {(f.line or linecache.getline(f.filename, f.lineno)).strip()}"
 
 # %% ../nbs/workshop/08_checks.ipynb #47b7615e
 def _inputs(function, args):
     "The inputs of a case with their names, in words."
-    try: names = [*inspect.signature(function).parameters]
-    except (TypeError, ValueError): names = []
+    try:
+        names = [*inspect.signature(function).parameters]
+    except (TypeError, ValueError):
+        names = []
     names += [f"argument {i}" for i in range(len(names), len(args))]
     return ", ".join(f"{n} = {_describe(x)}" for n, x in zip(names, args))
 
@@ -170,27 +222,30 @@ class Exercise:
 
     def __init__(
         self,
-        name: str, # of the function that the learner writes
-        reference: Callable, # the right answer
-        cases: Callable, # takes a generator, returns a tuple of arguments
-        wrong: Mapping[str, Callable] | None = None, # typical mistakes; each name completes "your result is what you get ..."
+        name: str,  # of the function that the learner writes
+        reference: Callable,  # the right answer
+        cases: Callable,  # takes a generator, returns a tuple of arguments
+        wrong: Mapping[str, Callable]
+        | None = None,  # typical mistakes; each name completes "your result is what you get ..."
         *,
-        n: int = 10, # random cases
-        rtol: float = 1e-4, # relative tolerance
-        atol: float = 1e-5, # absolute tolerance
-        compare: Callable | None = None, # (found, expected) -> None, or the difference in words
-        call: Callable | None = None, # (answer, *args) -> result; default: answer(*args)
-        inplace: bool = False, # the answer may change its inputs
-        seed: int = 0, # of the cases
+        n: int = 10,  # random cases
+        rtol: float = 1e-4,  # relative tolerance
+        atol: float = 1e-5,  # absolute tolerance
+        compare: Callable | None = None,  # (found, expected) -> None, or the difference in words
+        call: Callable | None = None,  # (answer, *args) -> result; default: answer(*args)
+        inplace: bool = False,  # the answer may change its inputs
+        seed: int = 0,  # of the cases
     ):
         self.name, self.reference, self.cases, self.wrong = name, reference, cases, dict(wrong or {})
         self.n, self.inplace, self.seed = n, inplace, seed
         self.compare = compare or (lambda found, expected: difference(found, expected, rtol, atol))
         self.call, self._direct = call or (lambda answer, *args: answer(*args)), call is None
 
-    def __repr__(self): return f"Exercise {self.name!r}: {self.n} random cases, {len(self.wrong)} typical mistakes"
+    def __repr__(self):
+        return f"Exercise {self.name!r}: {self.n} random cases, {len(self.wrong)} typical mistakes"
 
-    def __call__(self, answer) -> CheckResult: return _printed(self.judge(answer))
+    def __call__(self, answer) -> CheckResult:
+        return _printed(self.judge(answer))
 
 # %% ../nbs/workshop/08_checks.ipynb #fd9c1939
 @patch
@@ -202,27 +257,40 @@ def _draw(self: Exercise, seed):
 
 # %% ../nbs/workshop/08_checks.ipynb #4511b973
 @patch
-def judge(self: Exercise,
-          answer, # the learner's function
-          seed: int | None = None, # draw other cases than usual
-          ) -> CheckResult:
+def judge(
+    self: Exercise,
+    answer,  # the learner's function
+    seed: int | None = None,  # draw other cases than usual
+) -> CheckResult:
     "Check an answer without printing."
-    if answer is None or answer is ...: return self._not_yet()
-    if not callable(answer): return CheckResult(False, f"{self.name}: expected a function, found {_describe(answer)}", status="error")
+    if answer is None or answer is ...:
+        return self._not_yet()
+    if not callable(answer):
+        return CheckResult(
+            False, f"{self.name}: expected a function, found {_describe(answer)}", status="error"
+        )
     seed = self.seed if seed is None else seed
     cases = self._draw(seed)
     found = [_run(self.call, answer, cases[0], seed)]
-    if _untouched(found[0], answer): return self._not_yet()
-    if found[0].error is None and found[0].value is None: return CheckResult(False, f"{self.name}: your function returns nothing. Is its `return` missing?", status="error")
+    if _untouched(found[0], answer):
+        return self._not_yet()
+    if found[0].error is None and found[0].value is None:
+        return CheckResult(
+            False, f"{self.name}: your function returns nothing. Is its `return` missing?", status="error"
+        )
     found += [_run(self.call, answer, args, seed + i) for i, args in enumerate(cases) if i]
     right = [_run(self.call, self.reference, args, seed + i) for i, args in enumerate(cases)]
     broken = next((o.error for o in right if o.error is not None), None)
-    if broken is not None: raise RuntimeError(f"{self.name}: the reference solution itself fails: {broken!r}") from broken
+    if broken is not None:
+        raise RuntimeError(f"{self.name}: the reference solution itself fails: {broken!r}") from broken
     return self._compare_all(answer, cases, found, right, seed)
 
 # %% ../nbs/workshop/08_checks.ipynb #a4cc1c97
 @patch
-def _not_yet(self: Exercise): return CheckResult(False, f"{self.name}: not yet. Replace the ... with your answer and run this again.", status="not yet")
+def _not_yet(self: Exercise):
+    return CheckResult(
+        False, f"{self.name}: not yet. Replace the ... with your answer and run this again.", status="not yet"
+    )
 
 # %% ../nbs/workshop/08_checks.ipynb #0c91f915
 def _stub(): ...
@@ -236,7 +304,8 @@ def _empty(f) -> bool:
 
 def _untouched(outcome, answer):
     "Whether an answer looks like a stub: it gave ..., raised NotImplementedError, or gave None and does nothing else."
-    if outcome.error is not None: return isinstance(outcome.error, NotImplementedError)
+    if outcome.error is not None:
+        return isinstance(outcome.error, NotImplementedError)
     return outcome.value is ... or (outcome.value is None and _empty(answer))
 
 # %% ../nbs/workshop/08_checks.ipynb #3e043e31
@@ -244,16 +313,20 @@ def _untouched(outcome, answer):
 def _compare_all(self: Exercise, answer, cases, found, right, seed):
     "The result for an answer whose outcomes are known."
     bad = next((i for i, (f, r) in enumerate(zip(found, right)) if not f.same(r, self.compare)), None)
-    if bad is None: return self._passed(cases, found)
+    if bad is None:
+        return self._passed(cases, found)
     named = self._recognise(cases, found, right, seed)
     head = f"{self.name}: not right yet."
-    if named: head += f" Your result is what you get {named}."
+    if named:
+        head += f" Your result is what you get {named}."
     at = f"\n  case {bad + 1} of {len(cases)}, with {_inputs(self.reference, cases[bad])}"
     error = found[bad].error
     if error is not None:
         text = f"{head}{at}\n  your function raised {type(error).__name__}: {error}{_where(error, answer)}"
         return CheckResult(False, text, named, "error")
-    return CheckResult(False, f"{head}{at}\n  {self.compare(found[bad].value, right[bad].value)}", named, "wrong")
+    return CheckResult(
+        False, f"{head}{at}\n  {self.compare(found[bad].value, right[bad].value)}", named, "wrong"
+    )
 
 # %% ../nbs/workshop/08_checks.ipynb #02de0238
 @patch
@@ -261,7 +334,8 @@ def _recognise(self: Exercise, cases, found, right, seed):
     "The name of the typical mistake with the same outcome in every case, or None."
     for name, mistake in self.wrong.items():
         outcomes = (_run(self.call, mistake, args, seed + i) for i, args in enumerate(cases))
-        if all(f.same(o, self.compare) for f, o in zip(found, outcomes)): return name
+        if all(f.same(o, self.compare) for f, o in zip(found, outcomes)):
+            return name
 
 # %% ../nbs/workshop/08_checks.ipynb #4948f979
 @patch
@@ -270,7 +344,9 @@ def _passed(self: Exercise, cases, found):
     i = next((i for i, f in enumerate(found) if f.changed is not None), None)
     if i is not None and not self.inplace:
         what = _inputs(self.reference, cases[i]).split(", ")
-        changed = [*inspect.signature(self.reference).parameters, *map(str, range(len(cases[i])))][found[i].changed]
+        changed = [*inspect.signature(self.reference).parameters, *map(str, range(len(cases[i])))][
+            found[i].changed
+        ]
         text = f"{self.name}: not right yet. The values are right, but your function changes its input {changed} in place; work on a copy.\n  with {', '.join(what)}"
         return CheckResult(False, text, "when the input is changed in place")
     shapes = f" ({_inputs(self.reference, cases[0])}; and so on)" if len(cases) > 1 else ""
@@ -278,43 +354,66 @@ def _passed(self: Exercise, cases, found):
 
 # %% ../nbs/workshop/08_checks.ipynb #196dcea7
 @patch
-def test(self: Exercise,
-         *solutions: Callable, # further answers that must pass
-         seeds: int = 3, # sets of cases to try
-         ) -> None:
+def test(
+    self: Exercise,
+    *solutions: Callable,  # further answers that must pass
+    seeds: int = 3,  # sets of cases to try
+) -> None:
     "Test the check itself; an AssertionError says what it gets wrong."
     for seed in range(self.seed, self.seed + seeds):
         for solution in (self.reference, *solutions):
             result = self.judge(solution, seed)
-            if not result: raise AssertionError(f"{self.name}: the solution does not pass (seed {seed}):\n{result.message}")
-        for name, mistake in self.wrong.items(): _test_mistake(self, name, mistake, seed)
+            if not result:
+                raise AssertionError(
+                    f"{self.name}: the solution does not pass (seed {seed}):\n{result.message}"
+                )
+        for name, mistake in self.wrong.items():
+            _test_mistake(self, name, mistake, seed)
     for stub in (None, ..., *[lambda *a: None, lambda *a: ..., _unfinished] * self._direct):
-        if self.judge(stub).status != "not yet": raise AssertionError(f"{self.name}: an untouched stub is not seen as one")
-    if not self.inplace: _test_inplace(self)
+        if self.judge(stub).status != "not yet":
+            raise AssertionError(f"{self.name}: an untouched stub is not seen as one")
+    if not self.inplace:
+        _test_inplace(self)
 
 # %% ../nbs/workshop/08_checks.ipynb #447dc84c
-def _unfinished(*args): raise NotImplementedError
+def _unfinished(*args):
+    raise NotImplementedError
 
 # %% ../nbs/workshop/08_checks.ipynb #19f5381c
 def _test_mistake(exercise, name, mistake, seed):
     "A mistake must fail, and be recognised as itself."
     result = exercise.judge(mistake, seed)
-    if result: raise AssertionError(f"{exercise.name}: the mistake {name!r} passes (seed {seed}); draw cases in which it differs from the solution")
-    if result.named != name: raise AssertionError(f"{exercise.name}: the mistake {name!r} is recognised as {result.named!r} (seed {seed}): {result.message}")
+    if result:
+        raise AssertionError(
+            f"{exercise.name}: the mistake {name!r} passes (seed {seed}); draw cases in which it differs from the solution"
+        )
+    if result.named != name:
+        raise AssertionError(
+            f"{exercise.name}: the mistake {name!r} is recognised as {result.named!r} (seed {seed}): {result.message}"
+        )
 
 # %% ../nbs/workshop/08_checks.ipynb #359917c4
 def _test_inplace(exercise):
     "An answer that spoils its first tensor after computing the right result must not pass."
-    spoilable = [i for i, x in enumerate(exercise._draw(exercise.seed)[0]) if isinstance(x, Tensor) and x.numel() and not x.requires_grad]
-    if not spoilable: return
+    spoilable = [
+        i
+        for i, x in enumerate(exercise._draw(exercise.seed)[0])
+        if isinstance(x, Tensor) and x.numel() and not x.requires_grad
+    ]
+    if not spoilable:
+        return
 
     def spoil(answer, *args):
         out = exercise.call(answer, *_copied(args))
-        args[spoilable[0]].bitwise_not_() if args[spoilable[0]].dtype == torch.bool else args[spoilable[0]].add_(1)
+        args[spoilable[0]].bitwise_not_() if args[spoilable[0]].dtype == torch.bool else args[
+            spoilable[0]
+        ].add_(1)
         return out
 
-    other = copy.copy(exercise); other.call = spoil
-    if other.judge(exercise.reference): raise AssertionError(f"{exercise.name}: changing an input in place is not noticed")
+    other = copy.copy(exercise)
+    other.call = spoil
+    if other.judge(exercise.reference):
+        raise AssertionError(f"{exercise.name}: changing an input in place is not noticed")
 
 # %% ../nbs/workshop/08_checks.ipynb #a41e888e
 class NumberExercise:
@@ -324,17 +423,37 @@ class NumberExercise:
         self.name, self.expected, self.tol, self.unit = name, float(expected), float(tol), unit
         self.wrong = {k: float(v) for k, v in (wrong or {}).items()}
 
-    def __repr__(self): return f"Exercise {self.name!r}: one number, {len(self.wrong)} typical mistakes"
-    def __call__(self, answer) -> CheckResult: return _printed(self.judge(answer))
+    def __repr__(self):
+        return f"Exercise {self.name!r}: one number, {len(self.wrong)} typical mistakes"
+
+    def __call__(self, answer) -> CheckResult:
+        return _printed(self.judge(answer))
 
     def judge(self, answer) -> CheckResult:
         "Check an answer without printing."
-        if answer is None or answer is ...: return CheckResult(False, f"{self.name}: not yet. Replace the ... with your number and run this again.", status="not yet")
-        if not _is_number(answer) or isinstance(answer, (bool, complex)): return CheckResult(False, f"{self.name}: expected one number, found {_describe(answer)}", status="error")
+        if answer is None or answer is ...:
+            return CheckResult(
+                False,
+                f"{self.name}: not yet. Replace the ... with your number and run this again.",
+                status="not yet",
+            )
+        if not _is_number(answer) or isinstance(answer, (bool, complex)):
+            return CheckResult(
+                False, f"{self.name}: expected one number, found {_describe(answer)}", status="error"
+            )
         x, unit = float(answer), f" {self.unit}" if self.unit else ""
-        if abs(x - self.expected) <= self.tol: return CheckResult(True, f"{self.name}: passed, {x:g}{unit}", status="passed")
+        if abs(x - self.expected) <= self.tol:
+            return CheckResult(True, f"{self.name}: passed, {x:g}{unit}", status="passed")
         named = next((k for k, v in self.wrong.items() if abs(x - v) <= self.tol), None)
-        hint = f"Your number is what you get {named}." if named else "It is no number." if math.isnan(x) else "It is too small." if x < self.expected else "It is too large."
+        hint = (
+            f"Your number is what you get {named}."
+            if named
+            else "It is no number."
+            if math.isnan(x)
+            else "It is too small."
+            if x < self.expected
+            else "It is too large."
+        )
         return CheckResult(False, f"{self.name}: {x:g}{unit} is not right yet. {hint}", named)
 
     def test(self) -> None:
@@ -344,19 +463,25 @@ class NumberExercise:
 # %% ../nbs/workshop/08_checks.ipynb #b5805513
 def _test_numbers(check):
     "What `NumberExercise.test` does."
-    if not check.judge(check.expected): raise AssertionError(f"{check.name}: the expected number does not pass")
+    if not check.judge(check.expected):
+        raise AssertionError(f"{check.name}: the expected number does not pass")
     for name, value in check.wrong.items():
         result = check.judge(value)
-        if result: raise AssertionError(f"{check.name}: the mistake {name!r} passes; it lies within the tolerance {check.tol:g}")
-        if result.named != name: raise AssertionError(f"{check.name}: the mistake {name!r} is recognised as {result.named!r}")
+        if result:
+            raise AssertionError(
+                f"{check.name}: the mistake {name!r} passes; it lies within the tolerance {check.tol:g}"
+            )
+        if result.named != name:
+            raise AssertionError(f"{check.name}: the mistake {name!r} is recognised as {result.named!r}")
 
 # %% ../nbs/workshop/08_checks.ipynb #94f82d2c
 def check_number(
-    name: str, # what the number is
-    expected: float, # the right answer
-    tol: float = 0.0, # accepted distance from it
-    wrong: Mapping[str, float] | None = None, # typical wrong numbers; each name completes "your number is what you get ..."
-    unit: str = "", # such as "px"
+    name: str,  # what the number is
+    expected: float,  # the right answer
+    tol: float = 0.0,  # accepted distance from it
+    wrong: Mapping[str, float]
+    | None = None,  # typical wrong numbers; each name completes "your number is what you get ..."
+    unit: str = "",  # such as "px"
 ) -> NumberExercise:
     "An exercise whose answer is a number."
     return NumberExercise(name, expected, tol, wrong, unit)

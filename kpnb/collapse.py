@@ -25,21 +25,22 @@ from .training import r_and_skill as measured_r_and_skill
 @dataclass
 class Switches:
     "The settings that lesson 21 plays with; each of them alone can make a network answer with the average face."
-    lr: float = 1e-3 # step size
-    optimizer: str = "adam" # "adam" or "sgd"
-    inputs: str = "0..1" # range of the pixels that the network sees: "0..1" or "0..255"
-    targets: str = "-1..1" # what the network must answer: "-1..1", "0..1" or "pixels"
-    output: str | None = None # activation behind the last layer: None, "tanh", "sigmoid" or "relu"
-    init: float | None = None # standard deviation of the initial weights; None is torch's own choice
-    batchnorm: bool = False # in every block
-    seed: int = 0 # of the initial weights and the order of the pictures
 
-    def target(self, batch: dict) -> Tensor: # (N,K,2)
+    lr: float = 1e-3  # step size
+    optimizer: str = "adam"  # "adam" or "sgd"
+    inputs: str = "0..1"  # range of the pixels that the network sees: "0..1" or "0..255"
+    targets: str = "-1..1"  # what the network must answer: "-1..1", "0..1" or "pixels"
+    output: str | None = None  # activation behind the last layer: None, "tanh", "sigmoid" or "relu"
+    init: float | None = None  # standard deviation of the initial weights; None is torch's own choice
+    batchnorm: bool = False  # in every block
+    seed: int = 0  # of the initial weights and the order of the pictures
+
+    def target(self, batch: dict) -> Tensor:  # (N,K,2)
         "What the network must answer for a batch."
         unit = normalise(batch["keypoints"], batch["image"].shape[-2:])
         return {"-1..1": unit, "0..1": (unit + 1) / 2, "pixels": batch["keypoints"]}[self.targets]
 
-    def pixels(self, output: Tensor, batch: dict) -> Tensor: # (N,K,2)
+    def pixels(self, output: Tensor, batch: dict) -> Tensor:  # (N,K,2)
         "The network's answer in pixels."
         w_h = output.new_tensor(list(batch["image"].shape[:-3:-1]))
         return {"-1..1": (output + 1) / 2 * w_h, "0..1": output * w_h, "pixels": output}[self.targets]
@@ -52,54 +53,61 @@ class Multiply(nn.Module):
         super().__init__()
         self.factor = factor
 
-    def forward(self, x: Tensor) -> Tensor: return x * self.factor
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
 
 
 def build(
-    switches: Switches, # the settings
-    size: tuple[int, int], # (H, W) of the pictures
-    keypoints: int = 1, # points to answer
-    in_channels: int = 1, # of the pictures
+    switches: Switches,  # the settings
+    size: tuple[int, int],  # (H, W) of the pictures
+    keypoints: int = 1,  # points to answer
+    in_channels: int = 1,  # of the pictures
 ) -> nn.Module:
     "An untrained `NoseNet` as the switches say."
     seed_everything(switches.seed)
-    net = NoseNet(keypoints, size, in_channels=in_channels, batchnorm=switches.batchnorm, output=switches.output)
+    net = NoseNet(
+        keypoints, size, in_channels=in_channels, batchnorm=switches.batchnorm, output=switches.output
+    )
     for m in net.modules():
         if switches.init is not None and isinstance(m, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(m.weight, std=switches.init)
-            if m.bias is not None: nn.init.zeros_(m.bias)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
     return nn.Sequential(Multiply(255.0), net) if switches.inputs == "0..255" else net
 
 # %% ../nbs/21_nose_tip.ipynb #295cda3e
 @dataclass
 class Outcome:
     "A trained network with what is needed to judge it."
-    switches: Switches # the settings
-    model: nn.Module # the trained network
-    before: dict # its weights before training
-    history: History # of the training
-    valid: KeypointDataset # what it was judged on
+
+    switches: Switches  # the settings
+    model: nn.Module  # the trained network
+    before: dict  # its weights before training
+    history: History  # of the training
+    valid: KeypointDataset  # what it was judged on
 
     @property
-    def R(self) -> float: return self.history.rows[-1]["R"] # spread of the answers
+    def R(self) -> float:
+        return self.history.rows[-1]["R"]  # spread of the answers
 
     @property
-    def skill(self) -> float: return self.history.rows[-1]["skill"] # against the mean predictor
+    def skill(self) -> float:
+        return self.history.rows[-1]["skill"]  # against the mean predictor
 
 
 def snapshot(
-    model: nn.Module, # any network
-) -> dict[str, Tensor]: # name -> copy of a weight
+    model: nn.Module,  # any network
+) -> dict[str, Tensor]:  # name -> copy of a weight
     "A copy of the weights; take one before training, so that `diagnose` can see how far they moved."
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
 
 # %% ../nbs/21_nose_tip.ipynb #e1fef133
 def try_switches(
-    switches: Switches, # the settings
-    train: KeypointDataset, # pictures to learn from
-    valid: KeypointDataset, # pictures to judge on
-    epochs: int = 5, # rounds of training
-    **kw, # further arguments of `fit`
+    switches: Switches,  # the settings
+    train: KeypointDataset,  # pictures to learn from
+    valid: KeypointDataset,  # pictures to judge on
+    epochs: int = 5,  # rounds of training
+    **kw,  # further arguments of `fit`
 ) -> Outcome:
     "Build and train one network as the switches say."
     model = build(switches, train.size, train.keypoints.shape[1], train.images.shape[1])
@@ -109,8 +117,29 @@ def try_switches(
         seen = batch["visible"]
         return (output[seen] - switches.target(batch)[seen]).pow(2).mean()
 
-    settings = dict(batch_size=32, schedule=None, weight_decay=0.0, amp=False, progress=False, seed=switches.seed, restore_best=False) | kw
-    history = fit(model, train, valid, loss=loss, decode=switches.pixels, epochs=epochs, lr=switches.lr, optimizer=switches.optimizer, **settings)
+    settings = (
+        dict(
+            batch_size=32,
+            schedule=None,
+            weight_decay=0.0,
+            amp=False,
+            progress=False,
+            seed=switches.seed,
+            restore_best=False,
+        )
+        | kw
+    )
+    history = fit(
+        model,
+        train,
+        valid,
+        loss=loss,
+        decode=switches.pixels,
+        epochs=epochs,
+        lr=switches.lr,
+        optimizer=switches.optimizer,
+        **settings,
+    )
     return Outcome(switches, model, before, history, valid)
 
 # %% ../nbs/21_nose_tip.ipynb #90f145e5
@@ -121,9 +150,11 @@ def _pass(model, images):
     keep = lambda name: lambda m, i, o: seen.__setitem__(name, (m, i[0].float(), o.float()))
     leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
     hooks = [m.register_forward_hook(keep(n)) for n, m in leaves]
-    try: return model.eval()(images), seen
+    try:
+        return model.eval()(images), seen
     finally:
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
         model.train(was)
 
 
@@ -138,20 +169,28 @@ def _he(weight):
 
 # %% ../nbs/21_nose_tip.ipynb #94fb483e
 def layer_evidence(
-    model: nn.Module, # any network of convolutions and linear layers
-    images: Tensor, # (N,C,H,W) pictures as the network gets them
-    before: dict | None = None, # a `snapshot` from before training
-) -> list[dict]: # for each layer: size of input and output, difference between pictures, dead units, weights
+    model: nn.Module,  # any network of convolutions and linear layers
+    images: Tensor,  # (N,C,H,W) pictures as the network gets them
+    before: dict | None = None,  # a `snapshot` from before training
+) -> list[dict]:  # for each layer: size of input and output, difference between pictures, dead units, weights
     "What can be measured in each layer while pictures pass through it."
     rows, weights = [], dict(model.named_parameters())
     for name, (m, x, y) in _pass(model, images)[1].items():
-        row = {"layer": name, "kind": type(m).__name__, "input size": _size(x), "output size": _size(y), "differs": _size(y.std(0))}
-        if isinstance(m, nn.ReLU): row["dead"] = float((y.transpose(0, 1).flatten(1) <= 0).all(1).float().mean())
+        row = {
+            "layer": name,
+            "kind": type(m).__name__,
+            "input size": _size(x),
+            "output size": _size(y),
+            "differs": _size(y.std(0)),
+        }
+        if isinstance(m, nn.ReLU):
+            row["dead"] = float((y.transpose(0, 1).flatten(1) <= 0).all(1).float().mean())
         if isinstance(m, (nn.Conv2d, nn.Linear)):
             now, key = m.weight.detach(), f"{name}.weight" if name else "weight"
             start = before[key].to(now.device) if before and key in before else None
             row["He at start" if start is not None else "He now"] = _he(now if start is None else start)
-            if start is not None: row["moved"] = float((now - start).norm() / start.norm().clamp(min=1e-30))
+            if start is not None:
+                row["moved"] = float((now - start).norm() / start.norm().clamp(min=1e-30))
             row["finite"] = bool(weights[key].isfinite().all())
         rows.append(row)
     return rows
@@ -160,8 +199,8 @@ def layer_evidence(
 ADVICE = {
     "healthy": "The answers follow the pictures.",
     "varied but wrong": "The answers differ from picture to picture, but not as the truth does: look whether "
-                        "labels belong to their pictures, which units both use, and how large the "
-                        "weights are.",
+    "labels belong to their pictures, which units both use, and how large the "
+    "weights are.",
     "diverged": "Numbers have overflowed: lower the learning rate, and look for NaN in the data.",
     "output cannot reach the targets": "The last activation's range does not hold the targets: drop it, or scale the targets into it.",
     "targets not scaled": "The answers must become many times larger than they start: predict normalised coordinates, about [-1, 1].",
@@ -178,25 +217,31 @@ RANGES = {nn.Sigmoid: (0.0, 1.0), nn.Tanh: (-1.0, 1.0), nn.ReLU: (0.0, math.inf)
 @dataclass
 class Diagnosis:
     "What `diagnose` found: a cause, the evidence for it, and what to do."
-    cause: str # one of the keys of `ADVICE`
-    R: float # variance of the answers / variance of the targets
-    skill: float # 1 - MSE / MSE of the best constant
-    evidence: list[str] # the measurements that led to the cause
-    layers: list[dict] = field(default_factory=list, repr=False) # of `layer_evidence`
+
+    cause: str  # one of the keys of `ADVICE`
+    R: float  # variance of the answers / variance of the targets
+    skill: float  # 1 - MSE / MSE of the best constant
+    evidence: list[str]  # the measurements that led to the cause
+    layers: list[dict] = field(default_factory=list, repr=False)  # of `layer_evidence`
 
     @property
-    def collapsed(self) -> bool: # the same answer for all pictures, or none that is a number
+    def collapsed(self) -> bool:  # the same answer for all pictures, or none that is a number
         return self.cause not in ("healthy", "varied but wrong")
 
     def __str__(self):
-        return f"{self.cause.upper()}  (R {self.R:.3f}, skill {self.skill:.3f})\n" + "\n".join(f"  · {e}" for e in self.evidence) + f"\n  → {ADVICE[self.cause]}"
+        return (
+            f"{self.cause.upper()}  (R {self.R:.3f}, skill {self.skill:.3f})\n"
+            + "\n".join(f"  · {e}" for e in self.evidence)
+            + f"\n  → {ADVICE[self.cause]}"
+        )
 
 # %% ../nbs/21_nose_tip.ipynb #9556b210
 def _last_activation(seen, targets):
     "The output's activation: share of answers pinned at its limits, and share of targets that it cannot reach."
     m, _, y = list(seen.values())[-1]
     low, high = RANGES.get(type(m), (-math.inf, math.inf))
-    if isinstance(m, nn.Identity) or (low, high) == (-math.inf, math.inf): return "", 0.0, 0.0
+    if isinstance(m, nn.Identity) or (low, high) == (-math.inf, math.inf):
+        return "", 0.0, 0.0
     edge = 1e-2 * (high - low) if high < math.inf else 0.0
     pinned = ((y <= low + edge) | (y >= high - edge)).float().mean()
     return type(m).__name__, float(pinned), float(((targets < low) | (targets > high)).float().mean())
@@ -205,25 +250,62 @@ def _last_activation(seen, targets):
 def _rules(rows, targets, activation, pinned, unreachable):
     "Candidate causes with their evidence, the most direct first."
     col = lambda key: [r[key] for r in rows if key in r]
-    size, moved, he = rows[0]["input size"] if rows[0]["kind"] != "Multiply" else rows[0]["output size"], col("moved"), col("He at start") or col("He now")
-    dead, signals = max(col("dead"), default=0.0), [(r["differs"], r["output size"]) for r in rows if r["kind"] in ("Conv2d", "Linear", "ReLU")]
+    size, moved, he = (
+        rows[0]["input size"] if rows[0]["kind"] != "Multiply" else rows[0]["output size"],
+        col("moved"),
+        col("He at start") or col("He now"),
+    )
+    dead, signals = (
+        max(col("dead"), default=0.0),
+        [(r["differs"], r["output size"]) for r in rows if r["kind"] in ("Conv2d", "Linear", "ReLU")],
+    )
     lost = any(d < max(1e-3, 0.02 * s) for d, s in signals)
-    signal = f"from picture to picture the layers' outputs differ by {', '.join(f'{d:.1g}' for d, _ in signals)}"
+    signal = (
+        f"from picture to picture the layers' outputs differ by {', '.join(f'{d:.1g}' for d, _ in signals)}"
+    )
     pin = f"{pinned:.0%} of the outputs of {activation} sit at its limit, where it passes no gradient"
     if unreachable > 0.1 and pinned > 0.5:
-        yield "output cannot reach the targets", [f"{unreachable:.0%} of the target values lie outside the range of {activation}", pin]
+        yield (
+            "output cannot reach the targets",
+            [f"{unreachable:.0%} of the target values lie outside the range of {activation}", pin],
+        )
     big = float(targets.pow(2).mean().sqrt())
-    if big > 5 and pinned < 0.5: yield "targets not scaled", [f"the targets have size {big:.0f} (about 1 is healthy)", signal]
-    if size > 10 and (pinned > 0.5 or lost): yield "inputs not scaled", [f"the numbers that enter the first layer have size {size:.0f} (about 1 is healthy)"] + [pin] * (pinned > 0.5)
-    if min(he, default=1) < 0.05 and min((r["differs"] for r in rows if r["kind"] == "ReLU"), default=0) < 0.05: yield "initial weights too small", [f"the smallest initial weights are {min(he):.2g} of He et al.'s rule", signal]
+    if big > 5 and pinned < 0.5:
+        yield "targets not scaled", [f"the targets have size {big:.0f} (about 1 is healthy)", signal]
+    if size > 10 and (pinned > 0.5 or lost):
+        yield (
+            "inputs not scaled",
+            [f"the numbers that enter the first layer have size {size:.0f} (about 1 is healthy)"]
+            + [pin] * (pinned > 0.5),
+        )
+    if (
+        min(he, default=1) < 0.05
+        and min((r["differs"] for r in rows if r["kind"] == "ReLU"), default=0) < 0.05
+    ):
+        yield (
+            "initial weights too small",
+            [f"the smallest initial weights are {min(he):.2g} of He et al.'s rule", signal],
+        )
     if moved and max(moved) > 2 and (lost or dead > 0.9 or pinned > 0.5):
-        yield "step too large", [f"weights moved up to {max(moved):.1f} times their own size", f"in the worst layer {dead:.0%} of the ReLUs are dead", signal]
-    if pinned > 0.9: yield "output saturated", [pin]
-    if moved and max(moved) < 0.1: yield "step too small", [f"no layer's weights moved by more than {max(moved):.2%} of their size", signal]
+        yield (
+            "step too large",
+            [
+                f"weights moved up to {max(moved):.1f} times their own size",
+                f"in the worst layer {dead:.0%} of the ReLUs are dead",
+                signal,
+            ],
+        )
+    if pinned > 0.9:
+        yield "output saturated", [pin]
+    if moved and max(moved) < 0.1:
+        yield (
+            "step too small",
+            [f"no layer's weights moved by more than {max(moved):.2%} of their size", signal],
+        )
     yield "unknown", [signal]
 
 # %% ../nbs/21_nose_tip.ipynb #03b4eeeb
-_LEAST = 0.1 # above this, skill says that answering pays, and R that the answers vary
+_LEAST = 0.1  # above this, skill says that answering pays, and R that the answers vary
 
 
 def _follows(out, target, visible):
@@ -236,30 +318,37 @@ def _varied(out, target, visible, R, skill):
     "The evidence against a network whose answers vary, but not as the truth does."
     follows = _follows(out, target, visible)
     hint = ": they follow the pictures, in other units or beside the points" if follows > 0.7 else ""
-    return [f"skill decides: it is {skill:.3g} (0: no better than the mean; above {_LEAST:g} is healthy)",
-            f"R alone would not tell: the answers vary {R:.3g} times as much as the targets",
-            f"answers and targets have the correlation {follows:.2f}{hint}"]
+    return [
+        f"skill decides: it is {skill:.3g} (0: no better than the mean; above {_LEAST:g} is healthy)",
+        f"R alone would not tell: the answers vary {R:.3g} times as much as the targets",
+        f"answers and targets have the correlation {follows:.2f}{hint}",
+    ]
 
 
 def _judged(out, target, visible):
     "R and skill, after a look whether they can be measured."
     pictures = int(visible.any(1).sum())
     if pictures < 8:
-        raise ValueError(f"diagnose: found {pictures} pictures with a visible point; expected at least 8, "
-                         "since the answers' spread must be measured")
+        raise ValueError(
+            f"diagnose: found {pictures} pictures with a visible point; expected at least 8, "
+            "since the answers' spread must be measured"
+        )
     R, skill = measured_r_and_skill(out, target, visible)
     if math.isnan(R):
-        raise ValueError("diagnose: the targets are the same in all pictures; expected points that move, "
-                         "since R and skill compare with their spread")
+        raise ValueError(
+            "diagnose: the targets are the same in all pictures; expected points that move, "
+            "since R and skill compare with their spread"
+        )
     return R, skill
 
 
 def diagnose(
-    model: nn.Module, # a trained network whose output has the shape of the keypoints, (N,K,2)
-    data: KeypointDataset, # pictures with visible points; 256 are enough
-    before: dict | None = None, # a `snapshot` from before training: without it, step sizes cannot be judged
-    target: Callable | None = None, # batch -> what the network should answer; default: normalised coordinates
-    n: int = 256, # pictures to look at
+    model: nn.Module,  # a trained network whose output has the shape of the keypoints, (N,K,2)
+    data: KeypointDataset,  # pictures with visible points; 256 are enough
+    before: dict | None = None,  # a `snapshot` from before training: without it, step sizes cannot be judged
+    target: Callable
+    | None = None,  # batch -> what the network should answer; default: normalised coordinates
+    n: int = 256,  # pictures to look at
 ) -> Diagnosis:
     "Whether a network's answers follow the pictures, and if not, the likely cause, from measurements alone."
     batch = next(data[:n].batches(n, device=next(model.parameters()).device))
@@ -274,8 +363,10 @@ def diagnose(
         return Diagnosis("diverged", math.nan, math.nan, [lost], rows)
     R, skill = _judged(out, t, visible)
     if skill > _LEAST:
-        evidence = [f"skill decides: it is {skill:.3g}, and above {_LEAST:g} is healthy",
-                    f"the answers vary {R:.2f} times as much as the targets"]
+        evidence = [
+            f"skill decides: it is {skill:.3g}, and above {_LEAST:g} is healthy",
+            f"the answers vary {R:.2f} times as much as the targets",
+        ]
         return Diagnosis("healthy", R, skill, evidence, rows)
     if R > _LEAST:
         return Diagnosis("varied but wrong", R, skill, _varied(out, t, visible, R, skill), rows)
@@ -285,26 +376,42 @@ def diagnose(
 
 # %% ../nbs/21_nose_tip.ipynb #30b90fb1
 def imm_nose_data(
-    root=None, # data folder; default: that of `kpnb.core.data_dir`
-    download: bool = False, # fetch the pictures if they are not there
-    size: tuple[int, int] = (60, 80), # (H, W)
-) -> tuple[KeypointDataset, KeypointDataset]: # people 1-32, people 33-40
+    root=None,  # data folder; default: that of `kpnb.core.data_dir`
+    download: bool = False,  # fetch the pictures if they are not there
+    size: tuple[int, int] = (60, 80),  # (H, W)
+) -> tuple[KeypointDataset, KeypointDataset]:  # people 1-32, people 33-40
     "The nose tips of the IMM face database, grey, in the split of the exercise."
-    return tuple(load("imm", root=root, split=split, size=size, gray=True, download=download).select([52]) for split in ("train", "valid"))
+    return tuple(
+        load("imm", root=root, split=split, size=size, gray=True, download=download).select([52])
+        for split in ("train", "valid")
+    )
 
 
 def imm_nose(
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    head: str = "soft-argmax", # or "linear"
-    epochs: int = 100, # rounds of training
-    root=None, # data folder
-    **kw, # further arguments of `fit`
-) -> dict: # mse: of the coordinates divided by width and height, and more of `evaluate`; model; history
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    head: str = "soft-argmax",  # or "linear"
+    epochs: int = 100,  # rounds of training
+    root=None,  # data folder
+    **kw,  # further arguments of `fit`
+) -> dict:  # mse: of the coordinates divided by width and height, and more of `evaluate`; model; history
     "Train NoseNet on people 1-32 of the IMM face database and judge it once, at the end, on people 33-40."
     from torchvision.transforms import v2
+
     train, valid = imm_nose_data(root)
     seed_everything(seed)
     model = NoseNet(1, train.size, channels=(16, 32, 64, 64), kernel=5, head=head)
     augment = Augment(degrees=15, scale=(0.8, 1.25), shift=0.1, flip=0.5, colour=v2.ColorJitter(0.4, 0.4))
-    history = fit(model, train, valid, epochs=epochs, batch_size=32, lr=2e-3, weight_decay=1e-2, augment=augment, seed=seed, restore_best=False, **kw)
+    history = fit(
+        model,
+        train,
+        valid,
+        epochs=epochs,
+        batch_size=32,
+        lr=2e-3,
+        weight_decay=1e-2,
+        augment=augment,
+        seed=seed,
+        restore_best=False,
+        **kw,
+    )
     return evaluate(model, valid) | {"model": model, "history": history}

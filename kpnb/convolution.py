@@ -27,29 +27,30 @@ from .plot import COLOURS, figure
 # %% ../nbs/10_convolution.ipynb #50d39cc0
 class Cost(NamedTuple):
     "What a layer costs for one picture."
-    parameters: int # weights and biases to learn and to store
-    multiplications: int # of a weight with an input, in one forward pass
+
+    parameters: int  # weights and biases to learn and to store
+    multiplications: int  # of a weight with an input, in one forward pass
 
 
 def linear_cost(
-    inputs: int, # numbers that go in
-    outputs: int, # numbers that come out
-    bias: bool = True, # one more parameter for each output
+    inputs: int,  # numbers that go in
+    outputs: int,  # numbers that come out
+    bias: bool = True,  # one more parameter for each output
 ) -> Cost:
     "The cost of a fully connected layer."
     return Cost((inputs + bool(bias)) * outputs, inputs * outputs)
 
 # %% ../nbs/10_convolution.ipynb #fb11de14
 def conv_cost(
-    size: int | tuple[int, int], # (H, W) of the input
-    in_channels: int, # of the input
-    out_channels: int, # of the output
-    kernel: int | tuple[int, int], # (kh, kw) of the window
-    stride: int | tuple[int, int] = 1, # steps between windows
-    padding: int | tuple[int, int] = 0, # zeros on each side
-    dilation: int | tuple[int, int] = 1, # steps between the window's pixels
-    groups: int = 1, # parts of the channels that do not see each other
-    bias: bool = True, # one more parameter for each output channel
+    size: int | tuple[int, int],  # (H, W) of the input
+    in_channels: int,  # of the input
+    out_channels: int,  # of the output
+    kernel: int | tuple[int, int],  # (kh, kw) of the window
+    stride: int | tuple[int, int] = 1,  # steps between windows
+    padding: int | tuple[int, int] = 0,  # zeros on each side
+    dilation: int | tuple[int, int] = 1,  # steps between the window's pixels
+    groups: int = 1,  # parts of the channels that do not see each other
+    bias: bool = True,  # one more parameter for each output channel
 ) -> Cost:
     "The cost of a convolution; its parameters do not depend on the picture's size."
     h, w = output_size(_pair(size, "size", 1), kernel, stride, padding, dilation)
@@ -59,62 +60,102 @@ def conv_cost(
 # %% ../nbs/10_convolution.ipynb #a3dc5c8c
 def _pair(value, name, least):
     "A whole number or a pair (height, width) as a pair."
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    pair = (
+        (value, value)
+        if isinstance(value, int)
+        else tuple(value)
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else ()
+    )
     if len(pair) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in pair):
-        raise TypeError(f"{name}: found {value!r}; expected a whole number, or a pair (height, width) of them")
-    if min(pair) < least: raise ValueError(f"{name}: found {value!r}; expected at least {least}")
+        raise TypeError(
+            f"{name}: found {value!r}; expected a whole number, or a pair (height, width) of them"
+        )
+    if min(pair) < least:
+        raise ValueError(f"{name}: found {value!r}; expected at least {least}")
     return pair
 
 
 def _length(n, k, s, p, d, name):
     "The output's length along one side, or an error that shows how it comes out below 1."
     out = (n + 2 * p - d * (k - 1) - 1) // s + 1
-    if out >= 1: return out
+    if out >= 1:
+        return out
     sum_ = f"({n} + 2·{p} − {d}·({k}−1) − 1)/{s}"
     sum_ = f"{sum_} + 1 = {out}" if s == 1 else f"⌊{sum_}⌋ + 1 = {out}"
-    raise ValueError(f"{name}: {sum_.replace('-', '−')}; expected at least 1. The window is longer than the padded input")
+    raise ValueError(
+        f"{name}: {sum_.replace('-', '−')}; expected at least 1. The window is longer than the padded input"
+    )
 
 # %% ../nbs/10_convolution.ipynb #42a302fe
 def output_size(
-    size: int | tuple[int, int], # input: one length, or (H, W)
-    kernel: int | tuple[int, int], # window
-    stride: int | tuple[int, int] = 1, # steps between windows
-    padding: int | tuple[int, int] = 0, # zeros on each side
-    dilation: int | tuple[int, int] = 1, # steps between the window's pixels
-) -> int | tuple[int, int]: # a length if all arguments are single numbers, else (H', W')
+    size: int | tuple[int, int],  # input: one length, or (H, W)
+    kernel: int | tuple[int, int],  # window
+    stride: int | tuple[int, int] = 1,  # steps between windows
+    padding: int | tuple[int, int] = 0,  # zeros on each side
+    dilation: int | tuple[int, int] = 1,  # steps between the window's pixels
+) -> int | tuple[int, int]:  # a length if all arguments are single numbers, else (H', W')
     "How many windows fit: ⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1. A ValueError shows this sum if none does."
     given = dict(size=size, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
     pairs = [_pair(v, name, 0 if name == "padding" else 1) for name, v in given.items()]
     single = all(isinstance(v, int) for v in given.values())
-    out = tuple(_length(*side, name) for side, name in zip(zip(*pairs), ("size",) * 2 if single else ("height", "width")))
+    out = tuple(
+        _length(*side, name)
+        for side, name in zip(zip(*pairs), ("size",) * 2 if single else ("height", "width"))
+    )
     return out[0] if single else out
 
 # %% ../nbs/10_convolution.ipynb #e103a9de
 KERNELS = {
-    "identity": "0 0 0\n0 1 0\n0 0 0", "blur": "1/9 1/9 1/9\n1/9 1/9 1/9\n1/9 1/9 1/9", "edge x (Sobel)": "-1 0 1\n-2 0 2\n-1 0 1",
-    "edge y (Sobel)": "-1 -2 -1\n0 0 0\n1 2 1", "sharpen": "0 -1 0\n-1 5 -1\n0 -1 0", "Laplacian": "0 1 0\n1 -4 1\n0 1 0",
-    "Gaussian 5×5": "\n".join(" ".join(f"{a * b}/256" for b in (1, 4, 6, 4, 1)) for a in (1, 4, 6, 4, 1)), "shift 5×5": "0 0 0 0 0\n0 0 0 0 0\n0 0 0 0 1\n0 0 0 0 0\n0 0 0 0 0",
-} # name -> the kernel's rows as text
+    "identity": "0 0 0\n0 1 0\n0 0 0",
+    "blur": "1/9 1/9 1/9\n1/9 1/9 1/9\n1/9 1/9 1/9",
+    "edge x (Sobel)": "-1 0 1\n-2 0 2\n-1 0 1",
+    "edge y (Sobel)": "-1 -2 -1\n0 0 0\n1 2 1",
+    "sharpen": "0 -1 0\n-1 5 -1\n0 -1 0",
+    "Laplacian": "0 1 0\n1 -4 1\n0 1 0",
+    "Gaussian 5×5": "\n".join(" ".join(f"{a * b}/256" for b in (1, 4, 6, 4, 1)) for a in (1, 4, 6, 4, 1)),
+    "shift 5×5": "0 0 0 0 0\n0 0 0 0 0\n0 0 0 0 1\n0 0 0 0 0\n0 0 0 0 0",
+}  # name -> the kernel's rows as text
 
 
 def parse_kernel(
-    text: str, # rows on lines of their own (or separated by ;), numbers separated by spaces; fractions such as 1/9 are allowed
-) -> Tensor: # (k,k)
+    text: str,  # rows on lines of their own (or separated by ;), numbers separated by spaces; fractions such as 1/9 are allowed
+) -> Tensor:  # (k,k)
     "A square kernel of odd side from text."
     rows = [row.replace(",", " ").split() for row in text.replace(";", "\n").splitlines() if row.strip()]
     if not rows or len(rows) % 2 == 0 or any(len(r) != len(rows) for r in rows):
-        raise ValueError(f"kernel: found rows of {', '.join(str(len(r)) for r in rows) or 'no'} numbers; expected 3 rows of 3, or 5 rows of 5")
-    try: return torch.tensor([[float(Fraction(v)) for v in row] for row in rows])
-    except (ValueError, ZeroDivisionError): raise ValueError(f"kernel: {text!r} holds something that is not a number") from None
+        raise ValueError(
+            f"kernel: found rows of {', '.join(str(len(r)) for r in rows) or 'no'} numbers; expected 3 rows of 3, or 5 rows of 5"
+        )
+    try:
+        return torch.tensor([[float(Fraction(v)) for v in row] for row in rows])
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"kernel: {text!r} holds something that is not a number") from None
 
 # %% ../nbs/10_convolution.ipynb #dfd25d28
 def _cells(ax, left, values, limit, cmap, title):
     "A table of numbers as coloured cells, 6 units wide, with its left edge at `left`."
-    k, short = len(values), lambda v: f"{v:.2f}".rstrip("0").rstrip(".").replace("-0.", "-.").lstrip("0").replace("-0", "0") or "0"
-    ax.imshow(values, extent=(left, left + 6, 6, 0), cmap=cmap, vmin=0 if cmap == "gray" else -limit, vmax=limit)
+    k, short = (
+        len(values),
+        lambda v: (
+            f"{v:.2f}".rstrip("0").rstrip(".").replace("-0.", "-.").lstrip("0").replace("-0", "0") or "0"
+        ),
+    )
+    ax.imshow(
+        values, extent=(left, left + 6, 6, 0), cmap=cmap, vmin=0 if cmap == "gray" else -limit, vmax=limit
+    )
     dark = lambda v: v < 0.5 * limit if cmap == "gray" else abs(v) > 0.75 * limit
     for (i, j), v in np.ndenumerate(values):
-        ax.text(left + (j + 0.5) * 6 / k, (i + 0.5) * 6 / k, short(v), ha="center", va="center", fontsize=11 if k < 5 else 7, color="white" if dark(v) else "black", parse_math=False)
+        ax.text(
+            left + (j + 0.5) * 6 / k,
+            (i + 0.5) * 6 / k,
+            short(v),
+            ha="center",
+            va="center",
+            fontsize=11 if k < 5 else 7,
+            color="white" if dark(v) else "black",
+            parse_math=False,
+        )
     ax.text(left + 3, -0.3, title, ha="center")
 
 
@@ -122,40 +163,62 @@ def _marked(ax, left, picture, x, y, reach, title):
     "A picture 9 units high with a frame around the pixel (x, y) and its neighbours within `reach`."
     h, w = picture.shape
     limit, cell, top = max(1e-9, float(picture.abs().max())), 9 / h, -1.5
-    ax.imshow(picture, extent=(left, left + w * cell, top + 9, top), cmap="gray", vmin=-limit if picture.min() < -1e-6 else 0, vmax=limit)
-    ax.add_patch(Rectangle((left, top), w * cell, 9, fill=False, ec="#888888", lw=0.8)) # a white edge of the picture must not look like the page
-    ax.add_patch(Rectangle((left + (x - reach) * cell, top + (y - reach) * cell), (2 * reach + 1) * cell, (2 * reach + 1) * cell, fill=False, ec=COLOURS["vermilion"], lw=2))
+    ax.imshow(
+        picture,
+        extent=(left, left + w * cell, top + 9, top),
+        cmap="gray",
+        vmin=-limit if picture.min() < -1e-6 else 0,
+        vmax=limit,
+    )
+    ax.add_patch(
+        Rectangle((left, top), w * cell, 9, fill=False, ec="#888888", lw=0.8)
+    )  # a white edge of the picture must not look like the page
+    ax.add_patch(
+        Rectangle(
+            (left + (x - reach) * cell, top + (y - reach) * cell),
+            (2 * reach + 1) * cell,
+            (2 * reach + 1) * cell,
+            fill=False,
+            ec=COLOURS["vermilion"],
+            lw=2,
+        )
+    )
     ax.text(left + w * cell / 2, top - 0.3, title, ha="center")
 
 # %% ../nbs/10_convolution.ipynb #733658a1
 def draw_window(
-    picture: Tensor, # (H,W) floats in [0, 1]
-    kernel: Tensor, # (k,k), k odd
-    x: int, # column of the pixel to look at
-    y: int, # row of the pixel to look at
+    picture: Tensor,  # (H,W) floats in [0, 1]
+    kernel: Tensor,  # (k,k), k odd
+    x: int,  # column of the pixel to look at
+    y: int,  # row of the pixel to look at
 ) -> Figure:
     "A picture with a window, the window's pixels, the kernel, their products and their sum, and the whole output (zeros around the picture)."
     r, wide = len(kernel) // 2, 9 * picture.shape[1] / picture.shape[0]
-    window = F.pad(picture, (r,) * 4)[y:y + 2 * r + 1, x:x + 2 * r + 1]
+    window = F.pad(picture, (r,) * 4)[y : y + 2 * r + 1, x : x + 2 * r + 1]
     out, products = F.conv2d(picture[None, None], kernel[None, None], padding=r)[0, 0], window * kernel
     fig, ax = figure(1, width=9, height=2.6)
-    _marked(ax, 0, picture, x, y, r, "picture"); _marked(ax, wide + 22.6, out, x, y, 0, "output")
-    for i, (values, cmap, title) in enumerate([(window, "gray", "window"), (kernel, "PuOr_r", "kernel"), (products, "PuOr_r", "products")]):
+    _marked(ax, 0, picture, x, y, r, "picture")
+    _marked(ax, wide + 22.6, out, x, y, 0, "output")
+    for i, (values, cmap, title) in enumerate(
+        [(window, "gray", "window"), (kernel, "PuOr_r", "kernel"), (products, "PuOr_r", "products")]
+    ):
         limit = float(kernel.abs().max()) or 1.0 if i == 1 else max(1.0, float(values.abs().max()))
         _cells(ax, wide + 0.8 + i * 7.2, values.numpy(), limit, cmap, title)
-    for i, sign in enumerate("×="): ax.text(wide + 7.4 + i * 7.2, 3, sign, ha="center", va="center", fontsize=14)
+    for i, sign in enumerate("×="):
+        ax.text(wide + 7.4 + i * 7.2, 3, sign, ha="center", va="center", fontsize=14)
     ax.text(wide + 11, 7.3, f"sum of the products at column {x}, row {y}: {out[y, x]:.3f}", ha="center")
-    ax.set(xlim=(-0.2, 2 * wide + 22.8), ylim=(7.7, -2.6), aspect="equal"); ax.axis("off")
+    ax.set(xlim=(-0.2, 2 * wide + 22.8), ylim=(7.7, -2.6), aspect="equal")
+    ax.axis("off")
     return fig
 
 # %% ../nbs/10_convolution.ipynb #53e1cd01
 def unused_pixels(
-    size: int, # length of the input
-    kernel: int, # length of the window
-    stride: int = 1, # steps between windows
-    padding: int = 0, # zeros on each side
-    dilation: int = 1, # steps between the window's pixels
-) -> list[int]: # indices, from 0
+    size: int,  # length of the input
+    kernel: int,  # length of the window
+    stride: int = 1,  # steps between windows
+    padding: int = 0,  # zeros on each side
+    dilation: int = 1,  # steps between the window's pixels
+) -> list[int]:  # indices, from 0
     "Which pixels along one side no window looks at."
     starts = range(-padding, -padding + output_size(size, kernel, stride, padding, dilation) * stride, stride)
     used = {s + dilation * i for s in starts for i in range(kernel)}
@@ -164,15 +227,16 @@ def unused_pixels(
 # %% ../nbs/10_convolution.ipynb #8be96bbc
 def _boxes(ax, places, y, **style):
     "Cells of one unit at the given places, in row y."
-    for x in places: ax.add_patch(Rectangle((x + 0.06, y), 0.88, 0.8, **style))
+    for x in places:
+        ax.add_patch(Rectangle((x + 0.06, y), 0.88, 0.8, **style))
 
 
 def draw_output_size(
-    size: int, # length of the input
-    kernel: int, # length of the window
-    stride: int, # steps between windows
-    padding: int, # zeros on each side
-    dilation: int, # steps between the window's pixels
+    size: int,  # length of the input
+    kernel: int,  # length of the window
+    stride: int,  # steps between windows
+    padding: int,  # zeros on each side
+    dilation: int,  # steps between the window's pixels
 ) -> Figure:
     "One row of a picture, the windows over it, the output, and in red the pixels that no window looks at."
     top = size + 2 * padding - dilation * (kernel - 1) - 1
@@ -183,10 +247,19 @@ def draw_output_size(
     _boxes(ax, [i for i in range(size) if i not in lost], 0, fc=COLOURS["sky"], ec="black")
     _boxes(ax, lost, 0, fc=COLOURS["vermilion"], ec="black", hatch="//")
     _draw_windows(ax, out, kernel, stride, padding, dilation)
-    sum_ = f"({size} + 2·{padding} − {dilation}·({kernel}−1) − 1)/{stride}".join(("⌊", "⌋") if stride > 1 else ("", "")) + f" + 1 = {out}".replace("-", "−")
-    warning = "no window fits" if out < 1 else f"never used: {len(lost)} of {size} pixels" if lost else "every pixel is used"
+    sum_ = f"({size} + 2·{padding} − {dilation}·({kernel}−1) − 1)/{stride}".join(
+        ("⌊", "⌋") if stride > 1 else ("", "")
+    ) + f" + 1 = {out}".replace("-", "−")
+    warning = (
+        "no window fits"
+        if out < 1
+        else f"never used: {len(lost)} of {size} pixels"
+        if lost
+        else "every pixel is used"
+    )
     ax.set_title(f"{sum_}\n{warning}", color=COLOURS["vermilion"] if lost else "black")
-    ax.set(xlim=(-padding - 0.5, max(size + padding, 8) + 0.5), ylim=(2.2 + max(1, min(out, 12)) * 0.5, -0.4)); ax.axis("off")
+    ax.set(xlim=(-padding - 0.5, max(size + padding, 8) + 0.5), ylim=(2.2 + max(1, min(out, 12)) * 0.5, -0.4))
+    ax.axis("off")
     return fig
 
 # %% ../nbs/10_convolution.ipynb #6140acb8
@@ -198,20 +271,33 @@ def _draw_windows(ax, out, kernel, stride, padding, dilation):
         ax.plot(taps, [1.2 + i * 0.5] * kernel, "o-", color=COLOURS["blue"], ms=5, lw=1.5)
     at = [i * stride - padding + dilation * (kernel - 1) / 2 for i in range(shown)]
     _boxes(ax, at, 1.0 + shown * 0.5, fc=COLOURS["green"], ec="black")
-    if out > shown: ax.text(at[-1] + 1.2, 1.4 + shown * 0.5, f"and {out - shown} more", va="center")
+    if out > shown:
+        ax.text(at[-1] + 1.2, 1.4 + shown * 0.5, f"and {out - shown} more", va="center")
 
 # %% ../nbs/10_convolution.ipynb #b52ec34f
 def _check_shapes(x, weight, bias, groups):
     "Errors that say what does not fit."
     for name, t, shape in (("x", x, "(N,C,H,W)"), ("weight", weight, "(O,C/groups,kh,kw)")):
-        if t.ndim != 4: raise ValueError(f"{name}: found the shape {tuple(t.shape)}; expected four dimensions {shape}")
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1: raise ValueError(f"groups: found {groups!r}; expected a whole number of at least 1")
+        if t.ndim != 4:
+            raise ValueError(f"{name}: found the shape {tuple(t.shape)}; expected four dimensions {shape}")
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"groups: found {groups!r}; expected a whole number of at least 1")
     (o, c), found = weight.shape[:2], x.shape[1]
-    if found != groups * c: raise ValueError(f"x has {found} channels; expected {groups}·{c} = {groups * c}, since weight is {tuple(weight.shape)} and groups {groups}")
-    if o % groups: raise ValueError(f"weight makes {o} output channels; expected a multiple of groups {groups}, but {o} = {o // groups}·{groups} + {o % groups}")
-    if bias is not None and bias.shape != (o,): raise ValueError(f"bias: found the shape {tuple(bias.shape)}; expected ({o},), one number for each output channel")
+    if found != groups * c:
+        raise ValueError(
+            f"x has {found} channels; expected {groups}·{c} = {groups * c}, since weight is {tuple(weight.shape)} and groups {groups}"
+        )
+    if o % groups:
+        raise ValueError(
+            f"weight makes {o} output channels; expected a multiple of groups {groups}, but {o} = {o // groups}·{groups} + {o % groups}"
+        )
+    if bias is not None and bias.shape != (o,):
+        raise ValueError(
+            f"bias: found the shape {tuple(bias.shape)}; expected ({o},), one number for each output channel"
+        )
     for name, t in (("weight", weight), ("bias", bias)):
-        if t is not None and t.dtype != x.dtype: raise TypeError(f"{name} is {t.dtype} and x is {x.dtype}; expected the same type")
+        if t is not None and t.dtype != x.dtype:
+            raise TypeError(f"{name} is {t.dtype} and x is {x.dtype}; expected the same type")
 
 
 def _settings(x, weight, bias, stride, padding, dilation, groups):
@@ -222,70 +308,84 @@ def _settings(x, weight, bias, stride, padding, dilation, groups):
 
 # %% ../nbs/10_convolution.ipynb #f9d9f36d
 def conv2d_loops(
-    x: Tensor, # (N,C,H,W) input
-    weight: Tensor, # (O,C/groups,kh,kw) kernels
-    bias: Tensor | None = None, # (O,)
-    stride: int | tuple[int, int] = 1, # steps between windows: one number, or (vertical, horizontal)
-    padding: int | tuple[int, int] = 0, # zeros on each side
-    dilation: int | tuple[int, int] = 1, # steps between the window's pixels
-    groups: int = 1, # parts of the channels that do not see each other
-) -> Tensor: # (N,O,H',W')
+    x: Tensor,  # (N,C,H,W) input
+    weight: Tensor,  # (O,C/groups,kh,kw) kernels
+    bias: Tensor | None = None,  # (O,)
+    stride: int | tuple[int, int] = 1,  # steps between windows: one number, or (vertical, horizontal)
+    padding: int | tuple[int, int] = 0,  # zeros on each side
+    dilation: int | tuple[int, int] = 1,  # steps between the window's pixels
+    groups: int = 1,  # parts of the channels that do not see each other
+) -> Tensor:  # (N,O,H',W')
     "Convolution from its definition, one output number at a time. ValueError for shapes and sizes that do not fit."
     (sy, sx), (py, px), (dy, dx), (h, w) = _settings(x, weight, bias, stride, padding, dilation, groups)
     (o, c, kh, kw), x, values = weight.shape, F.pad(x, (px, px, py, py)), []
     for n in range(len(x)):
         for j in range(o):
-            first = j // (o // groups) * c # the first channel that output channel j sees
+            first = j // (o // groups) * c  # the first channel that output channel j sees
             for row in range(0, h * sy, sy):
                 for col in range(0, w * sx, sx):
-                    window = x[n, first:first + c, row:row + dy * (kh - 1) + 1:dy, col:col + dx * (kw - 1) + 1:dx]
+                    window = x[
+                        n,
+                        first : first + c,
+                        row : row + dy * (kh - 1) + 1 : dy,
+                        col : col + dx * (kw - 1) + 1 : dx,
+                    ]
                     values.append((window * weight[j]).sum() + (0 if bias is None else bias[j]))
     return torch.stack(values).view(len(x), o, h, w) if values else x.new_zeros(len(x), o, h, w)
 
 # %% ../nbs/10_convolution.ipynb #3a15910e
 def unfold(
-    x: Tensor, # (N,C,H,W) input
-    kernel: int | tuple[int, int], # (kh, kw) of the window
-    stride: int | tuple[int, int] = 1, # steps between windows
-    padding: int | tuple[int, int] = 0, # zeros on each side
-    dilation: int | tuple[int, int] = 1, # steps between the window's pixels
-) -> Tensor: # (N, C·kh·kw, H'·W')
+    x: Tensor,  # (N,C,H,W) input
+    kernel: int | tuple[int, int],  # (kh, kw) of the window
+    stride: int | tuple[int, int] = 1,  # steps between windows
+    padding: int | tuple[int, int] = 0,  # zeros on each side
+    dilation: int | tuple[int, int] = 1,  # steps between the window's pixels
+) -> Tensor:  # (N, C·kh·kw, H'·W')
     "Every window as a column, in the order of `torch.nn.functional.unfold`."
-    if x.ndim != 4: raise ValueError(f"x: found the shape {tuple(x.shape)}; expected four dimensions (N,C,H,W)")
+    if x.ndim != 4:
+        raise ValueError(f"x: found the shape {tuple(x.shape)}; expected four dimensions (N,C,H,W)")
     h, w = output_size(tuple(x.shape[2:]), kernel, stride, padding, dilation)
-    (kh, kw), (sy, sx), (py, px), (dy, dx) = (_pair(v, "kernel", 0) for v in (kernel, stride, padding, dilation))
-    line = lambda k, d, n, s: d * torch.arange(k, device=x.device)[:, None] + s * torch.arange(n, device=x.device) # (k, n)
+    (kh, kw), (sy, sx), (py, px), (dy, dx) = (
+        _pair(v, "kernel", 0) for v in (kernel, stride, padding, dilation)
+    )
+    line = lambda k, d, n, s: (
+        d * torch.arange(k, device=x.device)[:, None] + s * torch.arange(n, device=x.device)
+    )  # (k, n)
     rows, cols = line(kh, dy, h, sy), line(kw, dx, w, sx)
-    windows = F.pad(x, (px, px, py, py))[:, :, rows[:, None, :, None], cols[None, :, None, :]] # (N,C,kh,kw,H',W')
+    windows = F.pad(x, (px, px, py, py))[
+        :, :, rows[:, None, :, None], cols[None, :, None, :]
+    ]  # (N,C,kh,kw,H',W')
     return windows.reshape(len(x), x.shape[1] * kh * kw, h * w)
 
 # %% ../nbs/10_convolution.ipynb #414d4d94
 def conv2d_unfold(
-    x: Tensor, # (N,C,H,W) input
-    weight: Tensor, # (O,C/groups,kh,kw) kernels
-    bias: Tensor | None = None, # (O,)
-    stride: int | tuple[int, int] = 1, # steps between windows: one number, or (vertical, horizontal)
-    padding: int | tuple[int, int] = 0, # zeros on each side
-    dilation: int | tuple[int, int] = 1, # steps between the window's pixels
-    groups: int = 1, # parts of the channels that do not see each other
-) -> Tensor: # (N,O,H',W')
+    x: Tensor,  # (N,C,H,W) input
+    weight: Tensor,  # (O,C/groups,kh,kw) kernels
+    bias: Tensor | None = None,  # (O,)
+    stride: int | tuple[int, int] = 1,  # steps between windows: one number, or (vertical, horizontal)
+    padding: int | tuple[int, int] = 0,  # zeros on each side
+    dilation: int | tuple[int, int] = 1,  # steps between the window's pixels
+    groups: int = 1,  # parts of the channels that do not see each other
+) -> Tensor:  # (N,O,H',W')
     "Convolution as one matrix product over the unfolded windows. ValueError for shapes and sizes that do not fit."
     size = _settings(x, weight, bias, stride, padding, dilation, groups)[-1]
-    n, o, taps = len(x), len(weight), weight[0].numel() # taps: weights of one kernel
-    columns = unfold(x, tuple(weight.shape[2:]), stride, padding, dilation).view(n, groups, taps, math.prod(size))
+    n, o, taps = len(x), len(weight), weight[0].numel()  # taps: weights of one kernel
+    columns = unfold(x, tuple(weight.shape[2:]), stride, padding, dilation).view(
+        n, groups, taps, math.prod(size)
+    )
     out = (weight.reshape(groups, o // groups, taps) @ columns).reshape(n, o, *size)
     return out if bias is None else out + bias[:, None, None]
 
 # %% ../nbs/10_convolution.ipynb #9ad294c4
 def conv2d(
-    x: Tensor, # (N,C,H,W) input
-    weight: Tensor, # (O,C/groups,kh,kw) kernels
-    bias: Tensor | None = None, # (O,)
-    stride: int | tuple[int, int] = 1, # steps between windows: one number, or (vertical, horizontal)
-    padding: int | tuple[int, int] = 0, # zeros on each side
-    dilation: int | tuple[int, int] = 1, # steps between the window's pixels
-    groups: int = 1, # parts of the channels that do not see each other
-) -> Tensor: # (N,O,H',W')
+    x: Tensor,  # (N,C,H,W) input
+    weight: Tensor,  # (O,C/groups,kh,kw) kernels
+    bias: Tensor | None = None,  # (O,)
+    stride: int | tuple[int, int] = 1,  # steps between windows: one number, or (vertical, horizontal)
+    padding: int | tuple[int, int] = 0,  # zeros on each side
+    dilation: int | tuple[int, int] = 1,  # steps between the window's pixels
+    groups: int = 1,  # parts of the channels that do not see each other
+) -> Tensor:  # (N,O,H',W')
     "`torch.nn.functional.conv2d` with errors that show the arithmetic."
     *pairs, _ = _settings(x, weight, bias, stride, padding, dilation, groups)
     return F.conv2d(x, weight, bias, *pairs, groups)
@@ -293,35 +393,45 @@ def conv2d(
 # %% ../nbs/10_convolution.ipynb #f76b320a
 @torch.no_grad()
 def equivariance_gap(
-    f: Callable, # a layer or network: (1,C,h,w) -> (1,C',h',w')
-    picture: Tensor, # (C,H,W) a picture that is larger than what f sees
-    size: tuple[int, int], # (h, w) of what f sees
-    shift: int, # pixels by which the second window lies further to the right
-    jump: int = 1, # pixels of the picture from one output cell to the next
-) -> Tensor: # (h', w' - shift/jump) difference in each cell, relative to how much the output varies
+    f: Callable,  # a layer or network: (1,C,h,w) -> (1,C',h',w')
+    picture: Tensor,  # (C,H,W) a picture that is larger than what f sees
+    size: tuple[int, int],  # (h, w) of what f sees
+    shift: int,  # pixels by which the second window lies further to the right
+    jump: int = 1,  # pixels of the picture from one output cell to the next
+) -> Tensor:  # (h', w' - shift/jump) difference in each cell, relative to how much the output varies
     "How far f is from equivariance: root mean square over the channels of f(moved picture) − moved f(picture), where the two overlap; moved by the nearest whole number of cells."
     (h, w), (big_h, big_w) = size, picture.shape[-2:]
-    if shift < 0 or w + shift > big_w or h > big_h: raise ValueError(f"shift {shift}: {w} + {shift} = {w + shift} columns, {h} rows; found a picture of {big_w} columns, {big_h} rows")
-    one, two = (f(picture[None, :, :h, s:s + w])[0] for s in (0, shift))
+    if shift < 0 or w + shift > big_w or h > big_h:
+        raise ValueError(
+            f"shift {shift}: {w} + {shift} = {w + shift} columns, {h} rows; found a picture of {big_w} columns, {big_h} rows"
+        )
+    one, two = (f(picture[None, :, :h, s : s + w])[0] for s in (0, shift))
     cells = round(shift / jump)
-    if cells >= one.shape[-1]: raise ValueError(f"shift {shift}: a shift by {cells} cells leaves nothing of {one.shape[-1]} columns to compare")
-    moved = one[..., cells:] - two[..., :two.shape[-1] - cells]
-    return moved.pow(2).mean(0).sqrt() / one.std(dim=(1, 2), correction=0).pow(2).mean().sqrt().clamp(min=1e-12)
+    if cells >= one.shape[-1]:
+        raise ValueError(
+            f"shift {shift}: a shift by {cells} cells leaves nothing of {one.shape[-1]} columns to compare"
+        )
+    moved = one[..., cells:] - two[..., : two.shape[-1] - cells]
+    return moved.pow(2).mean(0).sqrt() / one.std(dim=(1, 2), correction=0).pow(2).mean().sqrt().clamp(
+        min=1e-12
+    )
 
 # %% ../nbs/10_convolution.ipynb #69e348fa
 class Window(NamedTuple):
     "What the receptive field needs to know of a convolution or pooling."
-    kernel: int # side of the window
-    stride: int = 1 # steps between windows
-    dilation: int = 1 # steps between the window's pixels
-    padding: int = 0 # on each side
+
+    kernel: int  # side of the window
+    stride: int = 1  # steps between windows
+    dilation: int = 1  # steps between the window's pixels
+    padding: int = 0  # on each side
 
 
 class Field(NamedTuple):
     "The receptive field of the units of a layer, along one side of the picture."
-    size: int # pixels that a unit sees
-    jump: int # pixels from one unit to the next
-    start: float # where the first unit's centre lies, in pixels
+
+    size: int  # pixels that a unit sees
+    jump: int  # pixels from one unit to the next
+    start: float  # where the first unit's centre lies, in pixels
 
     def span(self, unit: int) -> tuple[float, float]:
         "First and last edge, in pixels, of what a unit sees; it may reach over the picture's edge."
@@ -330,14 +440,23 @@ class Field(NamedTuple):
 
 # %% ../nbs/10_convolution.ipynb #84a10e65
 def receptive_field(
-    layers: Sequence[Sequence[int]], # (kernel, stride, dilation, padding) for each layer; what is left out is 1, 1 and 0
-) -> Field: # of the last layer's units
+    layers: Sequence[
+        Sequence[int]
+    ],  # (kernel, stride, dilation, padding) for each layer; what is left out is 1, 1 and 0
+) -> Field:  # of the last layer's units
     "The receptive field by formula (Araujo et al. 2019, distill.pub/2019/computing-receptive-fields)."
     size, jump, start = 1, 1, 0.5
     for i, layer in enumerate(layers):
-        try: k, s, d, p = Window(*layer)
-        except TypeError: raise ValueError(f"layer {i}: found {layer!r}; expected (kernel, stride, dilation, padding), at least the kernel") from None
-        if min(k, s, d) < 1 or p < 0: raise ValueError(f"layer {i}: found kernel {k}, stride {s}, dilation {d}, padding {p}; expected at least 1, 1, 1 and 0")
+        try:
+            k, s, d, p = Window(*layer)
+        except TypeError:
+            raise ValueError(
+                f"layer {i}: found {layer!r}; expected (kernel, stride, dilation, padding), at least the kernel"
+            ) from None
+        if min(k, s, d) < 1 or p < 0:
+            raise ValueError(
+                f"layer {i}: found kernel {k}, stride {s}, dilation {d}, padding {p}; expected at least 1, 1, 1 and 0"
+            )
         size, start, jump = size + d * (k - 1) * jump, start + (d * (k - 1) / 2 - p) * jump, jump * s
     return Field(size, jump, start)
 
@@ -346,15 +465,17 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
 def windows(
-    model: nn.Module, # layers that run in the order in which they are registered
-    axis: int = 1, # 0 along the height, 1 along the width
-    skip: str = "downsample", # leave out layers with this in their name
-) -> list[Window]: # one for each convolution and pooling
+    model: nn.Module,  # layers that run in the order in which they are registered
+    axis: int = 1,  # 0 along the height, 1 along the width
+    skip: str = "downsample",  # leave out layers with this in their name
+) -> list[Window]:  # one for each convolution and pooling
     "The windows of a model's convolutions and poolings, in order."
     out, at = [], lambda v: v if isinstance(v, int) else v[axis]
     for name, m in model.named_modules():
-        if not isinstance(m, (nn.Conv2d, *_POOLS)) or (skip and skip in name): continue
-        if isinstance(m.padding, str): raise ValueError(f"{name}: padding is {m.padding!r}; expected numbers")
+        if not isinstance(m, (nn.Conv2d, *_POOLS)) or (skip and skip in name):
+            continue
+        if isinstance(m.padding, str):
+            raise ValueError(f"{name}: padding is {m.padding!r}; expected numbers")
         out.append(Window(at(m.kernel_size), at(m.stride), at(getattr(m, "dilation", 1)), at(m.padding)))
     return out
 
@@ -364,59 +485,73 @@ class _Average(nn.Module):
 
     def __init__(self, m):
         super().__init__()
-        self.window = [_pair(v, "window", 0) for v in (m.kernel_size, m.stride, m.padding, getattr(m, "dilation", 1))]
+        self.window = [
+            _pair(v, "window", 0) for v in (m.kernel_size, m.stride, m.padding, getattr(m, "dilation", 1))
+        ]
 
     def forward(self, x):
         kernel, *rest = self.window
-        return F.conv2d(x.mean(1, keepdim=True), x.new_full((1, 1, *kernel), 1 / math.prod(kernel)), None, *rest)
+        return F.conv2d(
+            x.mean(1, keepdim=True), x.new_full((1, 1, *kernel), 1 / math.prod(kernel)), None, *rest
+        )
 
 
 def _transparent(m):
     "A copy of a model through which the gradient reaches every pixel that can matter."
-    if isinstance(m, (nn.Conv2d, *_POOLS)): return _Average(m)
-    if isinstance(m, nn.modules.batchnorm._NormBase): return nn.Identity()
+    if isinstance(m, (nn.Conv2d, *_POOLS)):
+        return _Average(m)
+    if isinstance(m, nn.modules.batchnorm._NormBase):
+        return nn.Identity()
     m = copy.deepcopy(m)
-    for name, child in m.named_children(): setattr(m, name, _transparent(child))
+    for name, child in m.named_children():
+        setattr(m, name, _transparent(child))
     return m
 
 # %% ../nbs/10_convolution.ipynb #449a928b
 def gradient_receptive_field(
-    model: nn.Module, # (1,C,H,W) -> (1,C',h',w'); convolutions, poolings, ReLU, batch norm and sums of them; stays as it is
-    size: int | tuple[int, int], # (H, W) of the picture, larger than the field
-    unit: tuple[int, int] | None = None, # (row, column) of the output; default: the middle one
-    in_channels: int = 1, # C
-) -> tuple[Tensor, tuple[int, int]]: # (H,W) bool: which pixels can change the unit; the unit
+    model: nn.Module,  # (1,C,H,W) -> (1,C',h',w'); convolutions, poolings, ReLU, batch norm and sums of them; stays as it is
+    size: int | tuple[int, int],  # (H, W) of the picture, larger than the field
+    unit: tuple[int, int] | None = None,  # (row, column) of the output; default: the middle one
+    in_channels: int = 1,  # C
+) -> tuple[Tensor, tuple[int, int]]:  # (H,W) bool: which pixels can change the unit; the unit
     "The receptive field by gradient: input pixels at which one output unit has a gradient that is not zero."
     x = torch.ones(1, in_channels, *_pair(size, "size", 1), dtype=torch.float64, requires_grad=True)
     out = _transparent(model).cpu().double().eval()(x)
-    if out.ndim != 4: raise ValueError(f"gradient_receptive_field: the model answers {tuple(out.shape)}; expected maps (1,C,h,w), so leave out its head")
+    if out.ndim != 4:
+        raise ValueError(
+            f"gradient_receptive_field: the model answers {tuple(out.shape)}; expected maps (1,C,h,w), so leave out its head"
+        )
     unit = (out.shape[2] // 2, out.shape[3] // 2) if unit is None else unit
     out[0, 0, unit[0], unit[1]].backward()
     return x.grad[0].abs().sum(0) > 0, unit
 
 
 def bounds(
-    mask: Tensor, # (H,W) bool
-) -> tuple[int, int, int, int]: # x0, y0, x1, y1: edges in pixels
+    mask: Tensor,  # (H,W) bool
+) -> tuple[int, int, int, int]:  # x0, y0, x1, y1: edges in pixels
     "The smallest box around the pixels that are true."
     rows, cols = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-    if not len(rows): raise ValueError("bounds: no pixel is true; expected at least one")
+    if not len(rows):
+        raise ValueError("bounds: no pixel is true; expected at least one")
     return int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1
 
 # %% ../nbs/10_convolution.ipynb #4dc0101d
 def effective_size(
-    influence: Tensor, # (H,W) mean absolute gradient of one unit at each pixel
-    threshold: float = 0.0455, # share of the largest value
-) -> float: # pixels
+    influence: Tensor,  # (H,W) mean absolute gradient of one unit at each pixel
+    threshold: float = 0.0455,  # share of the largest value
+) -> float:  # pixels
     "The side of the effective receptive field: root of the number of pixels above a share of the largest influence (Luo et al. 2016, arXiv:1701.04128)."
-    if influence.ndim != 2 or not influence.isfinite().all() or influence.max() <= 0: raise ValueError(f"influence: found {tuple(influence.shape)} with maximum {influence.max()}; expected (H,W), finite and somewhere positive")
+    if influence.ndim != 2 or not influence.isfinite().all() or influence.max() <= 0:
+        raise ValueError(
+            f"influence: found {tuple(influence.shape)} with maximum {influence.max()}; expected (H,W), finite and somewhere positive"
+        )
     return math.sqrt(int((influence >= threshold * influence.max()).sum()))
 
 
 def influence(
-    model: nn.Module, # (N,C,H,W) -> (N,C',h',w')
-    images: Tensor, # (N,C,H,W) pictures
-) -> Tensor: # (H,W)
+    model: nn.Module,  # (N,C,H,W) -> (N,C',h',w')
+    images: Tensor,  # (N,C,H,W) pictures
+) -> Tensor:  # (H,W)
     "Mean absolute gradient of the middle unit, over pictures, input channels and random signs of the output channels."
     x = images.clone().requires_grad_()
     out = model(x)
@@ -427,26 +562,36 @@ def influence(
 # %% ../nbs/10_convolution.ipynb #9c62f765
 @torch.no_grad()
 def layer_output(
-    model: nn.Module, # any network
-    layer: nn.Module, # a part of it
-    image: Tensor, # (C,H,W) floats
-) -> Tensor: # what the layer answers, without the batch dimension, on the CPU
+    model: nn.Module,  # any network
+    layer: nn.Module,  # a part of it
+    image: Tensor,  # (C,H,W) floats
+) -> Tensor:  # what the layer answers, without the batch dimension, on the CPU
     "What comes out of one layer for one picture, in eval mode."
     kept, was = [], model.training
     hook = layer.register_forward_hook(lambda m, i, o: kept.append(o))
-    try: model.eval()(image[None].to(next(model.parameters()).device))
-    finally: hook.remove(); model.train(was)
-    if not kept: raise ValueError(f"layer_output: the layer {type(layer).__name__} did not run; expected a part of the model")
+    try:
+        model.eval()(image[None].to(next(model.parameters()).device))
+    finally:
+        hook.remove()
+        model.train(was)
+    if not kept:
+        raise ValueError(
+            f"layer_output: the layer {type(layer).__name__} did not run; expected a part of the model"
+        )
     return kept[0][0].float().cpu()
 
 # %% ../nbs/10_convolution.ipynb #49927d41
 def mosaic(
-    maps: Tensor, # (C,h,w)
-    cols: int = 8, # maps side by side
-) -> Tensor: # (rows·(h+1)-1, cols·(w+1)-1); NaN between the maps
+    maps: Tensor,  # (C,h,w)
+    cols: int = 8,  # maps side by side
+) -> Tensor:  # (rows·(h+1)-1, cols·(w+1)-1); NaN between the maps
     "Maps side by side, each scaled to 0..1; a map that is the same everywhere is 0."
     c, h, w = maps.shape
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     rows, sheet = -(-c // cols), maps.new_full((-(-c // cols) * cols, h + 1, w + 1), math.nan)
     sheet[:c, :h, :w] = (maps - low) / (high - low).clamp(min=1e-9)
-    return sheet.view(rows, cols, h + 1, w + 1).permute(0, 2, 1, 3).reshape(rows * (h + 1), cols * (w + 1))[:-1, :-1]
+    return (
+        sheet.view(rows, cols, h + 1, w + 1)
+        .permute(0, 2, 1, 3)
+        .reshape(rows * (h + 1), cols * (w + 1))[:-1, :-1]
+    )

@@ -30,40 +30,51 @@ DEVICES = ("cuda", "mps", "cpu", "meta")
 
 def _available(kind):
     "Whether torch can compute on devices of this kind on this machine."
-    if kind == "cuda": return torch.cuda.is_available()
-    if kind == "mps": return torch.backends.mps.is_available()
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    if kind == "mps":
+        return torch.backends.mps.is_available()
     return True
 
 # %% ../nbs/workshop/01_core.ipynb #41694a32
 def device(
-    name: str | torch.device | None = None, # such as "cpu" or "cuda:1"; without it, `KPNB_DEVICE` or the best device here
+    name: str
+    | torch.device
+    | None = None,  # such as "cpu" or "cuda:1"; without it, `KPNB_DEVICE` or the best device here
 ) -> torch.device:
     "The device to compute on: `name`, else the environment variable `KPNB_DEVICE`, else CUDA, else MPS, else the CPU."
     origin = "device(name)" if name is not None else "the environment variable KPNB_DEVICE"
     name = name if name is not None else os.environ.get("KPNB_DEVICE", "").strip()
-    if not name: name = next(kind for kind in DEVICES if _available(kind))
+    if not name:
+        name = next(kind for kind in DEVICES if _available(kind))
     kind, colon, index = str(name).partition(":")
     if kind not in DEVICES or (colon and not index.isdigit()):
-        raise ValueError(f"{origin} is {str(name)!r}; choose one of {', '.join(DEVICES)} (or cuda:0, cuda:1, ...)")
-    if not _available(kind): raise ValueError(f"{origin} asks for {str(name)!r}, but torch finds no such device on this machine")
+        raise ValueError(
+            f"{origin} is {str(name)!r}; choose one of {', '.join(DEVICES)} (or cuda:0, cuda:1, ...)"
+        )
+    if not _available(kind):
+        raise ValueError(f"{origin} asks for {str(name)!r}, but torch finds no such device on this machine")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise ValueError(f"{origin} asks for {str(name)!r}, but this machine has {torch.cuda.device_count()} CUDA device(s)")
+        raise ValueError(
+            f"{origin} asks for {str(name)!r}, but this machine has {torch.cuda.device_count()} CUDA device(s)"
+        )
     return torch.device(str(name))
 
 # %% ../nbs/workshop/01_core.ipynb #0753cdba
 def make_generator(
-    seed: int | torch.Generator = 0, # a whole number, or a generator to go on with
-    device: str | torch.device = "cpu", # where a new generator draws
+    seed: int | torch.Generator = 0,  # a whole number, or a generator to go on with
+    device: str | torch.device = "cpu",  # where a new generator draws
 ) -> torch.Generator:
     "A random generator from a seed; a generator is returned unchanged."
-    if isinstance(seed, torch.Generator): return seed
+    if isinstance(seed, torch.Generator):
+        return seed
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(f"seed is {seed!r}; expected a whole number or a torch.Generator")
     return torch.Generator(device=device).manual_seed(int(seed))
 
 # %% ../nbs/workshop/01_core.ipynb #173afe9a
 def seed_everything(
-    seed: int = 0, # any whole number
+    seed: int = 0,  # any whole number
 ) -> None:
     "Seed Python's, NumPy's and torch's global random states (CUDA included)."
     random.seed(seed)
@@ -73,18 +84,21 @@ def seed_everything(
 # %% ../nbs/workshop/01_core.ipynb #870dbe76
 def _user_cache():
     "The folder in which this operating system keeps a user's caches."
-    if sys.platform == "win32": return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    if sys.platform == "darwin": return Path.home() / "Library" / "Caches"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def data_dir(
-    root: str | os.PathLike | None = None, # a folder; without it, `KPNB_DATA` or the user's cache
+    root: str | os.PathLike | None = None,  # a folder; without it, `KPNB_DATA` or the user's cache
 ) -> Path:
     "The folder that holds real data sets: `root`, else the environment variable `KPNB_DATA`, else `kpnb` in the user's cache."
     root = root if root is not None else os.environ.get("KPNB_DATA", "").strip()
     path = Path(root).expanduser() if str(root) else _user_cache() / "kpnb"
-    if path.exists() and not path.is_dir(): raise NotADirectoryError(f"the data folder {path} is a file")
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"the data folder {path} is a file")
     return path
 
 # %% ../nbs/workshop/01_core.ipynb #118a5dc2
@@ -94,17 +108,18 @@ def in_test() -> bool:
 
 
 def budget(
-    full, # what a reader should get
-    test, # what is enough for a test run
+    full,  # what a reader should get
+    test,  # what is enough for a test run
 ):
     "`test` in a test run or with the environment variable `KPNB_BUDGET=test`, else `full`."
     choice = os.environ.get("KPNB_BUDGET", "").strip()
-    if choice not in ("", "test"): raise ValueError(f"the environment variable KPNB_BUDGET is {choice!r}; expected test, or nothing")
+    if choice not in ("", "test"):
+        raise ValueError(f"the environment variable KPNB_BUDGET is {choice!r}; expected test, or nothing")
     return test if choice or in_test() else full
 
 # %% ../nbs/workshop/01_core.ipynb #24399e43
 def patch(
-    f, # a function whose first parameter is annotated with a class
+    f,  # a function whose first parameter is annotated with a class
 ):
     "Decorator: add `f` as a method to the class that its first parameter is annotated with."
     first = next(iter(f.__annotations__.items()), None)
@@ -116,7 +131,7 @@ def patch(
 
 # %% ../nbs/workshop/01_core.ipynb #write002
 def sync_folder(
-    path: str | os.PathLike, # a folder in which files were made, renamed or removed
+    path: str | os.PathLike,  # a folder in which files were made, renamed or removed
 ) -> None:
     "Make a folder's entries survive a power cut, where the system can; Windows does it by itself."
     if os.name == "nt":
@@ -124,21 +139,23 @@ def sync_folder(
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError: # some network file systems cannot do it
+    except OSError:  # some network file systems cannot do it
         pass
     finally:
         os.close(handle)
 
 
 def write_safely(
-    path: str | os.PathLike, # the file, or a link to it; its folder is made if it is missing
-    data: bytes, # its new content
+    path: str | os.PathLike,  # the file, or a link to it; its folder is made if it is missing
+    data: bytes,  # its new content
 ) -> None:
     "Replace a file in one step: whoever reads it, even after a crash, finds the old content or the new one, never a part."
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target)
-    temporary = target.with_name(f".{target.name[:150]}.{_host()}-{os.getpid():x}-{secrets.token_hex(4)}.part")
+    temporary = target.with_name(
+        f".{target.name[:150]}.{_host()}-{os.getpid():x}-{secrets.token_hex(4)}.part"
+    )
     try:
         with open(temporary, "xb") as f:
             if target.exists():
@@ -167,28 +184,28 @@ def _remove_leftovers(target):
         try:
             if (host == _host() and not _alive(process)) or time.time() - old.stat().st_mtime > 3600:
                 old.unlink()
-        except OSError: # another process was faster
+        except OSError:  # another process was faster
             pass
 
 
 def _alive(process):
     "Whether a process of this machine runs; True where that cannot be asked."
-    if os.name == "nt": # there, signal 0 would end it
+    if os.name == "nt":  # there, signal 0 would end it
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError: # it belongs to somebody else
+    except OSError:  # it belongs to somebody else
         pass
     return True
 
 # %% ../nbs/workshop/01_core.ipynb #lock0002
 @contextmanager
 def locked(
-    path: str | os.PathLike, # a file that stands for the lock; it holds nothing
-    wait: float = 10.0, # seconds after which to give up with a TimeoutError
-    who: str = "", # what holds it, for the message that others get
+    path: str | os.PathLike,  # a file that stands for the lock; it holds nothing
+    wait: float = 10.0,  # seconds after which to give up with a TimeoutError
+    who: str = "",  # what holds it, for the message that others get
 ) -> Iterator[None]:
     "Hold a lock between threads and processes while a block runs; read, change and write inside it."
     path = Path(path)
@@ -200,7 +217,9 @@ def locked(
     except filelock.Timeout:
         raise TimeoutError(f"{path}: waited {wait:g} s for a lock that is held by {_holder(note)}") from None
     try:
-        note.write_text(f"{who or 'a program'}, process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M:%S')}")
+        note.write_text(
+            f"{who or 'a program'}, process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M:%S')}"
+        )
         yield
     finally:
         note.unlink(missing_ok=True)
@@ -215,7 +234,7 @@ def _holder(note):
         return "another program"
 
 # %% ../nbs/workshop/01_core.ipynb #error002
-VOID = 255 # the label of a pixel whose class is unknown, in masks
+VOID = 255  # the label of a pixel whose class is unknown, in masks
 
 
 class DataError(ValueError):
@@ -223,15 +242,18 @@ class DataError(ValueError):
 
     The message names file and line, what was found and what was expected; `problems` lists them, one for each place."""
 
-    def __init__(self, problems: str | Sequence[str], # one for each file or line
-                 advice: str = ""): # what can be done
+    def __init__(
+        self,
+        problems: str | Sequence[str],  # one for each file or line
+        advice: str = "",
+    ):  # what can be done
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__(listing(self.problems) + (f"\n{advice}" if advice else ""))
 
 
 def listing(
-    lines: Sequence[str], # problems
-    most: int = 12, # to show
+    lines: Sequence[str],  # problems
+    most: int = 12,  # to show
 ) -> str:
     "One problem as it is; of several a list, and how many more there are."
     if len(lines) == 1:
@@ -244,10 +266,14 @@ def machine() -> dict[str, str]:
     "Versions and devices of this machine, for a report."
     import platform
     import torchvision
+
     d = device()
     return {
-        "python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}",
-        "torch": torch.__version__, "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
         "device": torch.cuda.get_device_name(d) if d.type == "cuda" else str(d),
-        "cpu threads": str(torch.get_num_threads()), "data folder": "found" if data_dir().exists() else "none yet",
+        "cpu threads": str(torch.get_num_threads()),
+        "data folder": "found" if data_dir().exists() else "none yet",
     }

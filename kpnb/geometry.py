@@ -25,32 +25,33 @@ from .core import VOID, make_generator, patch
 def _size(size, where="size"):
     "`size` as (H, W): a whole number is a square."
     hw = (size, size) if isinstance(size, int) else tuple(int(s) for s in size)
-    if len(hw) != 2 or min(hw) < 1: raise ValueError(f"{where} is {size!r}; expected (height, width) in whole pixels, or one number")
+    if len(hw) != 2 or min(hw) < 1:
+        raise ValueError(f"{where} is {size!r}; expected (height, width) in whole pixels, or one number")
     return hw
 
 
 def normalise(
-    points: Tensor, # (..., 2) pixels
-    size: int | tuple[int, int], # (H, W) of the picture
-) -> Tensor: # (..., 2) in [-1, 1]: -1 is the left or top edge, 1 the right or bottom edge
+    points: Tensor,  # (..., 2) pixels
+    size: int | tuple[int, int],  # (H, W) of the picture
+) -> Tensor:  # (..., 2) in [-1, 1]: -1 is the left or top edge, 1 the right or bottom edge
     "Pixels to normalised coordinates: (2x/W - 1, 2y/H - 1)."
     h, w = _size(size)
     return points * (2 / points.new_tensor([w, h])) - 1
 
 
 def denormalise(
-    points: Tensor, # (..., 2) in [-1, 1]
-    size: int | tuple[int, int], # (H, W) of the picture
-) -> Tensor: # (..., 2) pixels
+    points: Tensor,  # (..., 2) in [-1, 1]
+    size: int | tuple[int, int],  # (H, W) of the picture
+) -> Tensor:  # (..., 2) pixels
     "Normalised coordinates to pixels, the inverse of `normalise`."
     h, w = _size(size)
     return (points + 1) * (points.new_tensor([w, h]) / 2)
 
 # %% ../nbs/workshop/02_geometry.ipynb #3a166ca7
 def inside(
-    points: Tensor, # (..., 2) pixels
-    size: int | tuple[int, int], # (H, W) of the picture
-) -> Tensor: # (...) bool
+    points: Tensor,  # (..., 2) pixels
+    size: int | tuple[int, int],  # (H, W) of the picture
+) -> Tensor:  # (...) bool
     "Whether points lie within the picture, its edges included; a point with a NaN does not."
     h, w = _size(size)
     x, y = points.unbind(-1)
@@ -60,31 +61,42 @@ def inside(
 @dataclass(repr=False)
 class KeypointDataset:
     "Pictures with keypoints, and masks where there are any: what every source returns and every lesson starts from."
-    images: Tensor # (N,C,H,W) uint8
-    keypoints: Tensor # (N,K,2) float32, pixels (x, y)
-    visible: Tensor | None = None # (N,K) bool; default: every point that is finite and inside the picture
-    masks: Tensor | None = None # (N,H,W) uint8 labels
-    names: Sequence[str] | None = None # N names of samples, such as files
-    keypoint_names: Sequence[str] | None = None # K names
-    pairs: Sequence[tuple[int, int]] = () # indices of (left, right) keypoints that a mirror exchanges
-    mask_names: Sequence[str] = () # names of the mask's labels
-    meta: dict = field(default_factory=dict) # further facts, N entries each: tensors or lists
-    to_file: Tensor | None = None # (N,3,3) float64, from this picture's pixels to its file's; default: they are the same
+
+    images: Tensor  # (N,C,H,W) uint8
+    keypoints: Tensor  # (N,K,2) float32, pixels (x, y)
+    visible: Tensor | None = None  # (N,K) bool; default: every point that is finite and inside the picture
+    masks: Tensor | None = None  # (N,H,W) uint8 labels
+    names: Sequence[str] | None = None  # N names of samples, such as files
+    keypoint_names: Sequence[str] | None = None  # K names
+    pairs: Sequence[tuple[int, int]] = ()  # indices of (left, right) keypoints that a mirror exchanges
+    mask_names: Sequence[str] = ()  # names of the mask's labels
+    meta: dict = field(default_factory=dict)  # further facts, N entries each: tensors or lists
+    to_file: Tensor | None = (
+        None  # (N,3,3) float64, from this picture's pixels to its file's; default: they are the same
+    )
 
     def __post_init__(self):
         _check_tensors(self)
         n, k = self.keypoints.shape[:2]
-        if self.names is None: self.names = [str(i) for i in range(n)]
-        if self.keypoint_names is None: self.keypoint_names = [f"point {j}" for j in range(k)]
-        self.names, self.keypoint_names, self.mask_names = list(self.names), list(self.keypoint_names), list(self.mask_names)
+        if self.names is None:
+            self.names = [str(i) for i in range(n)]
+        if self.keypoint_names is None:
+            self.keypoint_names = [f"point {j}" for j in range(k)]
+        self.names, self.keypoint_names, self.mask_names = (
+            list(self.names),
+            list(self.keypoint_names),
+            list(self.mask_names),
+        )
         self.pairs = [(int(a), int(b)) for a, b in self.pairs]
         _check_names(self)
         self.to_file = _checked_matrices(self.to_file, n)
 
-    def __len__(self): return len(self.images)
+    def __len__(self):
+        return len(self.images)
 
     @property
-    def size(self) -> tuple[int, int]: return tuple(self.images.shape[-2:]) # (H, W)
+    def size(self) -> tuple[int, int]:
+        return tuple(self.images.shape[-2:])  # (H, W)
 
 # %% ../nbs/workshop/02_geometry.ipynb #a8b31e64
 def _check_tensors(ds):
@@ -93,24 +105,43 @@ def _check_tensors(ds):
     if not isinstance(im, Tensor) or im.dtype != torch.uint8 or im.ndim != 4:
         raise ValueError(f"images: found {_kind(im)}; expected a uint8 tensor of shape (N,C,H,W)")
     if im.shape[1] > 4 and im.shape[3] <= 4:
-        raise ValueError(f"images: found {_kind(im)}, which looks like (N,H,W,C); "
-                         "expected (N,C,H,W): images.permute(0, 3, 1, 2) brings them into this order")
-    if kp.ndim != 3 or kp.shape[-1] != 2 or len(kp) != len(im) or not (kp.is_floating_point() or kp.numel() == 0):
+        raise ValueError(
+            f"images: found {_kind(im)}, which looks like (N,H,W,C); "
+            "expected (N,C,H,W): images.permute(0, 3, 1, 2) brings them into this order"
+        )
+    if (
+        kp.ndim != 3
+        or kp.shape[-1] != 2
+        or len(kp) != len(im)
+        or not (kp.is_floating_point() or kp.numel() == 0)
+    ):
         raise ValueError(f"keypoints: found {_kind(kp)}; expected a float tensor of shape ({len(im)},K,2)")
     ds.keypoints, size = kp.float(), tuple(im.shape[-2:])
     if ds.visible is None:
         ds.visible = inside(ds.keypoints, size)
-    if not isinstance(ds.visible, Tensor) or ds.visible.dtype != torch.bool or ds.visible.shape != kp.shape[:2]:
-        raise ValueError(f"visible: found {_kind(ds.visible)}; expected a bool tensor of shape {tuple(kp.shape[:2])}")
+    if (
+        not isinstance(ds.visible, Tensor)
+        or ds.visible.dtype != torch.bool
+        or ds.visible.shape != kp.shape[:2]
+    ):
+        raise ValueError(
+            f"visible: found {_kind(ds.visible)}; expected a bool tensor of shape {tuple(kp.shape[:2])}"
+        )
     masks = ds.masks
     if masks is not None:
         if not isinstance(masks, Tensor) or masks.dtype != torch.uint8 or masks.shape != (len(im), *size):
-            raise ValueError(f"masks: found {_kind(masks)}; expected a uint8 tensor of shape {(len(im), *size)}")
-    wrong = (ds.visible & ~inside(ds.keypoints, size)).nonzero() if not im.is_meta else ()  # meta tensors have no values
+            raise ValueError(
+                f"masks: found {_kind(masks)}; expected a uint8 tensor of shape {(len(im), *size)}"
+            )
+    wrong = (
+        (ds.visible & ~inside(ds.keypoints, size)).nonzero() if not im.is_meta else ()
+    )  # meta tensors have no values
     if len(wrong):
         i, j = wrong[0].tolist()
-        raise ValueError(f"sample {i}, point {j} is marked visible, but its coordinates {ds.keypoints[i, j].tolist()} "
-                         f"are outside the {size[1]}×{size[0]} picture; mark it visible=False")
+        raise ValueError(
+            f"sample {i}, point {j} is marked visible, but its coordinates {ds.keypoints[i, j].tolist()} "
+            f"are outside the {size[1]}×{size[0]} picture; mark it visible=False"
+        )
 
 
 def _checked_matrices(to_file, n):
@@ -124,21 +155,30 @@ def _checked_matrices(to_file, n):
 # %% ../nbs/workshop/02_geometry.ipynb #d15683a5
 def _kind(x):
     "A tensor's type and shape in words, for error messages."
-    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+    return (
+        f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+        if isinstance(x, Tensor)
+        else type(x).__name__
+    )
 
 
 def _check_names(ds):
     "Check the lengths of the lists, and that `pairs` are pairs."
     n, k = ds.keypoints.shape[:2]
-    for what, found, expected in [("names", ds.names, n), ("keypoint_names", ds.keypoint_names, k), *((f"meta[{m!r}]", v, n) for m, v in ds.meta.items())]:
-        if len(found) != expected: raise ValueError(f"{what}: found {len(found)} entries; expected {expected}")
+    for what, found, expected in [
+        ("names", ds.names, n),
+        ("keypoint_names", ds.keypoint_names, k),
+        *((f"meta[{m!r}]", v, n) for m, v in ds.meta.items()),
+    ]:
+        if len(found) != expected:
+            raise ValueError(f"{what}: found {len(found)} entries; expected {expected}")
     flat = [j for pair in ds.pairs for j in pair]
     if len(set(flat)) != len(flat) or not all(0 <= j < k for j in flat):
         raise ValueError(f"pairs: {ds.pairs} must name each of the {k} keypoints at most once, by its index")
 
 # %% ../nbs/workshop/02_geometry.ipynb #sides001
-_WHOLE = "(?<![A-Za-z])(?:[Ll]eft|[Rr]ight|LEFT|RIGHT)(?![a-z])|(?<=[a-z])(?:Left|Right)(?![a-z])" # left_eye, eyeLeft; not bright
-_PART = "left|right|(?<![a-z])[lr](?![a-z])" # lefteye, l_eye: a side only if the other one is there too
+_WHOLE = "(?<![A-Za-z])(?:[Ll]eft|[Rr]ight|LEFT|RIGHT)(?![a-z])|(?<=[a-z])(?:Left|Right)(?![a-z])"  # left_eye, eyeLeft; not bright
+_PART = "left|right|(?<![a-z])[lr](?![a-z])"  # lefteye, l_eye: a side only if the other one is there too
 
 
 def _other_side(name, names):
@@ -158,16 +198,20 @@ def _other_side(name, names):
 
 
 def mirror_pairs(
-    keypoint_names: Sequence[str], # K names
-    pairs: Sequence[tuple[int, int]], # indices of (left, right) keypoints
-) -> tuple[tuple[int, int], ...]: # the same pairs
+    keypoint_names: Sequence[str],  # K names
+    pairs: Sequence[tuple[int, int]],  # indices of (left, right) keypoints
+) -> tuple[tuple[int, int], ...]:  # the same pairs
     "The pairs that a mirror exchanges, or an error that names the keypoints whose names say left or right and that have no partner."
     paired = {j for pair in pairs for j in pair}
-    alone = [name for j, name in enumerate(keypoint_names) if j not in paired and _other_side(name, keypoint_names)]
+    alone = [
+        name for j, name in enumerate(keypoint_names) if j not in paired and _other_side(name, keypoint_names)
+    ]
     if alone:
         shown = ", ".join(alone[:4]) + (", ..." if alone[4:] else "")
-        raise ValueError(f"pairs: {shown} say left or right and have no partner in pairs; a mirror would give them the other side's "
-                         "place. Give the data set its pairs, such as pairs=[(0, 1)] for (left, right)")
+        raise ValueError(
+            f"pairs: {shown} say left or right and have no partner in pairs; a mirror would give them the other side's "
+            "place. Give the data set its pairs, such as pairs=[(0, 1)] for (left, right)"
+        )
     return tuple((int(a), int(b)) for a, b in pairs)
 
 # %% ../nbs/workshop/02_geometry.ipynb #6227dfda
@@ -176,14 +220,20 @@ def __repr__(self: KeypointDataset):
     (n, c, h, w), k = self.images.shape, self.keypoints.shape[1]
     hidden = int((~self.visible).sum())
     extra = [f"{hidden} of {n * k} points not visible"] if hidden else []
-    if self.masks is not None: extra.append("masks" + (f" of {len(self.mask_names)} labels" if self.mask_names else ""))
-    if self.meta: extra.append("meta: " + ", ".join(self.meta))
-    return f"KeypointDataset: {n} pictures {c}×{h}×{w}, {k} keypoint{'s' * (k != 1)}" + "".join(f"; {e}" for e in extra)
+    if self.masks is not None:
+        extra.append("masks" + (f" of {len(self.mask_names)} labels" if self.mask_names else ""))
+    if self.meta:
+        extra.append("meta: " + ", ".join(self.meta))
+    return f"KeypointDataset: {n} pictures {c}×{h}×{w}, {k} keypoint{'s' * (k != 1)}" + "".join(
+        f"; {e}" for e in extra
+    )
 
 # %% ../nbs/workshop/02_geometry.ipynb #9cbb3a16
 def _pick(values, index):
     "Entries of a tensor or a list by a tensor of indices."
-    return values[index.to(values.device)] if isinstance(values, Tensor) else [values[i] for i in index.tolist()]
+    return (
+        values[index.to(values.device)] if isinstance(values, Tensor) else [values[i] for i in index.tolist()]
+    )
 
 
 def _one_index(i):
@@ -203,7 +253,9 @@ def _many_indices(i, n):
     try:
         index = torch.as_tensor(i).cpu()
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"index: found {i!r}; expected a whole number, a slice, or a list or tensor of whole numbers or bools") from None
+        raise TypeError(
+            f"index: found {i!r}; expected a whole number, a slice, or a list or tensor of whole numbers or bools"
+        ) from None
     if index.numel() == 0:
         return torch.zeros(0, dtype=torch.long)
     if index.ndim != 1 or index.is_floating_point() or (index.dtype == torch.bool and len(index) != n):
@@ -221,12 +273,18 @@ def __getitem__(self: KeypointDataset, i):
         if not -len(self) <= one < len(self):
             raise IndexError(f"index {one} of a data set of {len(self)} samples")
         one %= len(self)
-        sample = {"image": self.images[one].float() / 255, "keypoints": self.keypoints[one], "visible": self.visible[one]}
+        sample = {
+            "image": self.images[one].float() / 255,
+            "keypoints": self.keypoints[one],
+            "visible": self.visible[one],
+        }
         if self.masks is not None:
             sample["mask"] = self.masks[one]
         return sample | {"name": self.names[one], "index": one, "to_file": self.to_file[one]}
     index = _many_indices(i, len(self))
-    picked = {f: _pick(getattr(self, f), index) for f in ("images", "keypoints", "visible", "names", "to_file")}
+    picked = {
+        f: _pick(getattr(self, f), index) for f in ("images", "keypoints", "visible", "names", "to_file")
+    }
     masks = None if self.masks is None else _pick(self.masks, index)
     return replace(self, **picked, masks=masks, meta={k: _pick(v, index) for k, v in self.meta.items()})
 
@@ -235,36 +293,68 @@ def __getitem__(self: KeypointDataset, i):
 def to(self: KeypointDataset, device: str | torch.device) -> KeypointDataset:
     "The same data on another device."
     move = lambda v: v.to(device) if isinstance(v, Tensor) else v
-    return replace(self, images=move(self.images), keypoints=move(self.keypoints), visible=move(self.visible), masks=move(self.masks),
-                   meta={k: move(v) for k, v in self.meta.items()})
+    return replace(
+        self,
+        images=move(self.images),
+        keypoints=move(self.keypoints),
+        visible=move(self.visible),
+        masks=move(self.masks),
+        meta={k: move(v) for k, v in self.meta.items()},
+    )
 
 
 @patch
 def gray(self: KeypointDataset) -> KeypointDataset:
     "The same pictures in one channel: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded."
-    if self.images.shape[1] == 1: return self
-    if self.images.shape[1] != 3: raise ValueError(f"gray: pictures have {self.images.shape[1]} channels; expected 1 or 3")
+    if self.images.shape[1] == 1:
+        return self
+    if self.images.shape[1] != 3:
+        raise ValueError(f"gray: pictures have {self.images.shape[1]} channels; expected 1 or 3")
     r, g, b = self.images.float().unbind(1)
     return replace(self, images=(0.299 * r + 0.587 * g + 0.114 * b).round().clamp(0, 255).byte()[:, None])
 
 # %% ../nbs/workshop/02_geometry.ipynb #cbf0e3a4
 @patch
-def select(self: KeypointDataset,
-           points: Sequence[int | str], # indices or names of keypoints, in the order wanted
-           ) -> KeypointDataset:
+def select(
+    self: KeypointDataset,
+    points: Sequence[int | str],  # indices or names of keypoints, in the order wanted
+) -> KeypointDataset:
     "The same pictures with only some of the keypoints."
-    unknown = [p for p in points if not (p in self.keypoint_names if isinstance(p, str) else -len(self.keypoint_names) <= p < len(self.keypoint_names))]
-    if unknown: raise ValueError(f"select: no keypoint {unknown[0]!r}; there are {len(self.keypoint_names)}: {', '.join(self.keypoint_names)}")
-    index = [self.keypoint_names.index(p) if isinstance(p, str) else p % len(self.keypoint_names) for p in points]
+    unknown = [
+        p
+        for p in points
+        if not (
+            p in self.keypoint_names
+            if isinstance(p, str)
+            else -len(self.keypoint_names) <= p < len(self.keypoint_names)
+        )
+    ]
+    if unknown:
+        raise ValueError(
+            f"select: no keypoint {unknown[0]!r}; there are {len(self.keypoint_names)}: {', '.join(self.keypoint_names)}"
+        )
+    index = [
+        self.keypoint_names.index(p) if isinstance(p, str) else p % len(self.keypoint_names) for p in points
+    ]
     pairs = [(index.index(a), index.index(b)) for a, b in self.pairs if a in index and b in index]
-    return replace(self, keypoints=self.keypoints[:, index], visible=self.visible[:, index], pairs=pairs,
-                   keypoint_names=[self.keypoint_names[i] for i in index])
+    return replace(
+        self,
+        keypoints=self.keypoints[:, index],
+        visible=self.visible[:, index],
+        pairs=pairs,
+        keypoint_names=[self.keypoint_names[i] for i in index],
+    )
 
 # %% ../nbs/workshop/02_geometry.ipynb #c94d4bf1
 def _groups(ds, by, where):
     "The group of each sample, named by its value of `by` in `meta` or else by its number, and all groups in order."
-    if by is not None and by not in ds.meta: raise ValueError(f"{where}: no meta {by!r}; there are {', '.join(ds.meta) or 'none'}")
-    groups = list(range(len(ds))) if by is None else [v.item() if isinstance(v, Tensor) else v for v in ds.meta[by]]
+    if by is not None and by not in ds.meta:
+        raise ValueError(f"{where}: no meta {by!r}; there are {', '.join(ds.meta) or 'none'}")
+    groups = (
+        list(range(len(ds)))
+        if by is None
+        else [v.item() if isinstance(v, Tensor) else v for v in ds.meta[by]]
+    )
     return groups, sorted(set(groups))
 
 
@@ -275,41 +365,49 @@ def _hold_back(ds, groups, held):
 
 
 @patch
-def split(self: KeypointDataset,
-          fraction: float = 0.2, # share of the samples (or of the groups) in the second part
-          seed: int | torch.Generator = 0, # for the random order
-          by: str | None = None, # a key of `meta`: samples that share its value stay together
-          ) -> tuple[KeypointDataset, KeypointDataset]: # (training, validation)
+def split(
+    self: KeypointDataset,
+    fraction: float = 0.2,  # share of the samples (or of the groups) in the second part
+    seed: int | torch.Generator = 0,  # for the random order
+    by: str | None = None,  # a key of `meta`: samples that share its value stay together
+) -> tuple[KeypointDataset, KeypointDataset]:  # (training, validation)
     "Two parts at random."
-    if not 0 < fraction < 1: raise ValueError(f"split: fraction is {fraction}; expected a number between 0 and 1")
+    if not 0 < fraction < 1:
+        raise ValueError(f"split: fraction is {fraction}; expected a number between 0 and 1")
     groups, kinds = _groups(self, by, "split")
-    if len(kinds) < 2: raise ValueError(f"split: {len(kinds)} group(s) cannot be divided into two parts")
+    if len(kinds) < 2:
+        raise ValueError(f"split: {len(kinds)} group(s) cannot be divided into two parts")
     order = torch.randperm(len(kinds), generator=make_generator(seed)).tolist()
-    held = {kinds[i] for i in order[:min(max(1, round(fraction * len(kinds))), len(kinds) - 1)]}
+    held = {kinds[i] for i in order[: min(max(1, round(fraction * len(kinds))), len(kinds) - 1)]}
     return _hold_back(self, groups, held)
 
 # %% ../nbs/workshop/02_geometry.ipynb #fold0002
 @patch
-def fold(self: KeypointDataset,
-         i: int, # 0 to folds - 1: the part to judge on
-         folds: int = 5, # parts
-         by: str | None = None, # a key of `meta`: samples that share its value stay together
-         ) -> tuple[KeypointDataset, KeypointDataset]: # (training, held back)
+def fold(
+    self: KeypointDataset,
+    i: int,  # 0 to folds - 1: the part to judge on
+    folds: int = 5,  # parts
+    by: str | None = None,  # a key of `meta`: samples that share its value stay together
+) -> tuple[KeypointDataset, KeypointDataset]:  # (training, held back)
     "The i-th of random parts with (nearly) equal numbers of samples or groups, the same parts each time, and all others to train on."
-    if not 0 <= i < folds: raise ValueError(f"fold: i is {i}; expected 0 to {folds - 1}")
+    if not 0 <= i < folds:
+        raise ValueError(f"fold: i is {i}; expected 0 to {folds - 1}")
     groups, kinds = _groups(self, by, "fold")
-    if i >= len(kinds): raise ValueError(f"fold: {len(kinds)} {by or 'sample'}(s) in {folds} parts leave part {i} empty")
+    if i >= len(kinds):
+        raise ValueError(f"fold: {len(kinds)} {by or 'sample'}(s) in {folds} parts leave part {i} empty")
     held = {kinds[k] for k in torch.randperm(len(kinds), generator=make_generator(0))[i::folds].tolist()}
     return _hold_back(self, groups, held)
 
 
 @patch
-def sample(self: KeypointDataset,
-           n: int, # how many
-           seed: int | torch.Generator = 0, # for the choice
-           ) -> KeypointDataset:
+def sample(
+    self: KeypointDataset,
+    n: int,  # how many
+    seed: int | torch.Generator = 0,  # for the choice
+) -> KeypointDataset:
     "So many samples at random, in their old order; with the same seed, those of a smaller n are among those of a larger one."
-    if not 0 <= n <= len(self): raise ValueError(f"sample: n is {n}; expected 0 to {len(self)}")
+    if not 0 <= n <= len(self):
+        raise ValueError(f"sample: n is {n}; expected 0 to {len(self)}")
     return self[torch.randperm(len(self), generator=make_generator(seed))[:n].sort().values]
 
 # %% ../nbs/workshop/02_geometry.ipynb #46fb28e4
@@ -317,11 +415,15 @@ def _check_alike(where, what, found):
     "An error if the parts of a joined data set differ in `what`."
     for i, value in enumerate(found):
         if value != found[0]:
-            raise ValueError(f"{where}: part {i} has {what} {value}, part 0 {found[0]}; join only what means the same")
+            raise ValueError(
+                f"{where}: part {i} has {what} {value}, part 0 {found[0]}; join only what means the same"
+            )
 
 
 def concat(
-    parts: Sequence[KeypointDataset], # data sets with the same picture size, keypoints, pairs and mask labels
+    parts: Sequence[
+        KeypointDataset
+    ],  # data sets with the same picture size, keypoints, pairs and mask labels
 ) -> KeypointDataset:
     "Data sets one after another; `masks` and `meta` survive where all parts have them."
     parts = list(parts)
@@ -339,32 +441,39 @@ def concat(
         return torch.cat(values) if isinstance(values[0], Tensor) else [x for v in values for x in v]
 
     keys = [k for k in parts[0].meta if all(k in p.meta for p in parts)]
-    return replace(parts[0], **{name: join(name) for name in ("images", "keypoints", "visible", "names", "to_file")},
-                   masks=join("masks") if masked else None, mask_names=parts[0].mask_names if masked else (),
-                   meta={k: join(k, lambda p, k: p.meta[k]) for k in keys})
+    return replace(
+        parts[0],
+        **{name: join(name) for name in ("images", "keypoints", "visible", "names", "to_file")},
+        masks=join("masks") if masked else None,
+        mask_names=parts[0].mask_names if masked else (),
+        meta={k: join(k, lambda p, k: p.meta[k]) for k in keys},
+    )
 
 # %% ../nbs/workshop/02_geometry.ipynb #6041623b
 @patch
-def batches(self: KeypointDataset,
-            batch_size: int, # samples in a batch; the last may hold fewer
-            shuffle: bool = False, # a new random order
-            generator: int | torch.Generator = 0, # seed or generator for the order and the augmentation
-            augment: Callable | None = None, # (batch, generator) -> batch
-            device: str | torch.device | None = None, # default: kpnb.core.device()
-            drop_last: bool = False, # leave out a last batch that is not full
-            ) -> Iterator[dict]: # image (B,C,H,W), keypoints (B,K,2), visible (B,K), mask (B,H,W), to_file (B,3,3), index (B,), pairs
+def batches(
+    self: KeypointDataset,
+    batch_size: int,  # samples in a batch; the last may hold fewer
+    shuffle: bool = False,  # a new random order
+    generator: int | torch.Generator = 0,  # seed or generator for the order and the augmentation
+    augment: Callable | None = None,  # (batch, generator) -> batch
+    device: str | torch.device | None = None,  # default: kpnb.core.device()
+    drop_last: bool = False,  # leave out a last batch that is not full
+) -> Iterator[
+    dict
+]:  # image (B,C,H,W), keypoints (B,K,2), visible (B,K), mask (B,H,W), to_file (B,3,3), index (B,), pairs
     "The samples in batches, on the device."
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1")
     generator, device = make_generator(generator), pick_device(device)
     order = torch.randperm(len(self), generator=generator) if shuffle else torch.arange(len(self))
-    to_file = self.to_file.float() if device.type == "mps" else self.to_file # Apple's GPUs know no float64
+    to_file = self.to_file.float() if device.type == "mps" else self.to_file  # Apple's GPUs know no float64
     tensors = {"image": self.images, "keypoints": self.keypoints, "visible": self.visible, "to_file": to_file}
     if self.masks is not None:
         tensors["mask"] = self.masks
     try:
         pairs = mirror_pairs(self.keypoint_names, self.pairs)
-    except ValueError: # unknown: only a mirror needs them, and refuses
+    except ValueError:  # unknown: only a mirror needs them, and refuses
         pairs = None
     for index in order.split(batch_size):
         if drop_last and len(index) < batch_size:
@@ -381,18 +490,21 @@ def _matrix(rows):
 
 
 def translation(
-    dx: float | Tensor, # pixels to the right, a number or (N,)
-    dy: float | Tensor, # pixels down
-) -> Tensor: # (N,3,3)
+    dx: float | Tensor,  # pixels to the right, a number or (N,)
+    dy: float | Tensor,  # pixels down
+) -> Tensor:  # (N,3,3)
     "Shift by (dx, dy) pixels."
     return _matrix([[1, 0, dx], [0, 1, dy], [0, 0, 1]])
 
 
 def scaling(
-    sx: float | Tensor, # factor along x, a number or (N,)
-    sy: float | Tensor | None = None, # factor along y; default: the same
-    centre: tuple[float, float] = (0, 0), # (x, y) that stays in place; the default is the corner, as in a resize
-) -> Tensor: # (N,3,3)
+    sx: float | Tensor,  # factor along x, a number or (N,)
+    sy: float | Tensor | None = None,  # factor along y; default: the same
+    centre: tuple[float, float] = (
+        0,
+        0,
+    ),  # (x, y) that stays in place; the default is the corner, as in a resize
+) -> Tensor:  # (N,3,3)
     "Scale about a centre."
     sy = sx if sy is None else sy
     sx, sy = (torch.as_tensor(v, dtype=torch.float32) for v in (sx, sy))
@@ -400,9 +512,9 @@ def scaling(
 
 # %% ../nbs/workshop/02_geometry.ipynb #1ef8c170
 def rotation(
-    degrees: float | Tensor, # a number or (N,); positive turns the picture counter-clockwise as you see it
-    centre: tuple[float, float], # (x, y) that stays in place: (W/2, H/2) for the picture's middle
-) -> Tensor: # (N,3,3)
+    degrees: float | Tensor,  # a number or (N,); positive turns the picture counter-clockwise as you see it
+    centre: tuple[float, float],  # (x, y) that stays in place: (W/2, H/2) for the picture's middle
+) -> Tensor:  # (N,3,3)
     "Turn about a centre."
     a = torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float32))
     c, s, (x, y) = a.cos(), a.sin(), centre
@@ -410,29 +522,38 @@ def rotation(
 
 
 def hflip_matrix(
-    width: float, # of the picture, in pixels
-) -> Tensor: # (1,3,3)
+    width: float,  # of the picture, in pixels
+) -> Tensor:  # (1,3,3)
     "Mirror left and right: x becomes width - x."
     return _matrix([[-1, 0, width], [0, 1, 0], [0, 0, 1]])
 
 
 def compose(
-    *matrices: Tensor, # (N,3,3) or (1,3,3), in the order in which they act
-) -> Tensor: # (N,3,3)
+    *matrices: Tensor,  # (N,3,3) or (1,3,3), in the order in which they act
+) -> Tensor:  # (N,3,3)
     "One matrix that does the same as all of them, the first one first."
     total = matrices[0]
-    for m in matrices[1:]: total = m @ total
+    for m in matrices[1:]:
+        total = m @ total
     return total
 
 # %% ../nbs/workshop/02_geometry.ipynb #2781567d
 def transform_points(
-    points: Tensor, # (N,K,2) pixels
-    matrix: Tensor, # (N,3,3) or (1,3,3)
-) -> Tensor: # (N,K,2) pixels; whole numbers become float32
+    points: Tensor,  # (N,K,2) pixels
+    matrix: Tensor,  # (N,3,3) or (1,3,3)
+) -> Tensor:  # (N,K,2) pixels; whole numbers become float32
     "Points under one matrix each."
-    if points.ndim != 3 or points.shape[-1] != 2 or matrix.ndim != 3 or matrix.shape[-2:] != (3, 3) or len(matrix) not in (1, len(points)):
-        raise ValueError(f"transform_points: found points {tuple(points.shape)} and matrix {tuple(matrix.shape)}; "
-                         "expected (N,K,2) and (N,3,3)")
+    if (
+        points.ndim != 3
+        or points.shape[-1] != 2
+        or matrix.ndim != 3
+        or matrix.shape[-2:] != (3, 3)
+        or len(matrix) not in (1, len(points))
+    ):
+        raise ValueError(
+            f"transform_points: found points {tuple(points.shape)} and matrix {tuple(matrix.shape)}; "
+            "expected (N,K,2) and (N,3,3)"
+        )
     if not points.is_floating_point():
         points = points.float()
     m = matrix.to(points)
@@ -442,8 +563,8 @@ def transform_points(
 
 
 def invert(
-    matrix: Tensor, # (N,3,3)
-) -> Tensor: # (N,3,3)
+    matrix: Tensor,  # (N,3,3)
+) -> Tensor:  # (N,3,3)
     "The matrices that lead back."
     return torch.linalg.inv(matrix.double()).to(matrix.dtype)
 
@@ -454,19 +575,21 @@ def _grid(matrix, size_in, size_out, device):
     unit = torch.tensor([[2 / wi, 0, -1], [0, 2 / hi, -1], [0, 0, 1]], dtype=torch.float64)
     m = (unit.to(device) @ torch.linalg.inv(matrix.to(device, torch.float64))).float()
     xs, ys = (torch.arange(s, device=device) + 0.5 for s in (wo, ho))
-    if bool((matrix[:, 2, :2] == 0).all()): m = m[:, :2]
+    if bool((matrix[:, 2, :2] == 0).all()):
+        m = m[:, :2]
     cols = m[:, None, :, 0] * xs[:, None]
     rows = m[:, None, :, 1] * ys[:, None] + m[:, None, :, 2]
     grid = rows[:, :, None] + cols[:, None]
-    if grid.shape[-1] == 2: return grid
-    return torch.where(grid[..., 2:] > 0, grid[..., :2] / grid[..., 2:], 2.0 ** 20)
+    if grid.shape[-1] == 2:
+        return grid
+    return torch.where(grid[..., 2:] > 0, grid[..., :2] / grid[..., 2:], 2.0**20)
 
 # %% ../nbs/workshop/02_geometry.ipynb #f7264239
 def swap_order(
-    pairs: Sequence[tuple[int, int]], # (left, right) keypoints
-    k: int, # keypoints
-    device: str | torch.device = "cpu", # of the result
-) -> Tensor: # (k,) indices
+    pairs: Sequence[tuple[int, int]],  # (left, right) keypoints
+    k: int,  # keypoints
+    device: str | torch.device = "cpu",  # of the result
+) -> Tensor:  # (k,) indices
     "The order of keypoints after a mirror: left and right exchanged."
     order = list(range(k))
     for a, b in pairs:
@@ -481,8 +604,10 @@ def _exchange(points, matrix, pairs):
     mirrored = torch.linalg.det(matrix) < 0
     if pairs is None:
         if bool(mirrored.any()):
-            raise ValueError("a matrix mirrors pictures whose pairs are not known: their keypoint names say left and right, and the data "
-                             "set has no pairs; or the batch has no 'pairs'. Give pairs=[(left, right), ...], or () if none change places")
+            raise ValueError(
+                "a matrix mirrors pictures whose pairs are not known: their keypoint names say left and right, and the data "
+                "set has no pairs; or the batch has no 'pairs'. Give pairs=[(left, right), ...], or () if none change places"
+            )
         return points
     order = swap_order(pairs, points.shape[1], points.device)
     mirrored = mirrored.to(points.device).reshape(-1, *[1] * (points.ndim - 1))
@@ -495,7 +620,9 @@ def _pairs_of(batch, pairs):
     if pairs is None or ("pairs" in batch and own is None and not pairs):
         return own
     if own and sorted(map(tuple, own)) != sorted(map(tuple, pairs)):
-        raise ValueError(f"pairs: found {list(pairs)}, and those of the data set are {list(own)}; leave them out, or put others into the batch")
+        raise ValueError(
+            f"pairs: found {list(pairs)}, and those of the data set are {list(own)}; leave them out, or put others into the batch"
+        )
     return pairs
 
 
@@ -506,32 +633,42 @@ def _move_points(points, visible, matrix, size, pairs):
 
 # %% ../nbs/workshop/02_geometry.ipynb #991ee656
 def warp(
-    batch: dict, # with image (N,C,H,W) float, and where present keypoints (N,K,2), visible (N,K), mask (N,H,W), to_file (N,3,3), pairs
-    matrix: Tensor, # (N,3,3) or (1,3,3), input pixels to output pixels
-    size: int | tuple[int, int] | None = None, # (H, W) of the output; default: as the input
-    pairs: Sequence[tuple[int, int]] | None = None, # (left, right) keypoints, exchanged where the matrix mirrors; default: the batch's own
-    padding: str = "zeros", # what lies outside: "zeros", "border" or "reflection"
-    samples: int = 1, # samples per output pixel along each side; 2 or more when shrinking, against aliasing
-    mask_fill: int = VOID, # label of what lies outside the mask
+    batch: dict,  # with image (N,C,H,W) float, and where present keypoints (N,K,2), visible (N,K), mask (N,H,W), to_file (N,3,3), pairs
+    matrix: Tensor,  # (N,3,3) or (1,3,3), input pixels to output pixels
+    size: int | tuple[int, int] | None = None,  # (H, W) of the output; default: as the input
+    pairs: Sequence[tuple[int, int]]
+    | None = None,  # (left, right) keypoints, exchanged where the matrix mirrors; default: the batch's own
+    padding: str = "zeros",  # what lies outside: "zeros", "border" or "reflection"
+    samples: int = 1,  # samples per output pixel along each side; 2 or more when shrinking, against aliasing
+    mask_fill: int = VOID,  # label of what lies outside the mask
 ) -> dict:
     "Move images (bilinear), keypoints, visibility and masks (nearest neighbour) together, with one resampling."
     image, out = batch["image"], dict(batch)
     if not image.is_floating_point():
-        raise ValueError(f"warp: the pictures are {_kind(image)}; expected floats in [0, 1], such as image.float() / 255")
+        raise ValueError(
+            f"warp: the pictures are {_kind(image)}; expected floats in [0, 1], such as image.float() / 255"
+        )
     if matrix.shape[-2:] != (3, 3) or matrix.ndim != 3 or len(matrix) not in (1, len(image)):
-        raise ValueError(f"warp: found a matrix of shape {tuple(matrix.shape)} for {len(image)} pictures; expected ({len(image)},3,3)")
+        raise ValueError(
+            f"warp: found a matrix of shape {tuple(matrix.shape)} for {len(image)} pictures; expected ({len(image)},3,3)"
+        )
     n, size_in, size = len(image), tuple(image.shape[-2:]), _size(size or image.shape[-2:])
     fine = compose(matrix, scaling(samples).to(matrix)) if samples > 1 else matrix
     grid = _grid(fine, size_in, (size[0] * samples, size[1] * samples), image.device).expand(n, -1, -1, -1)
     moved = F.grid_sample(image.float(), grid, padding_mode=padding, align_corners=False)
     if samples > 1:
-        moved, grid = F.avg_pool2d(moved, samples), _grid(matrix, size_in, size, image.device).expand(n, -1, -1, -1)
+        moved, grid = (
+            F.avg_pool2d(moved, samples),
+            _grid(matrix, size_in, size, image.device).expand(n, -1, -1, -1),
+        )
     out["image"] = moved.to(image.dtype)
     if "mask" in batch:
         out["mask"] = _move_mask(batch["mask"], grid, mask_fill)
     if "keypoints" in batch:
         seen = batch.get("visible", inside(batch["keypoints"], size_in))
-        out["keypoints"], out["visible"] = _move_points(batch["keypoints"], seen, matrix, size, _pairs_of(batch, pairs))
+        out["keypoints"], out["visible"] = _move_points(
+            batch["keypoints"], seen, matrix, size, _pairs_of(batch, pairs)
+        )
     if "to_file" in batch:
         out["to_file"] = batch["to_file"] @ invert(matrix.to(batch["to_file"]))
     return out
@@ -539,86 +676,121 @@ def warp(
 # %% ../nbs/workshop/02_geometry.ipynb #b85824c7
 def _move_mask(mask, grid, fill):
     "Nearest neighbour for labels: no label that was not there, but `fill` outside."
-    moved = F.grid_sample(mask[:, None].float() - fill, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    moved = F.grid_sample(
+        mask[:, None].float() - fill, grid, mode="nearest", padding_mode="zeros", align_corners=False
+    )
     return (moved[:, 0] + fill).to(mask.dtype)
 
 # %% ../nbs/workshop/02_geometry.ipynb #c44513ab
 def crop_matrix(
-    boxes: Tensor, # (N,4) pixels: left, top, right, bottom
-    size: int | tuple[int, int], # (H, W) of the output
-    margin: float = 0.0, # added on every side, as a share of the box's width and height
-    keep_aspect: bool = True, # grow the box to the output's proportions; False squeezes it
-) -> Tensor: # (N,3,3); `invert` it to map points back
+    boxes: Tensor,  # (N,4) pixels: left, top, right, bottom
+    size: int | tuple[int, int],  # (H, W) of the output
+    margin: float = 0.0,  # added on every side, as a share of the box's width and height
+    keep_aspect: bool = True,  # grow the box to the output's proportions; False squeezes it
+) -> Tensor:  # (N,3,3); `invert` it to map points back
     "The matrices that cut boxes out and bring each to the same size."
     h, w = _size(size)
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     centre, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * (1 + 2 * margin)
     if not bool((extent > 0).all()):
         i = int((~(extent > 0).all(1)).nonzero()[0])
-        raise ValueError(f"crop_matrix: box {i} is {boxes[i].tolist()} with margin {margin}; expected left < right and top < bottom")
+        raise ValueError(
+            f"crop_matrix: box {i} is {boxes[i].tolist()} with margin {margin}; expected left < right and top < bottom"
+        )
     scale = torch.tensor([w, h]).to(boxes) / extent
-    if keep_aspect: scale = scale.amin(1, keepdim=True).expand(-1, 2)
-    return _matrix([[scale[:, 0], 0, w / 2 - scale[:, 0] * centre[:, 0]], [0, scale[:, 1], h / 2 - scale[:, 1] * centre[:, 1]], [0, 0, 1]])
+    if keep_aspect:
+        scale = scale.amin(1, keepdim=True).expand(-1, 2)
+    return _matrix(
+        [
+            [scale[:, 0], 0, w / 2 - scale[:, 0] * centre[:, 0]],
+            [0, scale[:, 1], h / 2 - scale[:, 1] * centre[:, 1]],
+            [0, 0, 1],
+        ]
+    )
 
 # %% ../nbs/workshop/02_geometry.ipynb #c5eca9d0
 def crop_to_box(
-    batch: dict, # as for `warp`
-    boxes: Tensor, # (N,4) pixels: left, top, right, bottom
-    size: int | tuple[int, int], # (H, W) of the output
-    margin: float = 0.0, # as for `crop_matrix`
-    keep_aspect: bool = True, # as for `crop_matrix`
-    **kw, # for `warp`
-) -> tuple[dict, Tensor]: # the batch, and the (N,3,3) matrices that map its points back
+    batch: dict,  # as for `warp`
+    boxes: Tensor,  # (N,4) pixels: left, top, right, bottom
+    size: int | tuple[int, int],  # (H, W) of the output
+    margin: float = 0.0,  # as for `crop_matrix`
+    keep_aspect: bool = True,  # as for `crop_matrix`
+    **kw,  # for `warp`
+) -> tuple[dict, Tensor]:  # the batch, and the (N,3,3) matrices that map its points back
     "Cut out one box from each picture, and say how to get back."
     m = crop_matrix(boxes, size, margin, keep_aspect)
     return warp(batch, m, size, **kw), invert(m)
 
 # %% ../nbs/workshop/02_geometry.ipynb #3d503040
 @patch
-def resize(self: KeypointDataset,
-           size: int | tuple[int, int], # (H, W)
-           ) -> KeypointDataset:
+def resize(
+    self: KeypointDataset,
+    size: int | tuple[int, int],  # (H, W)
+) -> KeypointDataset:
     "All pictures at another size (bilinear, anti-aliased); points are multiplied, masks take the nearest label."
     (h, w), (ho, wo) = _size(size), self.images.shape[-2:]
     images = self.images.new_zeros(len(self), self.images.shape[1], h, w)
-    for part in torch.arange(len(self)).split(256): # not all pictures as floats at once
-        small = F.interpolate(self.images[part].float(), (h, w), mode="bilinear", align_corners=False, antialias=True)
+    for part in torch.arange(len(self)).split(256):  # not all pictures as floats at once
+        small = F.interpolate(
+            self.images[part].float(), (h, w), mode="bilinear", align_corners=False, antialias=True
+        )
         images[part] = small.round().clamp(0, 255).byte()
-    masks = None if self.masks is None else F.interpolate(self.masks[:, None].float(), (h, w), mode="nearest-exact")[:, 0].byte()
-    return replace(self, images=images, masks=masks, keypoints=self.keypoints * self.keypoints.new_tensor([w / wo, h / ho]),
-                   to_file=self.to_file @ scaling(wo / w, ho / h).double())
+    masks = (
+        None
+        if self.masks is None
+        else F.interpolate(self.masks[:, None].float(), (h, w), mode="nearest-exact")[:, 0].byte()
+    )
+    return replace(
+        self,
+        images=images,
+        masks=masks,
+        keypoints=self.keypoints * self.keypoints.new_tensor([w / wo, h / ho]),
+        to_file=self.to_file @ scaling(wo / w, ho / h).double(),
+    )
 
 
-def _warp_all(self,
-              matrix: Tensor, # (N,3,3) or (1,3,3), from the pixels of these pictures to those of the new ones
-              size: int | tuple[int, int] | None = None, # (H, W) of the new pictures; default: as before
-              **options, # for `warp`: padding, samples, mask_fill
-              ) -> KeypointDataset:
+def _warp_all(
+    self,
+    matrix: Tensor,  # (N,3,3) or (1,3,3), from the pixels of these pictures to those of the new ones
+    size: int | tuple[int, int] | None = None,  # (H, W) of the new pictures; default: as before
+    **options,  # for `warp`: padding, samples, mask_fill
+) -> KeypointDataset:
     "All pictures, points and masks under matrices, as `warp` moves a batch; `to_file` leads back to the files."
     if not len(self):
         raise ValueError("warp: the data set has no pictures")
     parts, matrix = [], matrix.expand(len(self), 3, 3) if len(matrix) == 1 else matrix
-    for batch in self.batches(128, device=self.images.device): # not all pictures as floats at once
+    for batch in self.batches(128, device=self.images.device):  # not all pictures as floats at once
         moved = warp(batch, matrix[batch["index"]].to(batch["image"].device), size, **options)
         moved["image"] = (moved["image"] * 255).round().clamp(0, 255).byte()
         parts.append(moved)
-    new = {name: torch.cat([p[name] for p in parts]) for name in parts[0] if isinstance(parts[0][name], Tensor)}
-    return replace(self, images=new["image"], keypoints=new["keypoints"], visible=new["visible"], masks=new.get("mask"), to_file=new["to_file"])
+    new = {
+        name: torch.cat([p[name] for p in parts]) for name in parts[0] if isinstance(parts[0][name], Tensor)
+    }
+    return replace(
+        self,
+        images=new["image"],
+        keypoints=new["keypoints"],
+        visible=new["visible"],
+        masks=new.get("mask"),
+        to_file=new["to_file"],
+    )
 
 
 _warp_all.__name__, _warp_all.__qualname__ = "warp", "KeypointDataset.warp"
-KeypointDataset.warp = _warp_all # the name `warp` belongs to the function for batches
+KeypointDataset.warp = _warp_all  # the name `warp` belongs to the function for batches
 
 # %% ../nbs/workshop/02_geometry.ipynb #tofile02
 def to_original(
-    data: KeypointDataset | dict, # a data set, or a batch of one
-    points: Tensor | None = None, # (N,K,2) pixels of the pictures in `data`; default: its keypoints
-) -> Tensor: # (N,K,2) pixels of the files' pictures
+    data: KeypointDataset | dict,  # a data set, or a batch of one
+    points: Tensor | None = None,  # (N,K,2) pixels of the pictures in `data`; default: its keypoints
+) -> Tensor:  # (N,K,2) pixels of the files' pictures
     "Points back in the pixels of the original files, whatever has moved the pictures since."
     get = data.get if isinstance(data, dict) else lambda name: getattr(data, name)
     to_file, points = get("to_file"), get("keypoints") if points is None else points
     if to_file is None:
-        raise ValueError("to_original: this batch has no 'to_file'; expected one from `KeypointDataset.batches`")
+        raise ValueError(
+            "to_original: this batch has no 'to_file'; expected one from `KeypointDataset.batches`"
+        )
     points = points if points.is_floating_point() else points.float()
     back = transform_points(points.to(to_file), to_file).to(points)
     return _exchange(back, to_file, get("pairs"))
@@ -630,57 +802,74 @@ def _between(generator, n, low, high):
 
 
 def random_affine(
-    n: int, # number of matrices
-    size: int | tuple[int, int], # (H, W) of the pictures
-    degrees: float = 15.0, # rotation drawn from [-degrees, degrees]
-    scale: tuple[float, float] = (0.9, 1.1), # factor, drawn evenly on a logarithmic scale
-    shift: float = 0.1, # drawn from [-shift, shift] times the width, and the height
-    flip: float = 0.0, # probability of a mirror
-    generator: int | torch.Generator = 0, # seed or generator
-) -> Tensor: # (N,3,3)
+    n: int,  # number of matrices
+    size: int | tuple[int, int],  # (H, W) of the pictures
+    degrees: float = 15.0,  # rotation drawn from [-degrees, degrees]
+    scale: tuple[float, float] = (0.9, 1.1),  # factor, drawn evenly on a logarithmic scale
+    shift: float = 0.1,  # drawn from [-shift, shift] times the width, and the height
+    flip: float = 0.0,  # probability of a mirror
+    generator: int | torch.Generator = 0,  # seed or generator
+) -> Tensor:  # (N,3,3)
     "Random rotation and scale about the image's middle, shift and horizontal mirror, as one matrix for each picture."
     (h, w), g = _size(size), make_generator(generator)
-    if not 0 < scale[0] <= scale[1]: raise ValueError(f"random_affine: scale is {scale}; expected (low, high) with 0 < low <= high")
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError(f"random_affine: scale is {scale}; expected (low, high) with 0 < low <= high")
     centre, factor = (w / 2, h / 2), _between(g, n, math.log(scale[0]), math.log(scale[1])).exp()
     sign = 1 - 2 * (torch.rand(n, generator=g, device=g.device) < flip).float()
-    return compose(scaling(sign, torch.ones_like(sign), centre), rotation(_between(g, n, -degrees, degrees), centre),
-                   scaling(factor, centre=centre), translation(_between(g, n, -shift, shift) * w, _between(g, n, -shift, shift) * h))
+    return compose(
+        scaling(sign, torch.ones_like(sign), centre),
+        rotation(_between(g, n, -degrees, degrees), centre),
+        scaling(factor, centre=centre),
+        translation(_between(g, n, -shift, shift) * w, _between(g, n, -shift, shift) * h),
+    )
 
 # %% ../nbs/workshop/02_geometry.ipynb #ed604c8b
 def random_perspective(
-    n: int, # number of matrices
-    size: int | tuple[int, int], # (H, W) of the pictures
-    strength: float = 0.2, # the far edge shrinks, and the near one grows, by up to about half this share
-    generator: int | torch.Generator = 0, # seed or generator
-) -> Tensor: # (N,3,3)
+    n: int,  # number of matrices
+    size: int | tuple[int, int],  # (H, W) of the pictures
+    strength: float = 0.2,  # the far edge shrinks, and the near one grows, by up to about half this share
+    generator: int | torch.Generator = 0,  # seed or generator
+) -> Tensor:  # (N,3,3)
     "Random tilts of the picture about its middle."
-    if not 0 <= strength < 1: raise ValueError(f"random_perspective: strength is {strength}; expected 0 <= strength < 1")
+    if not 0 <= strength < 1:
+        raise ValueError(f"random_perspective: strength is {strength}; expected 0 <= strength < 1")
     (h, w), g = _size(size), make_generator(generator)
     across, along = (_between(g, n, -strength, strength) / s for s in (w, h))
-    return compose(translation(-w / 2, -h / 2), _matrix([[1, 0, 0], [0, 1, 0], [across, along, 1]]), translation(w / 2, h / 2))
+    return compose(
+        translation(-w / 2, -h / 2),
+        _matrix([[1, 0, 0], [0, 1, 0], [across, along, 1]]),
+        translation(w / 2, h / 2),
+    )
 
 # %% ../nbs/workshop/02_geometry.ipynb #f533a069
 @dataclass
 class Augment:
     "Random geometry and colour for a batch: call it with `(batch, generator)`."
-    pairs: Sequence[tuple[int, int]] | None = None # (left, right) keypoints, exchanged by a mirror; default: the data set's own
-    degrees: float = 15.0 # rotation about the middle
-    scale: tuple[float, float] = (0.9, 1.1) # factor
-    shift: float = 0.1 # as a share of the width and the height
-    flip: float = 0.0 # probability of a mirror
-    perspective: float = 0.0 # strength of a tilt
-    colour: Callable | None = None # a transform of torchvision.transforms.v2 for (B,C,H,W) floats in [0, 1]
-    groups: int = 8 # parts of the batch that get a colour change of their own
-    padding: str = "border" # what lies outside: "zeros", "border" or "reflection"
-    mask_fill: int = VOID # label of what lies outside the mask
+
+    pairs: Sequence[tuple[int, int]] | None = (
+        None  # (left, right) keypoints, exchanged by a mirror; default: the data set's own
+    )
+    degrees: float = 15.0  # rotation about the middle
+    scale: tuple[float, float] = (0.9, 1.1)  # factor
+    shift: float = 0.1  # as a share of the width and the height
+    flip: float = 0.0  # probability of a mirror
+    perspective: float = 0.0  # strength of a tilt
+    colour: Callable | None = None  # a transform of torchvision.transforms.v2 for (B,C,H,W) floats in [0, 1]
+    groups: int = 8  # parts of the batch that get a colour change of their own
+    padding: str = "border"  # what lies outside: "zeros", "border" or "reflection"
+    mask_fill: int = VOID  # label of what lies outside the mask
 
     def __call__(self, batch: dict, generator: int | torch.Generator = 0) -> dict:
         g, image = make_generator(generator), batch["image"]
         n, size = len(image), tuple(image.shape[-2:])
         m = random_affine(n, size, self.degrees, self.scale, self.shift, self.flip, g)
-        if self.perspective: m = compose(m, random_perspective(n, size, self.perspective, g))
-        out = warp(batch, m.to(image.device), pairs=self.pairs, padding=self.padding, mask_fill=self.mask_fill)
-        if self.colour is not None: out["image"] = _recolour(out["image"], self.colour, self.groups, g)
+        if self.perspective:
+            m = compose(m, random_perspective(n, size, self.perspective, g))
+        out = warp(
+            batch, m.to(image.device), pairs=self.pairs, padding=self.padding, mask_fill=self.mask_fill
+        )
+        if self.colour is not None:
+            out["image"] = _recolour(out["image"], self.colour, self.groups, g)
         return out
 
 # %% ../nbs/workshop/02_geometry.ipynb #f04b5f58

@@ -56,8 +56,10 @@ def _strides(stride):
     "Pixels of the picture for each cell of the map: (along y, along x)."
     pair = tuple(stride) if isinstance(stride, (tuple, list)) else (stride, stride)
     if len(pair) != 2 or not all(0 < s < math.inf for s in pair):
-        raise ValueError(f"stride is {stride}; expected a number above 0, or two (along y, along x): "
-                         "pixels of the picture for each cell of the map")
+        raise ValueError(
+            f"stride is {stride}; expected a number above 0, or two (along y, along x): "
+            "pixels of the picture for each cell of the map"
+        )
     return pair
 
 
@@ -67,8 +69,10 @@ def _map_size(size, stride):
     rows, columns = h / down, w / across
     for n in (rows, columns):
         if n < 0.5 or abs(n - round(n)) > 1e-6 * n:
-            raise ValueError(f"a stride of {stride} does not fit a picture of {h}×{w} pixels: "
-                             f"{h} / {down:g} = {rows:g} rows, {w} / {across:g} = {columns:g} columns")
+            raise ValueError(
+                f"a stride of {stride} does not fit a picture of {h}×{w} pixels: "
+                f"{h} / {down:g} = {rows:g} rows, {w} / {across:g} = {columns:g} columns"
+            )
     return round(rows), round(columns)
 
 
@@ -76,8 +80,10 @@ def _stride_of(maps, size):
     "The strides of maps of a picture: (along y, along x)."
     (h, w), (rows, columns) = _height_width(size), maps.shape[-2:]
     if not rows * columns or (h % rows and rows % h) or (w % columns and columns % w):
-        raise ValueError(f"maps of {rows}×{columns} cells do not fit a picture of {h}×{w} pixels; "
-                         "expected a whole number of pixels for each cell, along y and along x")
+        raise ValueError(
+            f"maps of {rows}×{columns} cells do not fit a picture of {h}×{w} pixels; "
+            "expected a whole number of pixels for each cell, along y and along x"
+        )
     return h / rows, w / columns
 
 
@@ -94,38 +100,52 @@ def _wide(x):
 def _drawable(points, size, visible, outside):
     "Which points get a map; an error for those that cannot have one."
     if points.ndim != 3 or points.shape[-1] != 2 or not points.is_floating_point():
-        raise ValueError(f"points: found {str(points.dtype).removeprefix('torch.')} {tuple(points.shape)}; expected floats of shape (N,K,2), in pixels")
-    if outside not in ("raise", "drop"): raise ValueError(f"outside is {outside!r}; expected 'raise' or 'drop'")
+        raise ValueError(
+            f"points: found {str(points.dtype).removeprefix('torch.')} {tuple(points.shape)}; expected floats of shape (N,K,2), in pixels"
+        )
+    if outside not in ("raise", "drop"):
+        raise ValueError(f"outside is {outside!r}; expected 'raise' or 'drop'")
     known = points.isfinite().all(-1)
     seen = known if visible is None else visible.to(points.device)
     if seen.dtype != torch.bool or seen.shape != known.shape:
-        raise ValueError(f"visible: found {str(seen.dtype).removeprefix('torch.')} {tuple(seen.shape)}; expected bool {tuple(known.shape)}")
-    if (wrong := seen & ~known).any(): raise ValueError("picture {}, point {} is marked visible, but its place is not a number".format(*_first(wrong)))
+        raise ValueError(
+            f"visible: found {str(seen.dtype).removeprefix('torch.')} {tuple(seen.shape)}; expected bool {tuple(known.shape)}"
+        )
+    if (wrong := seen & ~known).any():
+        raise ValueError(
+            "picture {}, point {} is marked visible, but its place is not a number".format(*_first(wrong))
+        )
     left = seen & ~inside(points, size)
     if outside == "raise" and left.any():
         (i, k), (h, w) = _first(left), (size, size) if isinstance(size, int) else size
-        raise ValueError(f"picture {i}, point {k} lies at ({points[i, k, 0]:.1f}, {points[i, k, 1]:.1f}), outside the {w}×{h} picture; hide it with visible, or say outside='drop'")
+        raise ValueError(
+            f"picture {i}, point {k} lies at ({points[i, k, 0]:.1f}, {points[i, k, 1]:.1f}), outside the {w}×{h} picture; hide it with visible, or say outside='drop'"
+        )
     return seen & ~left
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph014
 def _buffer(out, shape, dtype, device):
     "A caller's buffer, checked, or a new one."
-    if out is None: return torch.empty(shape, dtype=dtype, device=device)
+    if out is None:
+        return torch.empty(shape, dtype=dtype, device=device)
     if out.shape != shape or out.dtype != dtype or out.device != device:
-        raise ValueError(f"out: found {out.dtype} {tuple(out.shape)} on {out.device}; expected {dtype} {tuple(shape)} on {device}")
+        raise ValueError(
+            f"out: found {out.dtype} {tuple(out.shape)} on {out.device}; expected {dtype} {tuple(shape)} on {device}"
+        )
     return out
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph015
 def binary_heatmaps(
-    points: Tensor, # (N,K,2) pixels
-    size: int | tuple[int, int], # (H, W) of the picture
-    stride: float | tuple[float, float] = 1, # pixels for each cell of the map, or (along y, along x)
-    visible: Tensor | None = None, # (N,K) bool: the others get an empty map; default: all points that are numbers
-    radius: float = 0.0, # pixels: also cells whose centre is at most so far away
-    outside: str = "raise", # what to do with points outside the picture: "raise", or "drop" (an empty map)
-    out: Tensor | None = None, # (N,K,H/stride,W/stride) to write into
-    dtype: torch.dtype = torch.float32, # of the maps
-) -> Tensor: # (N,K,H/stride,W/stride) of 0 and 1
+    points: Tensor,  # (N,K,2) pixels
+    size: int | tuple[int, int],  # (H, W) of the picture
+    stride: float | tuple[float, float] = 1,  # pixels for each cell of the map, or (along y, along x)
+    visible: Tensor
+    | None = None,  # (N,K) bool: the others get an empty map; default: all points that are numbers
+    radius: float = 0.0,  # pixels: also cells whose centre is at most so far away
+    outside: str = "raise",  # what to do with points outside the picture: "raise", or "drop" (an empty map)
+    out: Tensor | None = None,  # (N,K,H/stride,W/stride) to write into
+    dtype: torch.dtype = torch.float32,  # of the maps
+) -> Tensor:  # (N,K,H/stride,W/stride) of 0 and 1
     "One where the point is, zero elsewhere. A point on the picture's right or lower edge counts for the last cell."
     (h, w), (down, across) = _map_size(size, stride), _strides(stride)
     if not 0 <= radius < math.inf:
@@ -144,7 +164,9 @@ def binary_heatmaps(
 def _checked_maps(maps, stride):
     "Maps in float32 or float64, or an error."
     if not isinstance(maps, Tensor) or maps.ndim != 4 or not maps.is_floating_point() or 0 in maps.shape:
-        raise ValueError(f"maps: found {tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__}; expected floats of shape (N,K,H,W), none of them 0")
+        raise ValueError(
+            f"maps: found {tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__}; expected floats of shape (N,K,H,W), none of them 0"
+        )
     _strides(stride)
     return _wide(maps)
 
@@ -152,7 +174,8 @@ def _checked_maps(maps, stride):
 def _peaks(maps):
     "Row, column and value of the largest cell of each map."
     value, row = maps.amax(-1).max(-1)
-    if (wrong := ~value.isfinite()).any(): raise ValueError("the map of picture {}, point {} holds NaN or infinity".format(*_first(wrong)))
+    if (wrong := ~value.isfinite()).any():
+        raise ValueError("the map of picture {}, point {} holds NaN or infinity".format(*_first(wrong)))
     line = maps.gather(2, row[..., None, None].expand(-1, -1, 1, maps.shape[-1]))[:, :, 0]
     return row, line.argmax(-1), value
 
@@ -164,9 +187,9 @@ def _place(col, row, stride):
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph024
 def decode_argmax(
-    maps: Tensor, # (N,K,H,W) anything that is large where the point is
-    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell, or (along y, along x)
-) -> Tensor: # (N,K,2) pixels of the picture
+    maps: Tensor,  # (N,K,H,W) anything that is large where the point is
+    stride: float | tuple[float, float] = 1,  # pixels of the picture for each cell, or (along y, along x)
+) -> Tensor:  # (N,K,2) pixels of the picture
     "The centre of the largest cell. It cannot be better than the cells are fine: 0.38 · stride on average."
     maps = _checked_maps(maps, stride)
     row, col, _ = _peaks(maps)
@@ -175,38 +198,58 @@ def decode_argmax(
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph028
 class SlimHeatmap(nn.Module):
     "The shape of `ResNet18Heatmap` in thin: five halvings, five doublings, (N,C,H,W) pictures in [0, 1] to (N,K,H,W) heatmaps in [0, 1], or their logits."
-    stride = 1 # pixels of the picture for each cell
 
-    def __init__(self,
-                 keypoints: int = 1, # K, the number of points
-                 channels: Sequence[int] = (16, 32, 32, 48, 64), # of the five halvings, and backwards of the doublings
-                 in_channels: int = 3, # 1 for grey pictures, 3 for colour
-                 logits: bool = False, # answer with the values before the sigmoid
-                 low_start: bool = True, # every pixel starts at 0.01; otherwise at about 0.5
-                 ):
+    stride = 1  # pixels of the picture for each cell
+
+    def __init__(
+        self,
+        keypoints: int = 1,  # K, the number of points
+        channels: Sequence[int] = (
+            16,
+            32,
+            32,
+            48,
+            64,
+        ),  # of the five halvings, and backwards of the doublings
+        in_channels: int = 3,  # 1 for grey pictures, 3 for colour
+        logits: bool = False,  # answer with the values before the sigmoid
+        low_start: bool = True,  # every pixel starts at 0.01; otherwise at about 0.5
+    ):
         super().__init__()
         self.logits, back = logits, channels[::-1]
         self.down = nn.Sequential(*(conv_block(a, b) for a, b in zip((in_channels, *channels), channels)))
-        self.up = nn.Sequential(*(up_stage(a, b) for a, b in zip(back, back[1:])), up_stage(back[-1], keypoints, batchnorm=False, relu=False))
-        if low_start: start_low(self.up[-1][1])
+        self.up = nn.Sequential(
+            *(up_stage(a, b) for a, b in zip(back, back[1:])),
+            up_stage(back[-1], keypoints, batchnorm=False, relu=False),
+        )
+        if low_start:
+            start_low(self.up[-1][1])
 
     @property
     def space(self) -> str:
-        return "logits" if self.logits else "probabilities" # what the network answers
+        return "logits" if self.logits else "probabilities"  # what the network answers
 
-    def forward(self, x: Tensor) -> Tensor: # (N,K,H,W)
+    def forward(self, x: Tensor) -> Tensor:  # (N,K,H,W)
         z = self.up(self.down(x)).float()
         return z if self.logits else z.sigmoid()
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #phspace1
-SPACES = { # what a network that draws maps may answer with
+SPACES = {  # what a network that draws maps may answer with
     "logits": "any numbers; a sigmoid, or a softmax, makes a map of them",
     "probabilities": "the map itself, each cell in [0, 1]",
     "heights": "the map itself, as a last layer without an activation draws it",
 }
 
 
-_PASSING = ("ToCopy", "Clone", "View", "UnsafeView", "Reshape", "Alias", "Clamp") # operations that leave a map what it is
+_PASSING = (
+    "ToCopy",
+    "Clone",
+    "View",
+    "UnsafeView",
+    "Reshape",
+    "Alias",
+    "Clamp",
+)  # operations that leave a map what it is
 
 
 def _made_by(output):
@@ -218,7 +261,7 @@ def _made_by(output):
 
 
 def are_probabilities(
-    maps: Tensor, # (N,K,H,W)
+    maps: Tensor,  # (N,K,H,W)
 ) -> bool:
     """Whether maps cannot be logits, but are the maps themselves.
 
@@ -244,16 +287,18 @@ def _check_pair(who, takes, space):
     if space not in SPACES:
         raise ValueError(f"space is {space!r}; choose one of {', '.join(SPACES)}")
     if space not in takes:
-        raise ValueError(f"{who} takes {' or '.join(takes)}, and the network answers with {space}: "
-                         f"{SPACES[space]}. Build the network with logits={'logits' in takes}, "
-                         f"or take a loss and a decoder for {space}")
+        raise ValueError(
+            f"{who} takes {' or '.join(takes)}, and the network answers with {space}: "
+            f"{SPACES[space]}. Build the network with logits={'logits' in takes}, "
+            f"or take a loss and a decoder for {space}"
+        )
 
 
 def check_space(
-    maps: Tensor, # (N,K,H,W) what a network answers
-    takes: str | Sequence[str], # what can be used here: one or more of `SPACES`
-    who: str, # uses it; for the message
-    space: str | None = None, # what the network is known to answer with; default: what its answer shows
+    maps: Tensor,  # (N,K,H,W) what a network answers
+    takes: str | Sequence[str],  # what can be used here: one or more of `SPACES`
+    who: str,  # uses it; for the message
+    space: str | None = None,  # what the network is known to answer with; default: what its answer shows
 ) -> None:
     "A ValueError that names both, if a network answers with one thing and a loss or decoder takes another."
     takes = (takes,) if isinstance(takes, str) else tuple(takes)
@@ -265,22 +310,27 @@ def check_space(
         return
     low, high = torch.aminmax(maps.detach())
     if low < -1e-3 or high > 1.001:
-        raise ValueError(f"{who} takes {' or '.join(takes)}, and found values from {low:.3g} to {high:.3g}, "
-                         "as logits have. Build the network with logits=False, or take a loss and a decoder "
-                         "for logits; if the maps are meant to leave [0, 1], say space='heights'")
+        raise ValueError(
+            f"{who} takes {' or '.join(takes)}, and found values from {low:.3g} to {high:.3g}, "
+            "as logits have. Build the network with logits=False, or take a loss and a decoder "
+            "for logits; if the maps are meant to leave [0, 1], say space='heights'"
+        )
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph031
 def _same_shape(maps, target):
     "An error if two stacks of maps do not fit."
-    if maps.ndim != 4 or maps.shape != target.shape: raise ValueError(f"found maps {tuple(maps.shape)} and target {tuple(target.shape)}; expected the same (N,K,H,W)")
+    if maps.ndim != 4 or maps.shape != target.shape:
+        raise ValueError(
+            f"found maps {tuple(maps.shape)} and target {tuple(target.shape)}; expected the same (N,K,H,W)"
+        )
 
 
 def heatmap_mse(
-    maps: Tensor, # (N,K,H,W) in [0, 1]
-    target: Tensor, # (N,K,H,W)
-    visible: Tensor, # (N,K) bool: the other maps are left out
-    space: str | None = None, # what the network answers with; "heights": `maps` may leave [0, 1]
-) -> Tensor: # scalar
+    maps: Tensor,  # (N,K,H,W) in [0, 1]
+    target: Tensor,  # (N,K,H,W)
+    visible: Tensor,  # (N,K) bool: the other maps are left out
+    space: str | None = None,  # what the network answers with; "heights": `maps` may leave [0, 1]
+) -> Tensor:  # scalar
     "The mean squared difference over all cells."
     _same_shape(maps, target)
     check_space(maps, ("probabilities", "heights"), "heatmap_mse", space)
@@ -288,11 +338,11 @@ def heatmap_mse(
 
 
 def heatmap_bce(
-    logits: Tensor, # (N,K,H,W) before the sigmoid
-    target: Tensor, # (N,K,H,W) in [0, 1]
-    visible: Tensor, # (N,K) bool: the other maps are left out
-    space: str | None = None, # what the network answers with; default: what the values show
-) -> Tensor: # scalar
+    logits: Tensor,  # (N,K,H,W) before the sigmoid
+    target: Tensor,  # (N,K,H,W) in [0, 1]
+    visible: Tensor,  # (N,K) bool: the other maps are left out
+    space: str | None = None,  # what the network answers with; default: what the values show
+) -> Tensor:  # scalar
     "Binary cross-entropy of each cell; its best answer is the target itself."
     _same_shape(logits, target)
     check_space(logits, "logits", "heatmap_bce", space)
@@ -303,9 +353,10 @@ def heatmap_bce(
 class Recorder:
     "Keeps a network's maps of a few pictures after each epoch: give it to `fit` as a callback."
 
-    def __init__(self,
-                 images: Tensor, # (N,C,H,W) uint8
-                 ):
+    def __init__(
+        self,
+        images: Tensor,  # (N,C,H,W) uint8
+    ):
         self.images, self.maps = images.float() / 255, []
 
     @torch.no_grad()
@@ -315,29 +366,39 @@ class Recorder:
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph038
 def show_epochs(
-    images: Tensor, # (N,C,H,W) pictures, such as `Recorder.images`
-    maps: Sequence[Tensor], # for each epoch (N,K,h,w)
-    points: Tensor | None = None, # (N,K,2) pixels: the truth
-    epochs: Sequence[int] = (1, 2, 4, 6, 8), # counted from 1
-    row: int = 0, # which picture
-): # array of Axes
+    images: Tensor,  # (N,C,H,W) pictures, such as `Recorder.images`
+    maps: Sequence[Tensor],  # for each epoch (N,K,h,w)
+    points: Tensor | None = None,  # (N,K,2) pixels: the truth
+    epochs: Sequence[int] = (1, 2, 4, 6, 8),  # counted from 1
+    row: int = 0,  # which picture
+):  # array of Axes
     "One picture with its heatmap after each of several epochs."
     epochs = [e for e in epochs if e <= len(maps)]
     _, axes = figure(len(epochs), width=9, height=9 / max(len(epochs), 3) + 0.3, squeeze=False)
     for e, ax in zip(epochs, axes.flat):
         m = maps[e - 1][row].amax(0)
         show_heatmap(images[row], m, ax, title=f"epoch {e}: max {m.max():.2g}")
-        if points is not None: show_keypoints(None, points[row], ax, visible=torch.zeros(len(points[row]), dtype=torch.bool), size=7)
+        if points is not None:
+            show_keypoints(
+                None, points[row], ax, visible=torch.zeros(len(points[row]), dtype=torch.bool), size=7
+            )
     return axes
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph051
 def _sigmas(sigma, seen, like):
     "The widths as a tensor that fits (N,K)."
     s = torch.as_tensor(sigma, device=like.device, dtype=like.dtype)
-    try: s = s.expand(seen.shape)
-    except RuntimeError: raise ValueError(f"sigma: found the shape {tuple(s.shape)}; expected a number, or one that expands to {tuple(seen.shape)}: (K,), (N,1) or (N,K)") from None
+    try:
+        s = s.expand(seen.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"sigma: found the shape {tuple(s.shape)}; expected a number, or one that expands to {tuple(seen.shape)}: (K,), (N,1) or (N,K)"
+        ) from None
     wrong = seen & ~((s > 0) & s.isfinite())
-    if wrong.any(): raise ValueError(f"sigma is {s[_first(wrong)].item():g} for picture {_first(wrong)[0]}, point {_first(wrong)[1]}; expected a number above 0, in pixels of the picture")
+    if wrong.any():
+        raise ValueError(
+            f"sigma is {s[_first(wrong)].item():g} for picture {_first(wrong)[0]}, point {_first(wrong)[1]}; expected a number above 0, in pixels of the picture"
+        )
     return torch.where(seen, s, 1.0)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph052
@@ -348,32 +409,35 @@ def _bumps(points, seen, sigma, stride, h, w):
     down, across = _strides(stride)
     rows = ((_centres(h, down, at) - at[..., 1, None]).square_() * scale).exp_()
     columns = ((_centres(w, across, at) - at[..., 0, None]).square_() * scale).exp_()
-    rows, columns = (g * (g > 1e-19) for g in (rows, columns)) # below 1e-38 a product is denormal: slow
+    rows, columns = (g * (g > 1e-19) for g in (rows, columns))  # below 1e-38 a product is denormal: slow
     return rows * seen[..., None], columns
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph053
 def gaussian_heatmaps(
-    points: Tensor, # (N,K,2) pixels
-    size: int | tuple[int, int], # (H, W) of the picture
-    sigma: float | Tensor, # pixels of the picture: a number, or for each point: (K,), (N,1) or (N,K)
-    stride: float | tuple[float, float] = 1, # pixels for each cell of the map, or (along y, along x)
-    visible: Tensor | None = None, # (N,K) bool: the others get an empty map; default: all points that are numbers
-    outside: str = "raise", # what to do with points outside the picture: "raise", or "drop" (an empty map)
-    out: Tensor | None = None, # (N,K,H/stride,W/stride) to write into
-    dtype: torch.dtype | None = None, # of the maps; default: that of `out`, else of the points
-) -> Tensor: # (N,K,H/stride,W/stride) in [0, 1]
+    points: Tensor,  # (N,K,2) pixels
+    size: int | tuple[int, int],  # (H, W) of the picture
+    sigma: float | Tensor,  # pixels of the picture: a number, or for each point: (K,), (N,1) or (N,K)
+    stride: float | tuple[float, float] = 1,  # pixels for each cell of the map, or (along y, along x)
+    visible: Tensor
+    | None = None,  # (N,K) bool: the others get an empty map; default: all points that are numbers
+    outside: str = "raise",  # what to do with points outside the picture: "raise", or "drop" (an empty map)
+    out: Tensor | None = None,  # (N,K,H/stride,W/stride) to write into
+    dtype: torch.dtype | None = None,  # of the maps; default: that of `out`, else of the points
+) -> Tensor:  # (N,K,H/stride,W/stride) in [0, 1]
     "A Gaussian of height 1 around each point: exp(-d²/(2σ²)) at the centres of the cells, where d is the distance in pixels."
     h, w = _map_size(size, stride)
     seen = _drawable(points, size, visible, outside)
     rows, columns = _bumps(points, seen, sigma, stride, h, w)
     dtype = dtype or (out.dtype if out is not None else points.dtype)
-    return torch.mul(rows[..., None], columns[..., None, :], out=_buffer(out, (*seen.shape, h, w), dtype, points.device))
+    return torch.mul(
+        rows[..., None], columns[..., None, :], out=_buffer(out, (*seen.shape, h, w), dtype, points.device)
+    )
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph071
 def decode_quarter(
-    maps: Tensor, # (N,K,H,W) anything that is large where the point is
-    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell, or (along y, along x)
-) -> Tensor: # (N,K,2) pixels of the picture
+    maps: Tensor,  # (N,K,H,W) anything that is large where the point is
+    stride: float | tuple[float, float] = 1,  # pixels of the picture for each cell, or (along y, along x)
+) -> Tensor:  # (N,K,2) pixels of the picture
     "The largest cell, moved by a quarter of a cell towards the larger neighbour, in x and in y (Newell et al. 2016, arXiv:1603.06937)."
     maps = _checked_maps(maps, stride)
     row, col, _ = _peaks(maps)
@@ -385,34 +449,43 @@ def decode_quarter(
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph073
 def decode_soft_argmax(
-    maps: Tensor, # (N,K,H,W) logits, or values times `beta`
-    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell, or (along y, along x)
-    beta: float = 1.0, # factor before the softmax: large is sharp
-    space: str | None = None, # what the network answers with; default: what its answer shows
-) -> Tensor: # (N,K,2) pixels of the picture; differentiable
+    maps: Tensor,  # (N,K,H,W) logits, or values times `beta`
+    stride: float | tuple[float, float] = 1,  # pixels of the picture for each cell, or (along y, along x)
+    beta: float = 1.0,  # factor before the softmax: large is sharp
+    space: str | None = None,  # what the network answers with; default: what its answer shows
+) -> Tensor:  # (N,K,2) pixels of the picture; differentiable
     "A softmax over all cells, and the mean place under it (Luvizon et al. 2019; Nibali et al. 2018, arXiv:1801.07372)."
     maps = _checked_maps(maps, stride)
-    if not beta > 0: raise ValueError(f"beta is {beta}; expected a number above 0")
+    if not beta > 0:
+        raise ValueError(f"beta is {beta}; expected a number above 0")
     if beta == 1:
         check_space(maps, "logits", "decode_soft_argmax without a beta", space)
-    weights = (maps - maps.detach().amax((-2, -1), keepdim=True)).mul_(beta).exp_() # a softmax that is not divided by its sum yet
+    weights = (
+        (maps - maps.detach().amax((-2, -1), keepdim=True)).mul_(beta).exp_()
+    )  # a softmax that is not divided by its sum yet
     rows, columns = weights.sum(-1), weights.sum(-2)
     down, across = _strides(stride)
     x, y = (g @ _centres(g.shape[-1], step, maps) for g, step in ((columns, across), (rows, down)))
     points = torch.stack([x, y], -1) / rows.sum(-1, keepdim=True)
-    if (wrong := ~points.isfinite().all(-1)).any(): raise ValueError("the map of picture {}, point {} holds NaN or infinity".format(*_first(wrong)))
+    if (wrong := ~points.isfinite().all(-1)).any():
+        raise ValueError("the map of picture {}, point {} holds NaN or infinity".format(*_first(wrong)))
     return points
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph075
 def decode_centroid(
-    maps: Tensor, # (N,K,H,W) at least 0
-    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell, or (along y, along x)
-) -> Tensor: # (N,K,2) pixels of the picture
+    maps: Tensor,  # (N,K,H,W) at least 0
+    stride: float | tuple[float, float] = 1,  # pixels of the picture for each cell, or (along y, along x)
+) -> Tensor:  # (N,K,2) pixels of the picture
     "The centre of mass of the whole map. Any floor under the map draws it towards the middle of the picture."
     maps = _checked_maps(maps, stride)
     total, low = maps.sum((-2, -1)), maps.amin((-2, -1))
-    for wrong, what in ((~total.isfinite(), "holds NaN or infinity"), (low < 0, "has values below 0; give a sigmoid or a softmax of logits"), (total == 0, "is zero everywhere")):
-        if wrong.any(): raise ValueError("the map of picture {}, point {} {}".format(*_first(wrong), what))
+    for wrong, what in (
+        (~total.isfinite(), "holds NaN or infinity"),
+        (low < 0, "has values below 0; give a sigmoid or a softmax of logits"),
+        (total == 0, "is zero everywhere"),
+    ):
+        if wrong.any():
+            raise ValueError("the map of picture {}, point {} {}".format(*_first(wrong), what))
     (h, w), (down, across) = maps.shape[-2:], _strides(stride)
     x, y = maps.sum(-2) @ _centres(w, across, maps), maps.sum(-1) @ _centres(h, down, maps)
     return torch.stack([x, y], -1) / total[..., None]
@@ -421,8 +494,13 @@ def decode_centroid(
 def _windows(maps, row, col, radius):
     "(N,K,s,s) cells around a cell of each map, with row and column of the window's first cell; at the edge the window is pushed inwards."
     (h, w), s = maps.shape[-2:], 2 * radius + 1
-    if min(h, w) < s: raise ValueError(f"maps of {h}×{w} cells are smaller than the window of {s}×{s}")
-    top, left, steps = (row - radius).clamp(0, h - s), (col - radius).clamp(0, w - s), torch.arange(s, device=maps.device)
+    if min(h, w) < s:
+        raise ValueError(f"maps of {h}×{w} cells are smaller than the window of {s}×{s}")
+    top, left, steps = (
+        (row - radius).clamp(0, h - s),
+        (col - radius).clamp(0, w - s),
+        torch.arange(s, device=maps.device),
+    )
     index = (top[..., None] + steps)[..., :, None] * w + (left[..., None] + steps)[..., None, :]
     return maps.flatten(2).gather(2, index.flatten(2)).unflatten(2, (s, s)), top, left
 
@@ -433,27 +511,32 @@ def _refuse_logits(maps, peak, who):
     wrong = (low < 0) & (low < -peak / 2)
     if wrong.any():
         at = _first(wrong)
-        raise ValueError(f"{who} takes maps of at least 0, and the map of picture {at[0]}, point {at[1]} has "
-                         f"values from {low[at]:.3g} to {peak[at]:.3g}, as logits have; "
-                         "give a sigmoid or a softmax of logits")
+        raise ValueError(
+            f"{who} takes maps of at least 0, and the map of picture {at[0]}, point {at[1]} has "
+            f"values from {low[at]:.3g} to {peak[at]:.3g}, as logits have; "
+            "give a sigmoid or a softmax of logits"
+        )
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph078
 def decode_local_centroid(
-    maps: Tensor, # (N,K,H,W) at least 0, with a peak
-    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell, or (along y, along x)
-    radius: int = 4, # cells around the largest one
-    floor: float = 0.25, # share of the peak's value that is taken off first
-) -> Tensor: # (N,K,2) pixels of the picture
+    maps: Tensor,  # (N,K,H,W) at least 0, with a peak
+    stride: float | tuple[float, float] = 1,  # pixels of the picture for each cell, or (along y, along x)
+    radius: int = 4,  # cells around the largest one
+    floor: float = 0.25,  # share of the peak's value that is taken off first
+) -> Tensor:  # (N,K,2) pixels of the picture
     "The centre of mass of what stands out above a floor, in a window around the largest cell."
     maps = _checked_maps(maps, stride)
-    if not 0 <= floor < 1: raise ValueError(f"floor is {floor}; expected at least 0 and less than 1")
+    if not 0 <= floor < 1:
+        raise ValueError(f"floor is {floor}; expected at least 0 and less than 1")
     if not isinstance(radius, int) or radius < 0:
         raise ValueError(f"radius is {radius}; expected a whole number of cells, at least 0")
     row, col, value = _peaks(maps)
     _refuse_logits(maps, value, "decode_local_centroid")
     patch, top, left = _windows(maps, row, col, radius)
     mass = (patch - floor * value[..., None, None]).clamp(min=0)
-    mass = torch.where(value[..., None, None] > 0, mass, (patch == value[..., None, None]).to(mass.dtype)) # a map without anything above 0
+    mass = torch.where(
+        value[..., None, None] > 0, mass, (patch == value[..., None, None]).to(mass.dtype)
+    )  # a map without anything above 0
     steps, total = torch.arange(2 * radius + 1, device=maps.device, dtype=maps.dtype), mass.sum((-2, -1))
     return _place(left + mass.sum(-2) @ steps / total, top + mass.sum(-1) @ steps / total, stride)
 
@@ -462,35 +545,49 @@ def _log_window(maps, row, col):
     "Logarithms of the 3×3 cells around the peak, and row and column of the window's middle."
     patch, top, left = _windows(maps, row, col, 1)
     if (wrong := (patch < 0).flatten(2).any(-1)).any():
-        raise ValueError("the map of picture {}, point {} is negative beside its peak, and DARK takes logarithms; give a sigmoid or a softmax of logits".format(*_first(wrong)))
+        raise ValueError(
+            "the map of picture {}, point {} is negative beside its peak, and DARK takes logarithms; give a sigmoid or a softmax of logits".format(
+                *_first(wrong)
+            )
+        )
     return patch.clamp(min=torch.finfo(patch.dtype).tiny).log(), top + 1, left + 1
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph081
 def decode_dark(
-    maps: Tensor, # (N,K,H,W) at least 0
-    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell, or (along y, along x)
-    blur: float = 0.0, # cells: smooth the maps by a Gaussian first, which helps against noise
-) -> Tensor: # (N,K,2) pixels of the picture
+    maps: Tensor,  # (N,K,H,W) at least 0
+    stride: float | tuple[float, float] = 1,  # pixels of the picture for each cell, or (along y, along x)
+    blur: float = 0.0,  # cells: smooth the maps by a Gaussian first, which helps against noise
+) -> Tensor:  # (N,K,2) pixels of the picture
     "The top of the parabola through the logarithms around the largest cell (DARK: Zhang et al. 2020, arXiv:1910.06278). Exact if the map is a Gaussian."
     maps = _checked_maps(maps, stride)
     if not 0 <= blur < math.inf:
         raise ValueError(f"blur is {blur}; expected a number of cells, at least 0")
-    if blur: maps = gaussian_blur(maps, maps.new_full((len(maps),), blur))
+    if blur:
+        maps = gaussian_blur(maps, maps.new_full((len(maps),), blur))
     row, col, value = _peaks(maps)
     z, y, x = _log_window(maps, row, col)
     _refuse_logits(maps, value, "decode_dark")
     gx, gy = (z[..., 1, 2] - z[..., 1, 0]) / 2, (z[..., 2, 1] - z[..., 0, 1]) / 2
-    xx, yy = (z[..., 1, 2] + z[..., 1, 0] - 2 * z[..., 1, 1]), (z[..., 2, 1] + z[..., 0, 1] - 2 * z[..., 1, 1])
+    xx, yy = (
+        (z[..., 1, 2] + z[..., 1, 0] - 2 * z[..., 1, 1]),
+        (z[..., 2, 1] + z[..., 0, 1] - 2 * z[..., 1, 1]),
+    )
     xy = (z[..., 2, 2] + z[..., 0, 0] - z[..., 2, 0] - z[..., 0, 2]) / 4
     det = xx * yy - xy * xy
-    top = (xx < 0) & (det > 0) # otherwise the surface has no top, and the largest cell is the answer
+    top = (xx < 0) & (det > 0)  # otherwise the surface has no top, and the largest cell is the answer
     step = lambda a: torch.where(top, a / torch.where(top, det, 1.0), 0.0).clamp(-1.5, 1.5)
     col, row = torch.where(top, x, col), torch.where(top, y, row)
     return _place(col + step(xy * gy - yy * gx), row + step(xy * gx - xx * gy), stride)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph082
-POINT_DECODERS = {"argmax": decode_argmax, "quarter shift": decode_quarter, "soft-argmax": decode_soft_argmax, "local centroid": decode_local_centroid,
-            "DARK": decode_dark, "global centroid": decode_centroid}
+POINT_DECODERS = {
+    "argmax": decode_argmax,
+    "quarter shift": decode_quarter,
+    "soft-argmax": decode_soft_argmax,
+    "local centroid": decode_local_centroid,
+    "DARK": decode_dark,
+    "global centroid": decode_centroid,
+}
 
 
 def _decoder(how):
@@ -501,35 +598,37 @@ def _decoder(how):
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph084
 def decoder_error(
-    how: str, # one of `POINT_DECODERS`
-    sigma: float = 8.0, # pixels
-    stride: int = 4, # pixels for each cell
-    noise: float = 0.0, # standard deviation of what is added to the map; the result is cut to [0, 1]
-    offset: float | None = None, # place of every point within its cell, 0 to 1 along x; default: anywhere
-    n: int = 400, # points
-    size: int = 128, # of the picture
-    seed: int = 0, # of places and noise
-    **options, # of the decoder
-) -> float: # pixels
+    how: str,  # one of `POINT_DECODERS`
+    sigma: float = 8.0,  # pixels
+    stride: int = 4,  # pixels for each cell
+    noise: float = 0.0,  # standard deviation of what is added to the map; the result is cut to [0, 1]
+    offset: float | None = None,  # place of every point within its cell, 0 to 1 along x; default: anywhere
+    n: int = 400,  # points
+    size: int = 128,  # of the picture
+    seed: int = 0,  # of places and noise
+    **options,  # of the decoder
+) -> float:  # pixels
     "The mean distance between points and what a decoder makes of their heatmaps. The points keep a quarter of the picture away from its edge."
     if not (n >= 1 and noise >= 0):
         raise ValueError(f"n is {n} and noise is {noise}; expected at least 1, and at least 0")
     g = torch.Generator().manual_seed(seed)
     points = size * (0.25 + 0.5 * torch.rand(n, 1, 2, generator=g))
-    if offset is not None: points[..., 0] = (points[..., 0] / stride).floor() * stride + offset * stride
+    if offset is not None:
+        points[..., 0] = (points[..., 0] / stride).floor() * stride + offset * stride
     maps = gaussian_heatmaps(points, size, sigma, stride)
-    if noise: maps = (maps + noise * torch.randn(maps.shape, generator=g)).clamp(0, 1)
+    if noise:
+        maps = (maps + noise * torch.randn(maps.shape, generator=g)).clamp(0, 1)
     return float((_decoder(how)(maps, stride, **options) - points).norm(dim=-1).mean())
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph103
 def draw_decoded(
-    image: Tensor, # (C,H,W) picture
-    point: Tensor, # (2,) pixels
-    sigma: float = 8.0, # pixels
-    stride: int = 4, # pixels for each cell
-    how: str = "DARK", # one of `POINT_DECODERS`
-    noise: float = 0.0, # standard deviation
-    seed: int = 0, # of the noise
+    image: Tensor,  # (C,H,W) picture
+    point: Tensor,  # (2,) pixels
+    sigma: float = 8.0,  # pixels
+    stride: int = 4,  # pixels for each cell
+    how: str = "DARK",  # one of `POINT_DECODERS`
+    noise: float = 0.0,  # standard deviation
+    seed: int = 0,  # of the noise
 ) -> Axes:
     "A picture with the heatmap of a point, and what a decoder makes of it."
     maps = gaussian_heatmaps(point[None, None], tuple(image.shape[-2:]), sigma, stride)
@@ -546,11 +645,13 @@ class _SeparableMSE(torch.autograd.Function):
     @staticmethod
     def forward(ctx, maps, rows, columns):
         ctx.save_for_backward(maps, rows, columns)
-        high = torch.float32 if maps.device.type == "mps" else torch.float64 # the three terms nearly cancel when the map is right
+        high = (
+            torch.float32 if maps.device.type == "mps" else torch.float64
+        )  # the three terms nearly cancel when the map is right
         energy = torch.linalg.vector_norm(maps, dim=-1).to(high).square().sum(-1)
         inner = (torch.bmm(rows[:, None], maps)[:, 0].to(high) * columns).sum(-1)
         sums = energy - 2 * inner + rows.to(high).square().sum(-1) * columns.to(high).square().sum(-1)
-        near = sums < 0.01 * energy # too little is left of the terms: subtract cell by cell
+        near = sums < 0.01 * energy  # too little is left of the terms: subtract cell by cell
         if near.any():
             rest = torch.baddbmm(maps[near], rows[near][..., None], columns[near][:, None], alpha=-1)
             sums[near] = rest.to(high).square().sum((-2, -1))
@@ -559,17 +660,21 @@ class _SeparableMSE(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         maps, rows, columns = ctx.saved_tensors
-        return torch.baddbmm(maps, rows[..., None], columns[:, None], alpha=-1).mul_(2 * grad[:, None, None]), None, None
+        return (
+            torch.baddbmm(maps, rows[..., None], columns[:, None], alpha=-1).mul_(2 * grad[:, None, None]),
+            None,
+            None,
+        )
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph107
 def gaussian_mse(
-    maps: Tensor, # (N,K,H,W) in [0, 1]
-    points: Tensor, # (N,K,2) pixels of the picture
-    visible: Tensor, # (N,K) bool: the other maps are left out
-    size: tuple[int, int], # (H, W) of the picture
-    sigma: float | Tensor, # pixels of the picture, as for `gaussian_heatmaps`
-    space: str | None = None, # what the network answers with; "heights": `maps` may leave [0, 1]
-) -> Tensor: # scalar
+    maps: Tensor,  # (N,K,H,W) in [0, 1]
+    points: Tensor,  # (N,K,2) pixels of the picture
+    visible: Tensor,  # (N,K) bool: the other maps are left out
+    size: tuple[int, int],  # (H, W) of the picture
+    sigma: float | Tensor,  # pixels of the picture, as for `gaussian_heatmaps`
+    space: str | None = None,  # what the network answers with; "heights": `maps` may leave [0, 1]
+) -> Tensor:  # scalar
     "The same number as `heatmap_mse` with `gaussian_heatmaps`, without drawing the target: ‖P‖² − 2 gᵧᵀ P gₓ + ‖gᵧ‖² ‖gₓ‖²."
     check_space(maps, ("probabilities", "heights"), "gaussian_mse", space)
     h, w = maps.shape[-2:]
@@ -582,33 +687,37 @@ def gaussian_mse(
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph118
 def heatmap_focal(
-    logits: Tensor, # (N,K,H,W) before the sigmoid
-    target: Tensor, # (N,K,H,W) Gaussians in [0, 1]
-    visible: Tensor, # (N,K) bool: the other maps are left out
-    alpha: float = 2.0, # how little cells count that are nearly right
-    beta: float = 4.0, # how little cells count that lie near the point
-    space: str | None = None, # what the network answers with; default: what the values show
-) -> Tensor: # scalar
+    logits: Tensor,  # (N,K,H,W) before the sigmoid
+    target: Tensor,  # (N,K,H,W) Gaussians in [0, 1]
+    visible: Tensor,  # (N,K) bool: the other maps are left out
+    alpha: float = 2.0,  # how little cells count that are nearly right
+    beta: float = 4.0,  # how little cells count that lie near the point
+    space: str | None = None,  # what the network answers with; default: what the values show
+) -> Tensor:  # scalar
     "The focal loss of CornerNet (Law and Deng 2018, arXiv:1808.01244), for each visible point: only the target's largest cell counts as the point."
     _same_shape(logits, target)
     check_space(logits, "logits", "heatmap_focal", space)
     logits, target = _wide(logits), _wide(target)
     p, point = logits.sigmoid(), target == target.amax((-2, -1), keepdim=True)
-    loss = torch.where(point, -(1 - p) ** alpha * F.logsigmoid(logits), -(1 - target) ** beta * p**alpha * F.logsigmoid(-logits))
+    loss = torch.where(
+        point,
+        -((1 - p) ** alpha) * F.logsigmoid(logits),
+        -((1 - target) ** beta) * p**alpha * F.logsigmoid(-logits),
+    )
     return masked_mean(loss.sum((-2, -1)), visible)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph120
 def _divergence(p, q):
     "The Jensen-Shannon divergence of maps in float32 or float64."
-    tiny = 1e-24 # keeps the logarithm and its gradient finite where a map is 0
+    tiny = 1e-24  # keeps the logarithm and its gradient finite where a map is 0
     middle = ((p + q) / 2 + tiny).log()
     return (p * ((p + tiny).log() - middle) + q * ((q + tiny).log() - middle)).sum((-2, -1)) / 2
 
 
 def js_divergence(
-    p: Tensor, # (N,K,H,W) maps that sum to 1
-    q: Tensor, # (N,K,H,W) maps that sum to 1
-) -> Tensor: # (N,K) nats, from 0 (equal) to log 2 (nothing in common)
+    p: Tensor,  # (N,K,H,W) maps that sum to 1
+    q: Tensor,  # (N,K,H,W) maps that sum to 1
+) -> Tensor:  # (N,K) nats, from 0 (equal) to log 2 (nothing in common)
     "The Jensen-Shannon divergence: the mean of the two divergences from their average."
     _same_shape(p, q)
     p, q = _wide(p), _wide(q)
@@ -617,21 +726,23 @@ def js_divergence(
         wrong = (low < 0) | ~((total - 1).abs() <= 0.01)
         if wrong.any():
             at = _first(wrong)
-            raise ValueError("js_divergence takes maps of at least 0 that sum to 1, and in "
-                             f"{name} the map of picture {at[0]}, point {at[1]} goes down to {low[at]:.3g} "
-                             f"and sums to {total[at]:.3g}; give a softmax of logits")
+            raise ValueError(
+                "js_divergence takes maps of at least 0 that sum to 1, and in "
+                f"{name} the map of picture {at[0]}, point {at[1]} goes down to {low[at]:.3g} "
+                f"and sums to {total[at]:.3g}; give a softmax of logits"
+            )
     return _divergence(p, q)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph121
 def dsnt_loss(
-    logits: Tensor, # (N,K,H,W)
-    points: Tensor, # (N,K,2) pixels of the picture
-    visible: Tensor, # (N,K) bool: the other maps are left out
-    size: tuple[int, int], # (H, W) of the picture
-    sigma: float | Tensor, # pixels: the shape that the maps are drawn towards
-    weight: float = 1.0, # of the regularisation
-    space: str | None = None, # what the network answers with; default: what the values show
-) -> Tensor: # scalar
+    logits: Tensor,  # (N,K,H,W)
+    points: Tensor,  # (N,K,2) pixels of the picture
+    visible: Tensor,  # (N,K) bool: the other maps are left out
+    size: tuple[int, int],  # (H, W) of the picture
+    sigma: float | Tensor,  # pixels: the shape that the maps are drawn towards
+    weight: float = 1.0,  # of the regularisation
+    space: str | None = None,  # what the network answers with; default: what the values show
+) -> Tensor:  # scalar
     "Distance of the soft-argmax to the point in normalised coordinates, plus a Jensen-Shannon divergence to a Gaussian (Nibali et al. 2018, arXiv:1801.07372)."
     check_space(logits, "logits", "dsnt_loss", space)
     seen = _drawable(points, size, visible, "raise")
@@ -645,8 +756,11 @@ def dsnt_loss(
     return masked_mean(distance + weight * _divergence(probs, rows[..., None] * columns[..., None, :]), seen)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph127
-LOSS_SPACES = { # what each kind of loss takes
-    "mse": ("probabilities", "heights"), "bce": ("logits",), "focal": ("logits",), "dsnt": ("logits",),
+LOSS_SPACES = {  # what each kind of loss takes
+    "mse": ("probabilities", "heights"),
+    "bce": ("logits",),
+    "focal": ("logits",),
+    "dsnt": ("logits",),
     "binary": ("probabilities", "heights"),
 }
 
@@ -660,10 +774,11 @@ def _check_sigma(sigma):
 @dataclass
 class HeatmapLoss:
     "A loss for `fit`, of a network that answers with maps; the strides are the ratios of picture and map."
-    kind: str = "bce" # "mse" (maps in [0, 1]), "bce" or "focal" (logits), "dsnt" (logits for a softmax), or "binary" (maps in [0, 1], one cell for a target)
-    sigma: float | Callable = 8.0 # pixels of the picture; or batch -> (N,K) or (N,1)
-    options: dict = field(default_factory=dict) # of the loss: alpha and beta, or weight
-    space: str | None = None # what the network answers with, one of `SPACES`; default: what its answer shows
+
+    kind: str = "bce"  # "mse" (maps in [0, 1]), "bce" or "focal" (logits), "dsnt" (logits for a softmax), or "binary" (maps in [0, 1], one cell for a target)
+    sigma: float | Callable = 8.0  # pixels of the picture; or batch -> (N,K) or (N,1)
+    options: dict = field(default_factory=dict)  # of the loss: alpha and beta, or weight
+    space: str | None = None  # what the network answers with, one of `SPACES`; default: what its answer shows
 
     def __post_init__(self):
         if self.kind not in LOSS_SPACES:
@@ -674,9 +789,9 @@ class HeatmapLoss:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        return LOSS_SPACES[self.kind] # of `SPACES`
+        return LOSS_SPACES[self.kind]  # of `SPACES`
 
-    def target(self, batch: dict, stride: float | tuple[float, float]) -> Tensor: # (N,K,h,w) in [0, 1]
+    def target(self, batch: dict, stride: float | tuple[float, float]) -> Tensor:  # (N,K,h,w) in [0, 1]
         "What the loss compares maps with."
         points, seen, size = batch["keypoints"], batch["visible"], tuple(batch["image"].shape[-2:])
         if self.kind == "binary":
@@ -688,7 +803,10 @@ class HeatmapLoss:
 
     def __call__(self, output: Tensor, batch: dict) -> Tensor:
         points, seen, size = batch["keypoints"], batch["visible"], tuple(batch["image"].shape[-2:])
-        if output.ndim != 4 or output.shape[:2] != points.shape[:2]: raise ValueError(f"the network answers {tuple(output.shape)}; expected maps of shape ({len(points)},{points.shape[1]},H,W)")
+        if output.ndim != 4 or output.shape[:2] != points.shape[:2]:
+            raise ValueError(
+                f"the network answers {tuple(output.shape)}; expected maps of shape ({len(points)},{points.shape[1]},H,W)"
+            )
         stride = _stride_of(output, size)
         options = {"space": self.space} | self.options
         if self.kind == "dsnt":
@@ -699,23 +817,30 @@ class HeatmapLoss:
         return compare(output, self.target(batch, stride), seen, **options)
 
     @staticmethod
-    def batch_weight(batch: dict) -> int: return visible_points(batch)
+    def batch_weight(batch: dict) -> int:
+        return visible_points(batch)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph128
 @dataclass
 class Decode:
     "From maps to pixels, for `fit`, `predict` and `evaluate`: an activation, then one of `POINT_DECODERS`."
-    how: str = "DARK" # one of `POINT_DECODERS`
-    activation: str | None = "sigmoid" # what turns the network's output into maps: "sigmoid", "softmax" or None
-    options: dict = field(default_factory=dict) # of the decoder, such as blur or beta
-    space: str | None = None # what the network answers with, one of `SPACES`; default: what its answer shows
+
+    how: str = "DARK"  # one of `POINT_DECODERS`
+    activation: str | None = (
+        "sigmoid"  # what turns the network's output into maps: "sigmoid", "softmax" or None
+    )
+    options: dict = field(default_factory=dict)  # of the decoder, such as blur or beta
+    space: str | None = None  # what the network answers with, one of `SPACES`; default: what its answer shows
 
     def __post_init__(self):
         _decoder(self.how)
-        if self.activation not in ("sigmoid", "softmax", None): raise ValueError(f"activation is {self.activation!r}; expected 'sigmoid', 'softmax' or None")
+        if self.activation not in ("sigmoid", "softmax", None):
+            raise ValueError(f"activation is {self.activation!r}; expected 'sigmoid', 'softmax' or None")
         if self.how == "soft-argmax" and self.activation and self.options.get("beta", 1) == 1:
-            raise ValueError(f"{self._name}: a soft-argmax takes a softmax itself; "
-                             "expected activation=None for logits, or a beta for a map")
+            raise ValueError(
+                f"{self._name}: a soft-argmax takes a softmax itself; "
+                "expected activation=None for logits, or a beta for a map"
+            )
         if self.space is not None:
             _check_pair(self._name, self.takes, self.space)
 
@@ -724,25 +849,26 @@ class Decode:
         return f"the decoder {self.how!r} after {self.activation or 'no activation'}"
 
     @property
-    def takes(self) -> tuple[str, ...]: # of `SPACES`
+    def takes(self) -> tuple[str, ...]:  # of `SPACES`
         if self.activation is not None:
             return ("logits",)
         if self.how == "soft-argmax":
             return ("logits",) if self.options.get("beta", 1) == 1 else tuple(SPACES)
         return tuple(SPACES) if self.how in ("argmax", "quarter shift") else ("probabilities", "heights")
 
-    def maps(self, output: Tensor) -> Tensor: # (N,K,H,W)
+    def maps(self, output: Tensor) -> Tensor:  # (N,K,H,W)
         "The network's output after the activation."
         if len(self.takes) == 1:
             check_space(output, self.takes, self._name, self.space)
-        if self.activation == "softmax": return output.flatten(2).softmax(-1).view_as(output)
+        if self.activation == "softmax":
+            return output.flatten(2).softmax(-1).view_as(output)
         if self.activation == "sigmoid":
             return output.sigmoid()
         return output.clamp(min=0) if self.space == "heights" else output
 
-    def __call__(self, output: Tensor, batch: dict) -> Tensor: # (N,K,2)
+    def __call__(self, output: Tensor, batch: dict) -> Tensor:  # (N,K,2)
         maps = self.maps(output).detach()
-        known = {"space": "logits"} if self.how == "soft-argmax" else {} # `maps` has looked
+        known = {"space": "logits"} if self.how == "soft-argmax" else {}  # `maps` has looked
         return _decoder(self.how)(maps, _stride_of(maps, batch["image"].shape[-2:]), **known, **self.options)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #phcodec1
@@ -752,32 +878,33 @@ class HeatmapCodec:
 
     They must fit what the network answers, so one object holds them; `fit` takes its `loss` and `decode`."""
 
-    space: str = "logits" # what the network answers with, one of `SPACES`
-    sigma: float | Callable = 8.0 # pixels of the picture; or batch -> (N,K) or (N,1)
-    kind: str | None = None # of the loss, as in `HeatmapLoss`; default: "bce" for logits, else "mse"
-    how: str | None = None # of `POINT_DECODERS`; default: "soft-argmax" for "dsnt", else "DARK"
-    stride: float | tuple[float, float] | None = None # pixels for each cell; only `encode` needs to be told
-    loss_options: dict = field(default_factory=dict) # as in `HeatmapLoss`
-    decode_options: dict = field(default_factory=dict) # as in `Decode`, such as blur
+    space: str = "logits"  # what the network answers with, one of `SPACES`
+    sigma: float | Callable = 8.0  # pixels of the picture; or batch -> (N,K) or (N,1)
+    kind: str | None = None  # of the loss, as in `HeatmapLoss`; default: "bce" for logits, else "mse"
+    how: str | None = None  # of `POINT_DECODERS`; default: "soft-argmax" for "dsnt", else "DARK"
+    stride: float | tuple[float, float] | None = None  # pixels for each cell; only `encode` needs to be told
+    loss_options: dict = field(default_factory=dict)  # as in `HeatmapLoss`
+    decode_options: dict = field(default_factory=dict)  # as in `Decode`, such as blur
 
     def __post_init__(self):
         self.kind = self.kind or ("bce" if self.space == "logits" else "mse")
         self.how = self.how or ("soft-argmax" if self.kind == "dsnt" else "DARK")
         activation = None
         if self.space == "logits" and self.how != "soft-argmax":
-            activation = "softmax" if self.kind == "dsnt" else "sigmoid" # the one that the loss has in mind
+            activation = "softmax" if self.kind == "dsnt" else "sigmoid"  # the one that the loss has in mind
         self.loss = HeatmapLoss(self.kind, self.sigma, self.loss_options, self.space)
         self.decode = Decode(self.how, activation, self.decode_options, self.space)
 
     @classmethod
-    def of(cls,
-           model: nn.Module, # its `space` and `stride` say what it answers
-           sigma: float | Callable = 8.0, # pixels, as above
-           kind: str | None = None, # of the loss
-           how: str | None = None, # of the decoder
-           space: str | None = None, # for a network that does not say it
-           **options, # loss_options, decode_options
-           ) -> "HeatmapCodec":
+    def of(
+        cls,
+        model: nn.Module,  # its `space` and `stride` say what it answers
+        sigma: float | Callable = 8.0,  # pixels, as above
+        kind: str | None = None,  # of the loss
+        how: str | None = None,  # of the decoder
+        space: str | None = None,  # for a network that does not say it
+        **options,  # loss_options, decode_options
+    ) -> "HeatmapCodec":
         "The codec of a network; an error that names both if loss or decoder does not fit what it answers."
         name, says = type(model).__name__, getattr(model, "space", None)
         if says is None and space is None:
@@ -788,9 +915,10 @@ class HeatmapCodec:
             raise ValueError(f"{name} answers with {says}, and space is {space!r}")
         return cls(says or space, sigma, kind, how, getattr(model, "stride", None), **options)
 
-    def encode(self,
-               batch: dict, # with image, keypoints in pixels, visible
-               ) -> Tensor: # (N,K,h,w)
+    def encode(
+        self,
+        batch: dict,  # with image, keypoints in pixels, visible
+    ) -> Tensor:  # (N,K,h,w)
         "What a perfect network would answer: the target, in the network's space. `decode` is the way back."
         if self.stride is None:
             raise ValueError("HeatmapCodec: stride is None; expected the pixels of the picture for each cell")
@@ -803,11 +931,12 @@ class HeatmapCodec:
 class FlipAverage(nn.Module):
     "A network's maps of a picture, averaged with those of its mirror image; left and right points exchange their maps."
 
-    def __init__(self,
-                 model: nn.Module, # (N,C,H,W) -> (N,K,h,w)
-                 pairs: Sequence[tuple[int, int]] | KeypointDataset = (), # (left, right), or the data set
-                 keypoint_names: Sequence[str] | None = None, # K names; needed for K > 1 without pairs
-                 ):
+    def __init__(
+        self,
+        model: nn.Module,  # (N,C,H,W) -> (N,K,h,w)
+        pairs: Sequence[tuple[int, int]] | KeypointDataset = (),  # (left, right), or the data set
+        keypoint_names: Sequence[str] | None = None,  # K names; needed for K > 1 without pairs
+    ):
         super().__init__()
         if isinstance(pairs, KeypointDataset):
             pairs, keypoint_names = pairs.pairs, pairs.keypoint_names
@@ -817,18 +946,20 @@ class FlipAverage(nn.Module):
 
     @property
     def space(self) -> str | None:
-        return getattr(self.model, "space", None) # a mean of logits is a logit, and likewise
+        return getattr(self.model, "space", None)  # a mean of logits is a logit, and likewise
 
     @property
     def stride(self) -> float | tuple[float, float] | None:
         return getattr(self.model, "stride", None)
 
-    def forward(self, x: Tensor) -> Tensor: # (N,K,h,w)
+    def forward(self, x: Tensor) -> Tensor:  # (N,K,h,w)
         maps, mirrored = self.model(x), self.model(x.flip(-1)).flip(-1)
         k = maps.shape[1]
         if k > 1 and not self.pairs and self.keypoint_names is None:
-            raise ValueError(f"FlipAverage: {k} maps and no pairs; expected the pairs of left and right "
-                             "points, the data set, or keypoint_names that show that there are none")
+            raise ValueError(
+                f"FlipAverage: {k} maps and no pairs; expected the pairs of left and right "
+                "points, the data set, or keypoint_names that show that there are none"
+            )
         if self.keypoint_names and len(self.keypoint_names) != k:
             raise ValueError(f"FlipAverage: {k} maps, and {len(self.keypoint_names)} keypoint_names")
         return (maps + mirrored[:, swap_order(self.pairs, k, maps.device)]) / 2
@@ -837,10 +968,11 @@ class FlipAverage(nn.Module):
 class ScaleAverage(nn.Module):
     "A network's maps of a picture, averaged with those of smaller and larger copies; the sides of a copy are rounded to multiples of 32."
 
-    def __init__(self,
-                 model: nn.Module, # (N,C,H,W) -> (N,K,h,w)
-                 scales: Sequence[float] = (0.75, 1.0, 1.25), # sizes of the copies
-                 ):
+    def __init__(
+        self,
+        model: nn.Module,  # (N,C,H,W) -> (N,K,h,w)
+        scales: Sequence[float] = (0.75, 1.0, 1.25),  # sizes of the copies
+    ):
         super().__init__()
         if not len(scales) or not all(0 < s < math.inf for s in scales):
             raise ValueError(f"ScaleAverage: scales are {tuple(scales)}; expected numbers above 0")
@@ -854,9 +986,16 @@ class ScaleAverage(nn.Module):
     def stride(self) -> float | tuple[float, float] | None:
         return getattr(self.model, "stride", None)
 
-    def forward(self, x: Tensor) -> Tensor: # (N,K,h,w), in the size that belongs to a copy of size 1
-        resize = lambda v, size: v if v.shape[-2:] == size else F.interpolate(v, size, mode="bilinear", align_corners=False, antialias=True)
-        copies = [tuple(x.shape[-2:]) if s == 1 else tuple(max(32, 32 * round(s * n / 32)) for n in x.shape[-2:]) for s in self.scales]
+    def forward(self, x: Tensor) -> Tensor:  # (N,K,h,w), in the size that belongs to a copy of size 1
+        resize = lambda v, size: (
+            v
+            if v.shape[-2:] == size
+            else F.interpolate(v, size, mode="bilinear", align_corners=False, antialias=True)
+        )
+        copies = [
+            tuple(x.shape[-2:]) if s == 1 else tuple(max(32, 32 * round(s * n / 32)) for n in x.shape[-2:])
+            for s in self.scales
+        ]
         maps = [self.model(resize(x, size)) for size in copies]
         size = tuple(round(n * m / c) for n, m, c in zip(x.shape[-2:], maps[0].shape[-2:], copies[0]))
         return torch.stack([resize(m, size) for m in maps]).mean(0)
@@ -864,13 +1003,15 @@ class ScaleAverage(nn.Module):
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph140
 class CoarseHeatmap(CoarseToFine):
     "`CoarseToFine` without the soft-argmax: (N,C,H,W) pictures in [0, 1] to (N,K,H/4,W/4) logits of heatmaps. Height and width must be multiples of 16."
-    space, stride = "logits", 4 # what it answers, and pixels of the picture for each cell
 
-    def __init__(self,
-                 keypoints: int = 1, # K, the number of points
-                 in_channels: int = 3, # 1 for grey pictures, 3 for colour
-                 **options, # of `CoarseToFine`: channels, deep
-                 ):
+    space, stride = "logits", 4  # what it answers, and pixels of the picture for each cell
+
+    def __init__(
+        self,
+        keypoints: int = 1,  # K, the number of points
+        in_channels: int = 3,  # 1 for grey pictures, 3 for colour
+        **options,  # of `CoarseToFine`: channels, deep
+    ):
         super().__init__(keypoints, in_channels=in_channels, **options)
         self.head = start_low(self.head[0])
 
@@ -881,36 +1022,49 @@ NETWORKS = {
     "resnet18-heatmap, stride 1": lambda k: ResNet18Heatmap(k, logits=True),
     "resnet18 top-down": lambda k: HeatmapNet(k, "resnet18", "top-down", logits=True, stride=4),
     "lite0 from scratch": lambda k: HeatmapNet(k, "efficientnet_lite0", "top-down", logits=True, stride=4),
-    "lite0": lambda k: HeatmapNet(k, "efficientnet_lite0", "top-down", logits=True, stride=4, weights="DEFAULT"),
-} # name -> function from the number of points to an untrained network that answers with logits; lite0 has ImageNet weights
+    "lite0": lambda k: HeatmapNet(
+        k, "efficientnet_lite0", "top-down", logits=True, stride=4, weights="DEFAULT"
+    ),
+}  # name -> function from the number of points to an untrained network that answers with logits; lite0 has ImageNet weights
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph145
 def accuracy(
-    pred: Tensor, # (N,K,2) pixels
-    ds: KeypointDataset, # with the truth
-    mean: Tensor | None = None, # (K,2) pixels: the mean predictor's answer, `mean_points` of the training data
-) -> dict: # min, mean, median, max and std of the distance in pixels; R; skill; n
+    pred: Tensor,  # (N,K,2) pixels
+    ds: KeypointDataset,  # with the truth
+    mean: Tensor
+    | None = None,  # (K,2) pixels: the mean predictor's answer, `mean_points` of the training data
+) -> dict:  # min, mean, median, max and std of the distance in pixels; R; skill; n
     "What a report of accuracy should hold."
     d = distances(pred, ds.keypoints, ds.visible)
     d = d[d.isfinite()]
     R, skill = r_and_skill(pred, ds.keypoints, ds.visible, mean)
-    return {"min": d.min().item(), "mean": d.mean().item(), "median": d.median().item(), "max": d.max().item(), "std": d.std().item(), "R": R, "skill": skill, "n": len(d)}
+    return {
+        "min": d.min().item(),
+        "mean": d.mean().item(),
+        "median": d.median().item(),
+        "max": d.max().item(),
+        "std": d.std().item(),
+        "R": R,
+        "skill": skill,
+        "n": len(d),
+    }
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph146
 def train_heatmaps(
-    model: nn.Module, # answers with logits of maps
-    train: KeypointDataset, # pictures to learn from
-    valid: KeypointDataset, # pictures to judge on, once, at the end
-    sigma: float | Callable = 4.0, # pixels, or batch -> (N,K) or (N,1)
-    seed: int = 0, # of the order and the augmentation
-    augment: Callable | None = None, # default: up to 15 degrees, 18 % of size, a tenth of shift, mirrored half the time
-    blur: float = 1.0, # cells: of the decoder
-    scales: Sequence[float] = (1.0,), # judge with the maps of copies of these sizes, see `ScaleAverage`
-    **settings, # of `fit`
-) -> dict: # accuracy of the final weights, pred, valid, model (averages over mirror image and sizes), network (the bare one), decode, history, seconds
+    model: nn.Module,  # answers with logits of maps
+    train: KeypointDataset,  # pictures to learn from
+    valid: KeypointDataset,  # pictures to judge on, once, at the end
+    sigma: float | Callable = 4.0,  # pixels, or batch -> (N,K) or (N,1)
+    seed: int = 0,  # of the order and the augmentation
+    augment: Callable
+    | None = None,  # default: up to 15 degrees, 18 % of size, a tenth of shift, mirrored half the time
+    blur: float = 1.0,  # cells: of the decoder
+    scales: Sequence[float] = (1.0,),  # judge with the maps of copies of these sizes, see `ScaleAverage`
+    **settings,  # of `fit`
+) -> dict:  # accuracy of the final weights, pred, valid, model (averages over mirror image and sizes), network (the bare one), decode, history, seconds
     "Train with BCE on Gaussians, decode with flip averaging and DARK."
     averaged = model if tuple(scales) == (1.0,) else ScaleAverage(model, scales)
-    both = FlipAverage(averaged, train) # before the training, since it may be refused
+    both = FlipAverage(averaged, train)  # before the training, since it may be refused
     augment = augment or Augment(degrees=15, scale=(0.85, 1.18), shift=0.1, flip=0.5)
     space = getattr(model, "space", "logits")
     codec = HeatmapCodec.of(model, sigma, "bce", "DARK", space, decode_options={"blur": blur})
@@ -918,33 +1072,44 @@ def train_heatmaps(
     history = fit(model, train, loss=codec.loss, decode=codec.decode, augment=augment, seed=seed, **learning)
     pred = predict(both, valid, batch_size=64, decode=codec.decode)
     report = accuracy(pred, valid, mean_points(train.keypoints, train.visible))
-    return {"accuracy": report, "pred": pred, "valid": valid, "model": both, "network": model,
-            "decode": codec.decode, "history": history, "seconds": sum(history["seconds"])}
+    return {
+        "accuracy": report,
+        "pred": pred,
+        "valid": valid,
+        "model": both,
+        "network": model,
+        "decode": codec.decode,
+        "history": history,
+        "seconds": sum(history["seconds"]),
+    }
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph147
 def scene_noses(
-    network: str = "hourglass", # one of `NETWORKS`
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    pictures: int = 1500, # to train on
-    epochs: int = 15, # rounds of training
-    points: int = 1, # 1 (nose) or 8
-    size: int = 128, # side of the pictures
-    judged: int = 400, # other pictures, to judge on
-    **settings, # of `train_heatmaps`
-) -> dict: # as for `train_heatmaps`
+    network: str = "hourglass",  # one of `NETWORKS`
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    pictures: int = 1500,  # to train on
+    epochs: int = 15,  # rounds of training
+    points: int = 1,  # 1 (nose) or 8
+    size: int = 128,  # side of the pictures
+    judged: int = 400,  # other pictures, to judge on
+    **settings,  # of `train_heatmaps`
+) -> dict:  # as for `train_heatmaps`
     "Train a network on the scenes' pets, and judge it on others."
-    if network not in NETWORKS: raise ValueError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")
-    train, valid = (pets(n, size, seed=s, points=points, masks=False) for n, s in ((pictures, 1), (judged, 2)))
+    if network not in NETWORKS:
+        raise ValueError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")
+    train, valid = (
+        pets(n, size, seed=s, points=points, masks=False) for n, s in ((pictures, 1), (judged, 2))
+    )
     seed_everything(seed)
     return train_heatmaps(NETWORKS[network](points), train, valid, seed=seed, epochs=epochs, **settings)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph152
 @torch.no_grad()
 def maps_of(
-    model: nn.Module, # answers with maps
-    images: Tensor, # (N,C,H,W) uint8
-    space: str | None = None, # what it answers with; default: what its `space` says, or its answer shows
-) -> Tensor: # (N,K,h,w) in [0, 1], on the CPU
+    model: nn.Module,  # answers with maps
+    images: Tensor,  # (N,C,H,W) uint8
+    space: str | None = None,  # what it answers with; default: what its `space` says, or its answer shows
+) -> Tensor:  # (N,K,h,w) in [0, 1], on the CPU
     "A network's heatmaps of pictures, in eval mode; logits go through a sigmoid."
     where, space = next(model.parameters()).device, space or getattr(model, "space", None)
     output = model.eval()(images.to(where).float() / 255).float()
@@ -954,24 +1119,28 @@ def maps_of(
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph156
 def plot_errors(
-    errors: Tensor, # (N,) pixels
-    ax: Axes | None = None, # where to draw; default: a new figure
-    size: int = 128, # of the pictures, for the label
-    bins: int = 40, # bars
+    errors: Tensor,  # (N,) pixels
+    ax: Axes | None = None,  # where to draw; default: a new figure
+    size: int = 128,  # of the pictures, for the label
+    bins: int = 40,  # bars
 ) -> Axes:
     "A histogram of distances with their mean and median."
     ax = figure(width=5, height=3.2)[1] if ax is None else ax
     e = errors[errors.isfinite()].cpu()
     ax.hist(e.numpy(), bins=bins, color=COLOURS["sky"])
-    for value, name, colour in ((e.median(), "median", "blue"), (e.mean(), "mean", "vermilion")): ax.axvline(value, color=COLOURS[colour], label=f"{name} {value:.2f}")
-    ax.set(xlabel=f"distance (pixels of {size})", ylabel="pictures"); ax.legend()
+    for value, name, colour in ((e.median(), "median", "blue"), (e.mean(), "mean", "vermilion")):
+        ax.axvline(value, color=COLOURS[colour], label=f"{name} {value:.2f}")
+    ax.set(xlabel=f"distance (pixels of {size})", ylabel="pictures")
+    ax.legend()
     return ax
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph163
 def _wait(where):
     "Until the device has finished."
-    if where.type == "cuda": torch.cuda.synchronize(where)
-    elif where.type == "mps": torch.mps.synchronize()
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+    elif where.type == "mps":
+        torch.mps.synchronize()
 
 
 @torch.no_grad()
@@ -988,17 +1157,23 @@ def _seconds(model, x, runs):
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph164
 def time_per_image(
-    model: nn.Module, # for pictures (N,C,H,W)
-    size: int | tuple[int, int] = 128, # (H, W)
-    batch_sizes: Sequence[int] = (1, 4, 16, 64), # pictures at a time
-    runs: int = 7, # for each batch size, after two that do not count
-    in_channels: int = 3, # of the pictures
-) -> list[dict]: # batch, ms per image, images per second
+    model: nn.Module,  # for pictures (N,C,H,W)
+    size: int | tuple[int, int] = 128,  # (H, W)
+    batch_sizes: Sequence[int] = (1, 4, 16, 64),  # pictures at a time
+    runs: int = 7,  # for each batch size, after two that do not count
+    in_channels: int = 3,  # of the pictures
+) -> list[dict]:  # batch, ms per image, images per second
     "The median time of a forward pass in eval mode, divided by the pictures in it."
     like, was, rows = next(model.parameters()), model.training, []
     model.eval()
     for n in batch_sizes:
-        x = torch.rand(n, in_channels, *((size, size) if isinstance(size, int) else size), device=like.device, dtype=like.dtype)
+        x = torch.rand(
+            n,
+            in_channels,
+            *((size, size) if isinstance(size, int) else size),
+            device=like.device,
+            dtype=like.dtype,
+        )
         each = _seconds(model, x, runs) / n
         rows.append({"batch": n, "ms per image": each * 1e3, "images per second": 1 / each})
     model.train(was)
@@ -1006,9 +1181,9 @@ def time_per_image(
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph169
 def head_sigma(
-    share: float = 0.06, # σ as a share of the head's size
-    least: float = 1.0, # pixels: never narrower than this
-) -> Callable: # batch -> (N,1) pixels, for `HeatmapLoss`
+    share: float = 0.06,  # σ as a share of the head's size
+    least: float = 1.0,  # pixels: never narrower than this
+) -> Callable:  # batch -> (N,1) pixels, for `HeatmapLoss`
     "Hills as wide as the head is large: the root of width times height of the box around the visible points."
     for name, value in (("share", share), ("least", least)):
         if not 0 < value < math.inf:
@@ -1021,17 +1196,19 @@ def head_sigma(
             known = known & batch["visible"][..., None]
         sides = torch.where(known, points, -math.inf).amax(1) - torch.where(known, points, math.inf).amin(1)
         return (share * sides.clamp(min=0).prod(-1).sqrt()).nan_to_num(0.0).clamp(min=least)[:, None]
+
     return sigma
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph180
 def pet_folds(
-    fold: int, # 0 to folds - 1: the part to judge on
-    folds: int = 5, # parts
-    size: int = 256, # side of the pictures
-    root=None, # data folder; default: that of `kpnb.core.data_dir`
-) -> tuple[KeypointDataset, KeypointDataset]: # training, held back
+    fold: int,  # 0 to folds - 1: the part to judge on
+    folds: int = 5,  # parts
+    size: int = 256,  # side of the pictures
+    root=None,  # data folder; default: that of `kpnb.core.data_dir`
+) -> tuple[KeypointDataset, KeypointDataset]:  # training, held back
     "The labelled noses of the Oxford-IIIT pets in random parts of equal size; the same parts each time."
-    if not 0 <= fold < folds: raise ValueError(f"pet_folds: fold is {fold}; expected 0 to {folds - 1}")
+    if not 0 <= fold < folds:
+        raise ValueError(f"pet_folds: fold is {fold}; expected 0 to {folds - 1}")
     ds = load("pet-noses", root=root, size=size)
     return ds.fold(fold, folds)
 
@@ -1039,46 +1216,76 @@ def pet_folds(
 def strong_augmentation() -> Augment:
     "For few photographs: 30 degrees, size by 0.65 to 1.5, a seventh of shift, mirror, tilt, light and colour."
     from torchvision.transforms import v2
+
     colour = v2.Compose([v2.ColorJitter(0.4, 0.4, 0.4, 0.08), v2.RandomGrayscale(0.1)])
     return Augment(degrees=30, scale=(0.65, 1.5), shift=0.14, flip=0.5, perspective=0.15, colour=colour)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph182
 def _how_many(network, pictures, most, scenes):
     "How many real pictures to use; an error for settings that make no sense."
-    if network not in NETWORKS: raise ValueError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")
+    if network not in NETWORKS:
+        raise ValueError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")
     n = most if pictures is None else pictures
-    if 0 <= n <= most and n + scenes: return n
-    raise ValueError(f"pictures is {pictures} and scenes is {scenes}; expected 0 to {most} real pictures, and at least one of either kind")
+    if 0 <= n <= most and n + scenes:
+        return n
+    raise ValueError(
+        f"pictures is {pictures} and scenes is {scenes}; expected 0 to {most} real pictures, and at least one of either kind"
+    )
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph183
 def pet_noses(
-    fold: int = 0, # the part to judge on; the network never sees it before the end
-    network: str = "lite0", # one of `NETWORKS`
-    epochs: int = 30, # rounds of training, if all pictures are used; with fewer the network sees each more often
-    pictures: int | None = None, # use only so many real pictures, chosen at random by the seed; 0: none, which needs `scenes`
-    scenes: int = 0, # train on so many of the scenes' pets first
-    scene_epochs: int = 5, # rounds over those
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    size: int = 256, # side of the pictures
-    sigma: float = 8.0, # pixels
-    scales: Sequence[float] = (0.75, 1.0, 1.25), # judge with the maps of copies of these sizes
-    lr: float = 2e-3, # largest learning rate
-    start: nn.Module | None = None, # go on with a copy of this network; default: a new one
-    data: tuple[KeypointDataset, KeypointDataset] | None = None, # other training and held-back pictures; default: `pet_folds`
-    root=None, # data folder
-    **settings, # of `train_heatmaps`, such as max_seconds or checkpoint
-) -> dict: # as for `train_heatmaps`; "scenes": the same after the scenes alone
+    fold: int = 0,  # the part to judge on; the network never sees it before the end
+    network: str = "lite0",  # one of `NETWORKS`
+    epochs: int = 30,  # rounds of training, if all pictures are used; with fewer the network sees each more often
+    pictures: int
+    | None = None,  # use only so many real pictures, chosen at random by the seed; 0: none, which needs `scenes`
+    scenes: int = 0,  # train on so many of the scenes' pets first
+    scene_epochs: int = 5,  # rounds over those
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    size: int = 256,  # side of the pictures
+    sigma: float = 8.0,  # pixels
+    scales: Sequence[float] = (0.75, 1.0, 1.25),  # judge with the maps of copies of these sizes
+    lr: float = 2e-3,  # largest learning rate
+    start: nn.Module | None = None,  # go on with a copy of this network; default: a new one
+    data: tuple[KeypointDataset, KeypointDataset]
+    | None = None,  # other training and held-back pictures; default: `pet_folds`
+    root=None,  # data folder
+    **settings,  # of `train_heatmaps`, such as max_seconds or checkpoint
+) -> dict:  # as for `train_heatmaps`; "scenes": the same after the scenes alone
     "Train on real pets, after drawn ones if wanted, and judge on the fold that was held back."
     train, valid = data or pet_folds(fold, size=size, root=root)
     n = _how_many(network, pictures, len(train), scenes)
-    seed_everything(seed); model = NETWORKS[network](1) if start is None else copy.deepcopy(start)
-    how = dict(sigma=sigma, seed=seed, augment=strong_augmentation(), blur=1.5, scales=scales, batch_size=16, weight_decay=0.05, lr=lr)
-    drawn = train_heatmaps(model, pets(scenes, size, seed=1000, points=1, masks=False), valid, epochs=scene_epochs, **(how | settings)) if scenes else None
-    if not n: return drawn | {"scenes": drawn["accuracy"]}
-    return train_heatmaps(model, train.sample(n, seed), valid, epochs=round(epochs * len(train) / n), **(how | settings)) | {"scenes": drawn and drawn["accuracy"]}
+    seed_everything(seed)
+    model = NETWORKS[network](1) if start is None else copy.deepcopy(start)
+    how = dict(
+        sigma=sigma,
+        seed=seed,
+        augment=strong_augmentation(),
+        blur=1.5,
+        scales=scales,
+        batch_size=16,
+        weight_decay=0.05,
+        lr=lr,
+    )
+    drawn = (
+        train_heatmaps(
+            model,
+            pets(scenes, size, seed=1000, points=1, masks=False),
+            valid,
+            epochs=scene_epochs,
+            **(how | settings),
+        )
+        if scenes
+        else None
+    )
+    if not n:
+        return drawn | {"scenes": drawn["accuracy"]}
+    return train_heatmaps(
+        model, train.sample(n, seed), valid, epochs=round(epochs * len(train) / n), **(how | settings)
+    ) | {"scenes": drawn and drawn["accuracy"]}
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #phcurve1
-_ASIDE = ("root", "progress", "live", "device", "csv", "callbacks") # settings that decide nothing
+_ASIDE = ("root", "progress", "live", "device", "csv", "callbacks")  # settings that decide nothing
 
 
 def _in_words(settings):
@@ -1106,28 +1313,33 @@ def _measured(path, told):
             raise DataError(f"{path}: found no column {columns}; expected the file of a pet_curve")
         if row["settings"] != told:
             then, now = row["settings"] or "no settings", told or "no settings"
-            raise ValueError(f"{path}: row {i} was measured with {then}, and now it is {now}; "
-                             "choose another file")
+            raise ValueError(
+                f"{path}: row {i} was measured with {then}, and now it is {now}; choose another file"
+            )
     return rows
 
 
 def pet_curve(
-    pictures: Sequence[int] = (25, 50, 100, 200, 413), # how many real ones to learn from
-    networks: Sequence[str] = ("lite0", "lite0 from scratch"), # of `NETWORKS`
-    scenes: int = 2000, # drawn pets to learn from first, in half of the rows
-    path: str | os.PathLike | None = None, # keep the rows in this CSV; those that it holds are not computed again
-    **settings, # of `pet_noses`, such as fold, size, sigma and epochs; the file's rows must have the same
-) -> pd.DataFrame: # network, scenes, pictures, mean and median error in pixels, settings
+    pictures: Sequence[int] = (25, 50, 100, 200, 413),  # how many real ones to learn from
+    networks: Sequence[str] = ("lite0", "lite0 from scratch"),  # of `NETWORKS`
+    scenes: int = 2000,  # drawn pets to learn from first, in half of the rows
+    path: str
+    | os.PathLike
+    | None = None,  # keep the rows in this CSV; those that it holds are not computed again
+    **settings,  # of `pet_noses`, such as fold, size, sigma and epochs; the file's rows must have the same
+) -> pd.DataFrame:  # network, scenes, pictures, mean and median error in pixels, settings
     "The error against the number of real pictures, with and without drawn pets first; those are learned once for each network."
     told = _in_words(settings)
     rows = _measured(path, told)
     done = {(r["network"], r["scenes"], r["pictures"]) for r in rows}
     for network, drawn in itertools.product(networks, (0, scenes)):
         start, missing = None, [n for n in pictures if (network, drawn, n) not in done]
-        if drawn and missing: start = pet_noses(network=network, pictures=0, scenes=drawn, **settings)["network"]
+        if drawn and missing:
+            start = pet_noses(network=network, pictures=0, scenes=drawn, **settings)["network"]
         for n in missing:
             found = pet_noses(network=network, pictures=n, start=start, **settings)["accuracy"]
             row = {"network": network, "scenes": drawn, "pictures": n}
             rows.append(row | {name: found[name] for name in ("mean", "median")} | {"settings": told})
-            if path: write_safely(path, pd.DataFrame(rows).to_csv(index=False).encode())
+            if path:
+                write_safely(path, pd.DataFrame(rows).to_csv(index=False).encode())
     return pd.DataFrame(rows)

@@ -22,16 +22,16 @@ from .plot import COLOURS, figure
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #88872b67
 def along(
-    v: Tensor, # (C,) one number for each channel
-    x: Tensor, # (N,C,...) what it will be combined with
-) -> Tensor: # (1,C,1,...) the same numbers, as many axes as x
+    v: Tensor,  # (C,) one number for each channel
+    x: Tensor,  # (N,C,...) what it will be combined with
+) -> Tensor:  # (1,C,1,...) the same numbers, as many axes as x
     "One number for each channel, in a shape that lines up with the second axis of `x`."
     return v.reshape(1, -1, *[1] * (x.ndim - 2))
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #bb2c4ce3
 def batch_statistics(
-    x: Tensor, # (N,C), (N,C,L) or (N,C,H,W)
-) -> tuple[Tensor, Tensor]: # (C,) mean and (C,) biased variance of each channel
+    x: Tensor,  # (N,C), (N,C,L) or (N,C,H,W)
+) -> tuple[Tensor, Tensor]:  # (C,) mean and (C,) biased variance of each channel
     "Mean and variance over all axes but the second; the variance is the mean square distance from the mean."
     axes = [d for d in range(x.ndim) if d != 1]
     mean = x.mean(axes)
@@ -39,51 +39,57 @@ def batch_statistics(
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #c38f4aa0
 def scale_and_shift(
-    x: Tensor, # (N,C,...)
-    mean: Tensor, # (C,)
-    var: Tensor, # (C,)
-    weight: Tensor | None = None, # (C,) the scale, gamma; None is 1
-    bias: Tensor | None = None, # (C,) the shift, beta; None is 0
-    eps: float = 1e-5, # added to the variance, inside the root
-) -> Tensor: # (N,C,...) normalised
+    x: Tensor,  # (N,C,...)
+    mean: Tensor,  # (C,)
+    var: Tensor,  # (C,)
+    weight: Tensor | None = None,  # (C,) the scale, gamma; None is 1
+    bias: Tensor | None = None,  # (C,) the shift, beta; None is 0
+    eps: float = 1e-5,  # added to the variance, inside the root
+) -> Tensor:  # (N,C,...) normalised
     "Batch norm with a given mean and variance: weight · (x − mean) / √(var + eps) + bias."
     y = (x - along(mean, x)) * along((var + eps).rsqrt(), x)
-    if weight is not None: y = y * along(weight, x)
+    if weight is not None:
+        y = y * along(weight, x)
     return y if bias is None else y + along(bias, x)
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #8020b074
 @torch.no_grad()
 def update_running(
-    running_mean: Tensor, # (C,) changed in place
-    running_var: Tensor, # (C,) changed in place
-    mean: Tensor, # (C,) of the batch
-    var: Tensor, # (C,) of the batch, biased
-    n: int, # values in a channel: N, N·L or N·H·W
-    momentum: float, # weight of the batch
+    running_mean: Tensor,  # (C,) changed in place
+    running_var: Tensor,  # (C,) changed in place
+    mean: Tensor,  # (C,) of the batch
+    var: Tensor,  # (C,) of the batch, biased
+    n: int,  # values in a channel: N, N·L or N·H·W
+    momentum: float,  # weight of the batch
 ) -> None:
     "Move the running statistics towards those of a batch. The variance is kept unbiased, and nothing of the batch's graph is kept."
     running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
     running_var.mul_(1 - momentum).add_((var * (n / (n - 1))).to(running_var.dtype), alpha=momentum)
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #8666e71a
-_BIAS = "bias" in inspect.signature(nn.BatchNorm1d.__init__).parameters # newer versions of torch can leave out the shift
+_BIAS = (
+    "bias" in inspect.signature(nn.BatchNorm1d.__init__).parameters
+)  # newer versions of torch can leave out the shift
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #e2a0ffbd
 class _BatchNorm(nn.Module):
     "What `BatchNorm1d` and `BatchNorm2d` share."
-    _version = 2 # of the state dict, as in torch
 
-    def __init__(self,
-                 num_features: int, # C, the number of channels
-                 eps: float = 1e-5, # added to the variance
-                 momentum: float | None = 0.1, # weight of a new batch in the record; None: the plain average of all batches
-                 affine: bool = True, # learn a scale and a shift
-                 track_running_stats: bool = True, # keep a record for eval mode
-                 device=None, # of weights and record
-                 dtype=None, # of weights and record
-                 *,
-                 bias: bool = True, # False: learn the scale only
-                 ):
+    _version = 2  # of the state dict, as in torch
+
+    def __init__(
+        self,
+        num_features: int,  # C, the number of channels
+        eps: float = 1e-5,  # added to the variance
+        momentum: float
+        | None = 0.1,  # weight of a new batch in the record; None: the plain average of all batches
+        affine: bool = True,  # learn a scale and a shift
+        track_running_stats: bool = True,  # keep a record for eval mode
+        device=None,  # of weights and record
+        dtype=None,  # of weights and record
+        *,
+        bias: bool = True,  # False: learn the scale only
+    ):
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
@@ -92,23 +98,30 @@ class _BatchNorm(nn.Module):
         self.bias = nn.Parameter(vector()) if affine and bias else None
         self.register_buffer("running_mean", vector() if track_running_stats else None)
         self.register_buffer("running_var", vector() if track_running_stats else None)
-        self.register_buffer("num_batches_tracked", torch.tensor(0, device=device) if track_running_stats else None)
+        self.register_buffer(
+            "num_batches_tracked", torch.tensor(0, device=device) if track_running_stats else None
+        )
         self.reset_parameters()
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #aa999116
 @patch
 def reset_running_stats(self: _BatchNorm):
     "Forget the record: mean 0, variance 1, no batches."
-    if not self.track_running_stats: return
-    self.running_mean.zero_(); self.running_var.fill_(1); self.num_batches_tracked.zero_()
+    if not self.track_running_stats:
+        return
+    self.running_mean.zero_()
+    self.running_var.fill_(1)
+    self.num_batches_tracked.zero_()
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #ffffba11
 @patch
 def reset_parameters(self: _BatchNorm):
     "Forget everything: the record, and scale 1 and shift 0."
     self.reset_running_stats()
-    if self.weight is not None: nn.init.ones_(self.weight)
-    if self.bias is not None: nn.init.zeros_(self.bias)
+    if self.weight is not None:
+        nn.init.ones_(self.weight)
+    if self.bias is not None:
+        nn.init.zeros_(self.bias)
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #bb8f08be
 @patch
@@ -123,9 +136,12 @@ def forward(self: _BatchNorm, x: Tensor) -> Tensor:
     "Normalise with the batch or with the record."
     by_batch = self.training or self.running_mean is None
     self._check(x, by_batch)
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x # half precision has too few digits for a mean
+    wide = (
+        x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    )  # half precision has too few digits for a mean
     mean, var = batch_statistics(wide) if by_batch else (self.running_mean, self.running_var)
-    if self.training and self.track_running_stats: self._track(mean, var, _values(x))
+    if self.training and self.track_running_stats:
+        self._track(mean, var, _values(x))
     return scale_and_shift(wide, mean, var, self.weight, self.bias, self.eps).to(x.dtype)
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #77fd2210
@@ -139,50 +155,77 @@ def _track(self: _BatchNorm, mean, var, n):
     "Update the record; a momentum of None makes it the plain average of all batches."
     self.num_batches_tracked += 1
     momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-    if n: update_running(self.running_mean, self.running_var, mean, var, n, momentum) # an empty batch has no statistics
+    if n:
+        update_running(
+            self.running_mean, self.running_var, mean, var, n, momentum
+        )  # an empty batch has no statistics
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #175b7f34
 @patch
 def _check(self: _BatchNorm, x, by_batch):
     "Refuse what torch refuses."
     name, shape = type(self).__name__, tuple(x.shape)
-    if x.ndim not in self._dims: raise ValueError(f"expected {self._expected} input (got {x.ndim}D input): {name} takes {self._shapes}, found {shape}")
+    if x.ndim not in self._dims:
+        raise ValueError(
+            f"expected {self._expected} input (got {x.ndim}D input): {name} takes {self._shapes}, found {shape}"
+        )
     if by_batch and _values(x) == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}: {name} cannot normalise one value by itself")
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {shape}: {name} cannot normalise one value by itself"
+        )
     if self.eps < 0 or (by_batch and self.eps == 0):
-        raise ValueError(f"{name}: eps must be {'positive during training' if by_batch else 'non-negative'}, but got {self.eps}")
-    vectors = [(k, v) for k in ("running_mean", "running_var", "weight", "bias") if (v := getattr(self, k)) is not None]
+        raise ValueError(
+            f"{name}: eps must be {'positive during training' if by_batch else 'non-negative'}, but got {self.eps}"
+        )
+    vectors = [
+        (k, v)
+        for k in ("running_mean", "running_var", "weight", "bias")
+        if (v := getattr(self, k)) is not None
+    ]
     for key, v in vectors:
-        if len(v) != x.shape[1]: raise RuntimeError(f"{key} should contain {x.shape[1]} elements not {len(v)}: {name}({self.num_features}) got {x.shape[1]} channels in {shape}")
-    if not x.is_floating_point(): raise NotImplementedError(f"{name} is not implemented for {x.dtype}; expected floats")
+        if len(v) != x.shape[1]:
+            raise RuntimeError(
+                f"{key} should contain {x.shape[1]} elements not {len(v)}: {name}({self.num_features}) got {x.shape[1]} channels in {shape}"
+            )
+    if not x.is_floating_point():
+        raise NotImplementedError(f"{name} is not implemented for {x.dtype}; expected floats")
     for key, v in vectors:
-        if x.dtype != v.dtype and not (v.dtype == torch.float32 and x.dtype in (torch.float16, torch.bfloat16)):
-            raise RuntimeError(f"mixed dtype: {name} has {key} in {v.dtype}, the input is {x.dtype}; expected one type")
+        if x.dtype != v.dtype and not (
+            v.dtype == torch.float32 and x.dtype in (torch.float16, torch.bfloat16)
+        ):
+            raise RuntimeError(
+                f"mixed dtype: {name} has {key} in {v.dtype}, the input is {x.dtype}; expected one type"
+            )
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #5d768190
 class BatchNorm1d(_BatchNorm):
     "Batch norm for (N,C) or (N,C,L), with constructor, state dict and errors of `torch.nn.BatchNorm1d` (Ioffe and Szegedy 2015, arXiv:1502.03167)."
+
     _dims, _expected, _shapes = (2, 3), "2D or 3D", "(N,C) or (N,C,L)"
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #a52e997e
 class BatchNorm2d(_BatchNorm):
     "Batch norm for (N,C,H,W), with constructor, state dict and errors of `torch.nn.BatchNorm2d` (Ioffe and Szegedy 2015, arXiv:1502.03167)."
+
     _dims, _expected, _shapes = (4,), "4D", "(N,C,H,W)"
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #b26d3331
 @patch
 def _load_from_state_dict(self: _BatchNorm, state_dict, prefix, local_metadata, *rest):
     "Accept version 1 of the state dict, which does not count batches."
-    if (local_metadata.get("version") or 1) < 2 and self.track_running_stats: state_dict.setdefault(prefix + "num_batches_tracked", torch.tensor(0))
+    if (local_metadata.get("version") or 1) < 2 and self.track_running_stats:
+        state_dict.setdefault(prefix + "num_batches_tracked", torch.tensor(0))
     nn.Module._load_from_state_dict(self, state_dict, prefix, local_metadata, *rest)
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #93d654a2
 def batchnorm_backward(
-    grad: Tensor, # (N,C,...) gradient of the loss with respect to the output
-    x_hat: Tensor, # (N,C,...) the normalised input, before scale and shift
-    std: Tensor, # (C,) √(var + eps)
-    weight: Tensor | None = None, # (C,) the scale, gamma; None is 1
-) -> tuple[Tensor, Tensor, Tensor]: # gradients with respect to the input (N,C,...), the scale (C,) and the shift (C,)
+    grad: Tensor,  # (N,C,...) gradient of the loss with respect to the output
+    x_hat: Tensor,  # (N,C,...) the normalised input, before scale and shift
+    std: Tensor,  # (C,) √(var + eps)
+    weight: Tensor | None = None,  # (C,) the scale, gamma; None is 1
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # gradients with respect to the input (N,C,...), the scale (C,) and the shift (C,)
     "The gradient of batch norm in training mode, by the formula of lesson 11, section 8."
     axes = [d for d in range(grad.ndim) if d != 1]
     by_weight, by_bias, m = (grad * x_hat).sum(axes), grad.sum(axes), _values(grad)
@@ -192,100 +235,148 @@ def batchnorm_backward(
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #21d28a8d
 def draw_renormalised(
-    values: Tensor, # (N,) the batch, one channel
-    moved: int, # which example the reader drags
-    value: float, # where it is now
-    mode: str = "train", # "train": statistics of the batch; "eval": the record of `values` as they were
-) -> Figure: # above, the batch as it comes; below, what batch norm makes of it
+    values: Tensor,  # (N,) the batch, one channel
+    moved: int,  # which example the reader drags
+    value: float,  # where it is now
+    mode: str = "train",  # "train": statistics of the batch; "eval": the record of `values` as they were
+) -> Figure:  # above, the batch as it comes; below, what batch norm makes of it
     "A batch before and after batch norm, with one example moved by hand; grey is where things were before."
-    now = values.clone(); now[moved] = value
+    now = values.clone()
+    now[moved] = value
     mean, var = batch_statistics(values[:, None]) if mode == "eval" else batch_statistics(now[:, None])
-    old, new = (scale_and_shift(v[:, None], *s)[:, 0] for v, s in ((values, batch_statistics(values[:, None])), (now, (mean, var))))
+    old, new = (
+        scale_and_shift(v[:, None], *s)[:, 0]
+        for v, s in ((values, batch_statistics(values[:, None])), (now, (mean, var)))
+    )
     fig, axes = figure(1, 2, width=7.5, height=1.6, sharex=True)
     colours = [COLOURS["vermilion"] if i == moved else COLOURS["blue"] for i in range(len(values))]
     for ax, before, after in ((axes[0], values, now), (axes[1], old, new)):
-        ax.scatter(before, torch.zeros(len(before)), s=90, facecolors="none", edgecolors="#999999", label="before the move")
+        ax.scatter(
+            before,
+            torch.zeros(len(before)),
+            s=90,
+            facecolors="none",
+            edgecolors="#999999",
+            label="before the move",
+        )
         ax.scatter(after, torch.zeros(len(after)), s=70, c=colours, zorder=3)
         ax.set(yticks=[], ylim=(-1, 1))
     span = float(mean - 2 * var.sqrt()), float(mean + 2 * var.sqrt())
-    axes[0].axvspan(*span, color=COLOURS["sky"], alpha=0.25, lw=0); axes[0].axvline(float(mean), color=COLOURS["sky"])
-    source, shift = "this batch" if mode == "train" else "the record", (new - old)[torch.arange(len(values)) != moved].abs().max()
-    axes[0].set(title=f"as they come: mean {float(mean):.2f}, standard deviation {float(var.sqrt()):.2f} ({source})")
+    axes[0].axvspan(*span, color=COLOURS["sky"], alpha=0.25, lw=0)
+    axes[0].axvline(float(mean), color=COLOURS["sky"])
+    source, shift = (
+        "this batch" if mode == "train" else "the record",
+        (new - old)[torch.arange(len(values)) != moved].abs().max(),
+    )
+    axes[0].set(
+        title=f"as they come: mean {float(mean):.2f}, standard deviation {float(var.sqrt()):.2f} ({source})"
+    )
     axes[0].legend(loc="upper left")
-    axes[1].set(xlim=(-11, 11), xticks=[-10, -5, 0, 5, 10], xlabel="value", title=f"normalised: the untouched examples moved by up to {float(shift):.2f}")
+    axes[1].set(
+        xlim=(-11, 11),
+        xticks=[-10, -5, 0, 5, 10],
+        xlabel="value",
+        title=f"normalised: the untouched examples moved by up to {float(shift):.2f}",
+    )
     return fig
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #ed5b457d
 def _twin(m):
     "Our layer with the settings, state and mode of one of torch's."
-    if type(m) in (nn.Dropout, nn.Dropout2d): return {nn.Dropout: Dropout, nn.Dropout2d: SpatialDropout}[type(m)](m.p, m.inplace).train(m.training)
+    if type(m) in (nn.Dropout, nn.Dropout2d):
+        return {nn.Dropout: Dropout, nn.Dropout2d: SpatialDropout}[type(m)](m.p, m.inplace).train(m.training)
     kind = {nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d}[type(m)]
     like = next((t for t in (m.weight, m.running_mean) if t is not None), torch.empty(0))
     bias = not m.affine or m.bias is not None
-    new = kind(m.num_features, m.eps, m.momentum, m.affine, m.track_running_stats, like.device, like.dtype, bias=bias)
+    new = kind(
+        m.num_features, m.eps, m.momentum, m.affine, m.track_running_stats, like.device, like.dtype, bias=bias
+    )
     new.load_state_dict(m.state_dict())
     return new.train(m.training)
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #ae6fafe2
 def replace_layers(
-    model: nn.Module, # any network
-) -> nn.Module: # a copy
+    model: nn.Module,  # any network
+) -> nn.Module:  # a copy
     "A copy of a network with torch's BatchNorm1d, BatchNorm2d, Dropout and Dropout2d exchanged for ours, state included."
     model, kinds = copy.deepcopy(model), (nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)
-    if type(model) in kinds: return _twin(model)
+    if type(model) in kinds:
+        return _twin(model)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) in kinds: setattr(parent, name, _twin(child))
+            if type(child) in kinds:
+                setattr(parent, name, _twin(child))
     return model
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #52b36c28
 @torch.no_grad()
 def reestimate_statistics(
-    model: nn.Module, # any network with batch norm, ours or torch's; its record is replaced
-    batches: Iterable[Tensor], # pictures as the network gets them; 100 are often enough, and no answers are needed
-) -> nn.Module: # the same network, in the mode that it was in
+    model: nn.Module,  # any network with batch norm, ours or torch's; its record is replaced
+    batches: Iterable[
+        Tensor
+    ],  # pictures as the network gets them; 100 are often enough, and no answers are needed
+) -> nn.Module:  # the same network, in the mode that it was in
     "Replace the running statistics of all batch norm layers by the plain average over some batches. Dropout stays off meanwhile."
-    norms = [m for m in model.modules() if hasattr(m, "reset_running_stats") and getattr(m, "running_mean", None) is not None]
-    if not norms: raise ValueError("reestimate_statistics: found no layer with running statistics; expected at least one batch norm with track_running_stats=True")
+    norms = [
+        m
+        for m in model.modules()
+        if hasattr(m, "reset_running_stats") and getattr(m, "running_mean", None) is not None
+    ]
+    if not norms:
+        raise ValueError(
+            "reestimate_statistics: found no layer with running statistics; expected at least one batch norm with track_running_stats=True"
+        )
     batches, was = iter(batches), {m: (m.training, getattr(m, "momentum", None)) for m in model.modules()}
     first = next(batches, None)
-    if first is None: raise ValueError("reestimate_statistics: found no batch; expected at least one")
+    if first is None:
+        raise ValueError("reestimate_statistics: found no batch; expected at least one")
     model.eval()
-    for m in norms: m.reset_running_stats(); m.momentum = None; m.train()
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None
+        m.train()
     try:
         model(first)
-        for x in batches: model(x)
+        for x in batches:
+            model(x)
     finally:
         for m, (training, momentum) in was.items():
             m.training = training
-            if m in norms: m.momentum = momentum
+            if m in norms:
+                m.momentum = momentum
     return model
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #e9d716ab
 class Dropout(nn.Module):
     "Dropout of single values, with constructor, errors and conduct of `torch.nn.Dropout` (Srivastava et al. 2014, JMLR 15)."
 
-    def __init__(self,
-                 p: float = 0.5, # probability of a value to become zero
-                 inplace: bool = False, # change the input instead of a copy
-                 ):
+    def __init__(
+        self,
+        p: float = 0.5,  # probability of a value to become zero
+        inplace: bool = False,  # change the input instead of a copy
+    ):
         super().__init__()
         self.p, self.inplace = p, inplace
         self._check_p()
 
     def _check_p(self):
-        if self.p < 0 or self.p > 1: raise ValueError(f"dropout probability has to be between 0 and 1, but got {self.p}")
+        if self.p < 0 or self.p > 1:
+            raise ValueError(f"dropout probability has to be between 0 and 1, but got {self.p}")
 
-    def _mask_shape(self, x): return x.shape
+    def _mask_shape(self, x):
+        return x.shape
 
-    def extra_repr(self): return f"p={self.p}, inplace={self.inplace}"
+    def extra_repr(self):
+        return f"p={self.p}, inplace={self.inplace}"
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_p()
         shape = self._mask_shape(x)
-        if not self.training or self.p == 0: return x
+        if not self.training or self.p == 0:
+            return x
         mask = x.new_empty(shape).bernoulli_(1 - self.p)
-        if self.p < 1: mask.div_(1 - self.p)
+        if self.p < 1:
+            mask.div_(1 - self.p)
         return x.mul_(mask) if self.inplace else x * mask
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #706ec735
@@ -293,25 +384,34 @@ class SpatialDropout(Dropout):
     "Dropout of whole feature maps of (N,C,H,W), with constructor, errors, warnings and conduct of `torch.nn.Dropout2d` (Tompson et al. 2015, arXiv:1411.4280)."
 
     def _mask_shape(self, x):
-        shape, advice = tuple(x.shape), "3 axes are taken as (N,C,L); for one picture (C,H,W) use x[None]" if x.ndim == 3 else "expected (N,C,H,W)"
-        if x.ndim != 4: warnings.warn(f"SpatialDropout: found {x.ndim} axes, {shape}; {advice}", stacklevel=5)
-        if x.ndim < 2 and self.training and self.p > 0: raise RuntimeError(f"SpatialDropout: found the shape {shape}; expected at least 2 axes, (N,C)")
+        shape, advice = (
+            tuple(x.shape),
+            "3 axes are taken as (N,C,L); for one picture (C,H,W) use x[None]"
+            if x.ndim == 3
+            else "expected (N,C,H,W)",
+        )
+        if x.ndim != 4:
+            warnings.warn(f"SpatialDropout: found {x.ndim} axes, {shape}; {advice}", stacklevel=5)
+        if x.ndim < 2 and self.training and self.p > 0:
+            raise RuntimeError(f"SpatialDropout: found the shape {shape}; expected at least 2 axes, (N,C)")
         return (*x.shape[:2], *[1] * (x.ndim - 2))
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #a9ae0a54
-def _strip(images): # (n,h,w)
+def _strip(images):  # (n,h,w)
     "Pictures side by side, with an empty column between them; one axes for a row draws faster than one for each picture."
     return nn.functional.pad(images, (0, 2), value=math.nan).permute(1, 0, 2).flatten(1)[:, :-2]
 
 
 def draw_dropout(
-    maps: Tensor, # (C,H,W) activations
-    layer: nn.Module, # what comes next, (1,C,H,W) -> (1,K,h,w)
-    kind: str = "unit", # "none", "unit" or "spatial"
-    p: float = 0.2, # rate
-    seed: int = 0, # of the mask
-    n: int = 6, # maps to show
-) -> Figure: # three rows: the dropped maps, the next layer's response, and how it differs from that without dropout
+    maps: Tensor,  # (C,H,W) activations
+    layer: nn.Module,  # what comes next, (1,C,H,W) -> (1,K,h,w)
+    kind: str = "unit",  # "none", "unit" or "spatial"
+    p: float = 0.2,  # rate
+    seed: int = 0,  # of the mask
+    n: int = 6,  # maps to show
+) -> (
+    Figure
+):  # three rows: the dropped maps, the next layer's response, and how it differs from that without dropout
     "Feature maps under dropout and what the next layer makes of them."
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -319,9 +419,26 @@ def draw_dropout(
         clean, response = layer(maps[None])[0], layer(dropped)[0]
     change = (response - clean).square().mean().sqrt() / clean.std()
     top, most = float(maps[:n].quantile(0.98)), float(clean.abs().quantile(0.99))
-    rows = [("feature maps without dropout" if kind == "none" else f"feature maps under {kind} dropout at rate {p:g}", dropped[0], (0, top), "viridis"), ("response of the next layer", response, (-most, most), "PuOr_r"),
-            (f"its change: {change:.0%} of the response's standard deviation", response - clean, (-most, most), "PuOr_r")]
+    rows = [
+        (
+            "feature maps without dropout"
+            if kind == "none"
+            else f"feature maps under {kind} dropout at rate {p:g}",
+            dropped[0],
+            (0, top),
+            "viridis",
+        ),
+        ("response of the next layer", response, (-most, most), "PuOr_r"),
+        (
+            f"its change: {change:.0%} of the response's standard deviation",
+            response - clean,
+            (-most, most),
+            "PuOr_r",
+        ),
+    ]
     fig, axes = figure(1, 3, width=9, height=1.35)
     for ax, (title, images, (low, high), cmap) in zip(axes, rows):
-        ax.imshow(_strip(images[:n]), vmin=low, vmax=high, cmap=cmap); ax.axis("off"); ax.set_title(title, loc="left")
+        ax.imshow(_strip(images[:n]), vmin=low, vmax=high, cmap=cmap)
+        ax.axis("off")
+        ax.set_title(title, loc="left")
     return fig

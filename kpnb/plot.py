@@ -29,17 +29,39 @@ from .geometry import KeypointDataset
 
 # %% ../nbs/workshop/05_plot.ipynb #eea94eb8
 COLOURS = {
-    "blue": "#0072B2", "vermilion": "#D55E00", "green": "#009E73", "purple": "#CC79A7",
-    "orange": "#E69F00", "sky": "#56B4E9", "yellow": "#F0E442", "black": "#000000",
-} # the palette of Okabe and Ito, https://jfly.uni-koeln.de/color/
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "yellow": "#F0E442",
+    "black": "#000000",
+}  # the palette of Okabe and Ito, https://jfly.uni-koeln.de/color/
 
 STYLE = {
-    "figure.figsize": (7, 3.8), "figure.dpi": 100, "figure.constrained_layout.use": True, "figure.facecolor": "white",
-    "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11, "xtick.labelsize": 10, "ytick.labelsize": 10, "legend.fontsize": 10,
-    "axes.prop_cycle": mpl.cycler(color=list(COLOURS.values())), "lines.linewidth": 1.8, "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": "#dddddd", "grid.linewidth": 0.8, "image.cmap": "gray", "image.interpolation": "nearest",
-} # settings of matplotlib that make up the style
+    "figure.figsize": (7, 3.8),
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "axes.prop_cycle": mpl.cycler(color=list(COLOURS.values())),
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.8,
+    "image.cmap": "gray",
+    "image.interpolation": "nearest",
+}  # settings of matplotlib that make up the style
 
 # %% ../nbs/workshop/05_plot.ipynb #569a0a76
 @contextmanager
@@ -48,8 +70,10 @@ def style() -> Iterator[None]:
     # Not `mpl.rc_context`, which would also undo what a notebook's backend sets when its first figure is made.
     old = {key: mpl.rcParams[key] for key in STYLE}
     mpl.rcParams.update(STYLE)
-    try: yield
-    finally: mpl.rcParams.update(old)
+    try:
+        yield
+    finally:
+        mpl.rcParams.update(old)
 
 # %% ../nbs/workshop/05_plot.ipynb #054f797d
 def use_style() -> None:
@@ -57,60 +81,83 @@ def use_style() -> None:
     mpl.rcParams.update(STYLE)
 
 # %% ../nbs/workshop/05_plot.ipynb #7fa121cd
-WIDTH = 9.0 # inches: the widest figure, about the width of a notebook's column
+WIDTH = 9.0  # inches: the widest figure, about the width of a notebook's column
 
 # %% ../nbs/workshop/05_plot.ipynb #04b832bc
 def figure(
-    ncols: int = 1, # panels side by side
-    nrows: int = 1, # panels above each other
+    ncols: int = 1,  # panels side by side
+    nrows: int = 1,  # panels above each other
     *,
-    width: float | None = None, # inches of the whole figure; default: 5 for one panel, up to 9 for more
-    height: float = 3.2, # inches of one row
-    **kw, # for `plt.subplots`
-): # figure, and one Axes or an array of them, as `plt.subplots` returns
+    width: float | None = None,  # inches of the whole figure; default: 5 for one panel, up to 9 for more
+    height: float = 3.2,  # inches of one row
+    **kw,  # for `plt.subplots`
+):  # figure, and one Axes or an array of them, as `plt.subplots` returns
     "A figure with a grid of Axes in the course's style."
-    if ncols < 1 or nrows < 1: raise ValueError(f"figure: {ncols} columns and {nrows} rows; expected at least 1 of each")
+    if ncols < 1 or nrows < 1:
+        raise ValueError(f"figure: {ncols} columns and {nrows} rows; expected at least 1 of each")
     width = min(WIDTH, 5.0 * ncols) if width is None else width
-    with style(): return plt.subplots(nrows, ncols, figsize=(width, height * nrows), **kw)
+    with style():
+        return plt.subplots(nrows, ncols, figsize=(width, height * nrows), **kw)
 
 # %% ../nbs/workshop/05_plot.ipynb #555c926a
 def _array(x):
     "A tensor on any device, or anything array-like, as a NumPy array."
-    if isinstance(x, Tensor): x = x.detach().cpu()
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
     return x.float().numpy() if isinstance(x, Tensor) and x.dtype == torch.bfloat16 else np.asarray(x)
 
 # %% ../nbs/workshop/05_plot.ipynb #b02466f3
 def _picture(image, what="image"):
     "An image as (H,W) or (H,W,3), uint8 or floats in [0, 1]."
     a = _array(image)
-    if a.ndim == 3 and a.shape[0] == 1: a = a[0]
-    elif a.ndim == 3 and a.shape[0] == 3: a = a.transpose(1, 2, 0)
+    if a.ndim == 3 and a.shape[0] == 1:
+        a = a[0]
+    elif a.ndim == 3 and a.shape[0] == 3:
+        a = a.transpose(1, 2, 0)
     elif a.ndim != 2:
-        hint = {4: "; take one picture of the batch, such as batch[0]", 3: "; are its channels last?"}.get(a.ndim, "")
+        hint = {4: "; take one picture of the batch, such as batch[0]", 3: "; are its channels last?"}.get(
+            a.ndim, ""
+        )
         raise ValueError(f"{what} has the shape {a.shape}; expected (3,H,W), (1,H,W) or (H,W){hint}")
-    if a.dtype == bool: return a.astype(float)
-    if a.dtype == np.uint8: return a
-    if a.dtype.kind != "f": raise ValueError(f"{what} has the type {a.dtype}; expected uint8 or floats")
+    if a.dtype == bool:
+        return a.astype(float)
+    if a.dtype == np.uint8:
+        return a
+    if a.dtype.kind != "f":
+        raise ValueError(f"{what} has the type {a.dtype}; expected uint8 or floats")
     low, high = (float(a.min()), float(a.max())) if a.size else (0.0, 0.0)
-    if not (low >= -1e-3 and high <= 1 + 1e-3): # also catches NaN
-        raise ValueError(f"{what} has values from {low:.4g} to {high:.4g}; floats must lie in 0 to 1 (undo a normalisation before you show it)")
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # also catches NaN
+        raise ValueError(
+            f"{what} has values from {low:.4g} to {high:.4g}; floats must lie in 0 to 1 (undo a normalisation before you show it)"
+        )
     return a.astype(np.float32).clip(0, 1)
 
 # %% ../nbs/workshop/05_plot.ipynb #7538ac61
 def _frame(image, ax, title=None, width=None):
     "Draw an image without axes; make a figure that fits it if `ax` is None. No image: the one that `ax` shows already."
     if image is None:
-        if ax is None or not ax.images: raise ValueError("image is None; expected an image, or an ax that shows one already")
-        if title is not None: ax.set_title(title, fontsize=11)
+        if ax is None or not ax.images:
+            raise ValueError("image is None; expected an image, or an ax that shows one already")
+        if title is not None:
+            ax.set_title(title, fontsize=11)
         return ax, ax.get_ylim()[0], ax.get_xlim()[1]
     a = _picture(image)
     h, w = a.shape[:2]
     if ax is None:
         width = width or min(4.5, 4.5 * w / h)
         ax = figure(width=width, height=width * h / w + (0.3 if title else 0))[1]
-    ax.imshow(a, extent=(0, w, h, 0), cmap="gray", vmin=0, vmax=255 if a.dtype == np.uint8 else 1, interpolation="nearest")
-    ax.set(xlim=(0, w), ylim=(h, 0), xticks=[], yticks=[]); ax.axis("off")
-    if title is not None: ax.set_title(title, fontsize=11)
+    ax.imshow(
+        a,
+        extent=(0, w, h, 0),
+        cmap="gray",
+        vmin=0,
+        vmax=255 if a.dtype == np.uint8 else 1,
+        interpolation="nearest",
+    )
+    ax.set(xlim=(0, w), ylim=(h, 0), xticks=[], yticks=[])
+    ax.axis("off")
+    if title is not None:
+        ax.set_title(title, fontsize=11)
     return ax, h, w
 
 # %% ../nbs/workshop/05_plot.ipynb #9fca94a8
@@ -118,15 +165,26 @@ def _points(points, what, n=None):
     "Points as an (N,2) float array."
     a = _array(points)
     if a.ndim != 2 or a.shape[1] != 2 or a.dtype.kind not in "fiu" or (n is not None and len(a) != n):
-        raise ValueError(f"{what} has the shape {a.shape}; expected ({'N' if n is None else n},2), pixels (x, y)")
+        raise ValueError(
+            f"{what} has the shape {a.shape}; expected ({'N' if n is None else n},2), pixels (x, y)"
+        )
     return a.astype(float)
 
 # %% ../nbs/workshop/05_plot.ipynb #e2acab57
 def _mark(ax, xy, marker, colour, size, label=None, filled=True):
     "Draw markers with a white edge; hollow ones have a coloured ring instead."
-    if not len(xy): return
-    edge = dict(mfc=colour, mec="white", mew=max(0.6, size / 8)) if filled else dict(mfc="none", mec=colour, mew=max(1.0, size / 5),
-        path_effects=[withStroke(linewidth=max(2.2, size / 2.4), foreground="white")])
+    if not len(xy):
+        return
+    edge = (
+        dict(mfc=colour, mec="white", mew=max(0.6, size / 8))
+        if filled
+        else dict(
+            mfc="none",
+            mec=colour,
+            mew=max(1.0, size / 5),
+            path_effects=[withStroke(linewidth=max(2.2, size / 2.4), foreground="white")],
+        )
+    )
     ax.plot(xy[:, 0], xy[:, 1], marker, ms=size, ls="none", label=label, zorder=4, **edge)
 
 # %% ../nbs/workshop/05_plot.ipynb #40afa31b
@@ -134,30 +192,47 @@ def _mark_outside(ax, start, xy, hw, colour, size):
     "Triangles where the lines from `start` to points outside the picture cross its edge."
     size_xy = np.array([hw[1], hw[0]], float)
     start, way = start.clip(0, size_xy), xy - start.clip(0, size_xy)
-    with np.errstate(divide="ignore", invalid="ignore"): share = np.where(way > 0, (size_xy - start) / way, np.where(way < 0, -start / way, np.inf))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(way > 0, (size_xy - start) / way, np.where(way < 0, -start / way, np.inf))
     edge = start + share.min(1, keepdims=True) * way
     for p, step, axis in zip(edge, way, share.argmin(1)):
-        ax.plot(*p, ("<>", "^v")[axis][int(step[axis] > 0)], ms=size * 1.3, ls="none", mfc=colour, mec="white", zorder=5, clip_on=False)
+        ax.plot(
+            *p,
+            ("<>", "^v")[axis][int(step[axis] > 0)],
+            ms=size * 1.3,
+            ls="none",
+            mfc=colour,
+            mec="white",
+            zorder=5,
+            clip_on=False,
+        )
 
 # %% ../nbs/workshop/05_plot.ipynb #a1043734
 def _sides(pairs, n):
     "For each of n points the name and colour of its side: left, right, or neither."
     left, right = {a for a, _ in pairs or ()}, {b for _, b in pairs or ()}
-    return [("left", COLOURS["sky"]) if j in left else ("right", COLOURS["yellow"]) if j in right else ("truth", COLOURS["green"]) for j in range(n)]
+    return [
+        ("left", COLOURS["sky"])
+        if j in left
+        else ("right", COLOURS["yellow"])
+        if j in right
+        else ("truth", COLOURS["green"])
+        for j in range(n)
+    ]
 
 # %% ../nbs/workshop/05_plot.ipynb #9495c7e0
 def show_keypoints(
-    image, # (C,H,W) or (H,W), uint8 or floats in [0, 1]; None draws on what `ax` shows already
-    points=None, # (K,2) pixels: the truth
-    ax: Axes | None = None, # where to draw; default: a new figure
+    image,  # (C,H,W) or (H,W), uint8 or floats in [0, 1]; None draws on what `ax` shows already
+    points=None,  # (K,2) pixels: the truth
+    ax: Axes | None = None,  # where to draw; default: a new figure
     *,
-    pred=None, # (K,2) pixels: a prediction
-    visible=None, # (K,) bool: False draws a point of the truth hollow
-    names: Sequence[str] | None = None, # K names to write beside the points
-    pairs: Sequence[tuple[int, int]] | None = None, # (left, right) indices: the two sides get a colour each
-    size: float = 8, # of the markers, in points of 1/72 inch
-    title: str | None = None, # above the picture
-    legend: bool = False, # say what the markers mean
+    pred=None,  # (K,2) pixels: a prediction
+    visible=None,  # (K,) bool: False draws a point of the truth hollow
+    names: Sequence[str] | None = None,  # K names to write beside the points
+    pairs: Sequence[tuple[int, int]] | None = None,  # (left, right) indices: the two sides get a colour each
+    size: float = 8,  # of the markers, in points of 1/72 inch
+    title: str | None = None,  # above the picture
+    legend: bool = False,  # say what the markers mean
 ) -> Axes:
     "A picture with its keypoints, and the prediction's error as a line where there is one."
     ax, h, w = _frame(image, ax, title)
@@ -171,7 +246,8 @@ def show_keypoints(
         _draw_guess(ax, truth, guess, (h, w), size)
     if names is not None:
         _draw_names(ax, guess if truth is None else truth, names, seen)
-    if legend: ax.legend(*_legend(ax), loc="upper left", bbox_to_anchor=(1, 1))
+    if legend:
+        ax.legend(*_legend(ax), loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 # %% ../nbs/workshop/05_plot.ipynb #e31e3e38
@@ -201,7 +277,8 @@ def _draw_guess(ax, truth, xy, hw, size):
     if truth is not None:
         both = known & np.isfinite(truth).all(1)
         lines = np.stack([truth[both], xy[both]], 1)
-        for c, lw in (("white", size / 3), (colour, size / 6)): ax.add_collection(LineCollection(lines, colors=c, linewidths=lw, zorder=3), autolim=False)
+        for c, lw in (("white", size / 3), (colour, size / 6)):
+            ax.add_collection(LineCollection(lines, colors=c, linewidths=lw, zorder=3), autolim=False)
     _mark(ax, xy[inside], "X", colour, size * 1.1, "prediction")
     start = np.where(np.isfinite(truth), truth, xy) if truth is not None else xy
     _mark_outside(ax, start[known & ~inside], xy[known & ~inside], hw, colour, size)
@@ -217,8 +294,17 @@ def _draw_names(ax, xy, names, seen=None):
     for p, name in zip(xy, names):
         side = 1 if p[0] >= middle else -1
         if np.isfinite(p).all():
-            ax.annotate(name, p, (7 * side, 0), textcoords="offset points", fontsize=8, va="center", ha="left" if side > 0 else "right", zorder=6,
-                        bbox=dict(fc="white", ec="none", alpha=0.75, pad=1))
+            ax.annotate(
+                name,
+                p,
+                (7 * side, 0),
+                textcoords="offset points",
+                fontsize=8,
+                va="center",
+                ha="left" if side > 0 else "right",
+                zorder=6,
+                bbox=dict(fc="white", ec="none", alpha=0.75, pad=1),
+            )
 
 # %% ../nbs/workshop/05_plot.ipynb #5011fbe5
 def _legend(ax):
@@ -229,39 +315,57 @@ def _legend(ax):
 # %% ../nbs/workshop/05_plot.ipynb #a6af4085
 def _fields(data):
     "Images, points, visibility, masks, left/right pairs and names of a data set, a batch, or a stack of images; None where absent."
-    if isinstance(data, KeypointDataset): return data.images, data.keypoints, data.visible, data.masks, data.pairs, data.mask_names
+    if isinstance(data, KeypointDataset):
+        return data.images, data.keypoints, data.visible, data.masks, data.pairs, data.mask_names
     if isinstance(data, Mapping):
-        if "image" not in data: raise ValueError(f"the batch has no 'image'; found {', '.join(map(str, data))}")
+        if "image" not in data:
+            raise ValueError(f"the batch has no 'image'; found {', '.join(map(str, data))}")
         images, points, visible, masks = (data.get(k) for k in ("image", "keypoints", "visible", "mask"))
-    else: images, points, visible, masks = data, None, None, None
-    if getattr(images, "ndim", 0) != 4: raise ValueError(f"show_batch: found {getattr(images, 'shape', type(images).__name__)}; expected images (N,C,H,W)")
+    else:
+        images, points, visible, masks = data, None, None, None
+    if getattr(images, "ndim", 0) != 4:
+        raise ValueError(
+            f"show_batch: found {getattr(images, 'shape', type(images).__name__)}; expected images (N,C,H,W)"
+        )
     return images, points, visible, masks, None, ()
 
 # %% ../nbs/workshop/05_plot.ipynb #508b5da3
 def show_batch(
-    data: KeypointDataset | Mapping | Tensor, # a data set, a batch with the key "image", or images (N,C,H,W)
-    n: int = 12, # at most so many, from the start
+    data: KeypointDataset | Mapping | Tensor,  # a data set, a batch with the key "image", or images (N,C,H,W)
+    n: int = 12,  # at most so many, from the start
     *,
-    cols: int | None = None, # pictures side by side; default: up to 6
-    pred=None, # (N,K,2) pixels
-    titles: Sequence | None = None, # one for each picture
-    pairs: Sequence[tuple[int, int]] | None = None, # default: a data set's own, unless `pred` is given
-    masks: bool = False, # show the masks too
-    size: float = 5, # of the markers
-) -> np.ndarray: # (rows, cols) Axes
+    cols: int | None = None,  # pictures side by side; default: up to 6
+    pred=None,  # (N,K,2) pixels
+    titles: Sequence | None = None,  # one for each picture
+    pairs: Sequence[tuple[int, int]] | None = None,  # default: a data set's own, unless `pred` is given
+    masks: bool = False,  # show the masks too
+    size: float = 5,  # of the markers
+) -> np.ndarray:  # (rows, cols) Axes
     "A contact sheet of pictures with their keypoints, and predictions where given."
     images, points, visible, labels, own, names = _fields(data)
     n = min(n, len(images))
-    if n < 1: raise ValueError("show_batch: there is no picture to show")
+    if n < 1:
+        raise ValueError("show_batch: there is no picture to show")
     for what, x in (("pred", pred), ("titles", titles)):
-        if x is not None and len(x) < n: raise ValueError(f"{what}: found {len(x)}; expected one for each of the {n} pictures")
-    if masks and labels is None: raise ValueError("show_batch: masks=True, but there are none")
+        if x is not None and len(x) < n:
+            raise ValueError(f"{what}: found {len(x)}; expected one for each of the {n} pictures")
+    if masks and labels is None:
+        raise ValueError("show_batch: masks=True, but there are none")
     axes = _sheet(n, cols, images.shape[-1] / images.shape[-2], titles is not None)
     at = lambda x, i: None if x is None else x[i]
     for i, ax in enumerate(axes.flat[:n]):
-        if masks: show_mask(images[i], labels[i], names, ax, legend=False)
-        show_keypoints(None if masks else images[i], at(points, i), ax, pred=at(pred, i), visible=at(visible, i), size=size,
-                       title=at(titles, i), pairs=pairs if pairs is not None or pred is not None else own)
+        if masks:
+            show_mask(images[i], labels[i], names, ax, legend=False)
+        show_keypoints(
+            None if masks else images[i],
+            at(points, i),
+            ax,
+            pred=at(pred, i),
+            visible=at(visible, i),
+            size=size,
+            title=at(titles, i),
+            pairs=pairs if pairs is not None or pred is not None else own,
+        )
     return axes
 
 # %% ../nbs/workshop/05_plot.ipynb #b6186ac4
@@ -270,43 +374,52 @@ def _sheet(n, cols, aspect, titled):
     cols = min(n, cols or 6)
     rows = math.ceil(n / cols)
     width = min(WIDTH, 2.2 * cols)
-    _, axes = figure(cols, rows, width=width, height=width / cols / aspect + (0.25 if titled else 0), squeeze=False)
-    for ax in axes.flat: ax.axis("off")
+    _, axes = figure(
+        cols, rows, width=width, height=width / cols / aspect + (0.25 if titled else 0), squeeze=False
+    )
+    for ax in axes.flat:
+        ax.axis("off")
     return axes
 
 # %% ../nbs/workshop/05_plot.ipynb #6a4b3b2b
 def _map2d(x, what, hint=""):
     "A two-dimensional array of finite numbers."
     a = _array(x)
-    if a.ndim != 2: raise ValueError(f"{what} has the shape {a.shape}; expected (h,w){hint}")
-    if a.dtype.kind == "f" and not np.isfinite(a).all(): raise ValueError(f"{what} holds {(~np.isfinite(a)).sum()} values that are NaN or infinite")
+    if a.ndim != 2:
+        raise ValueError(f"{what} has the shape {a.shape}; expected (h,w){hint}")
+    if a.dtype.kind == "f" and not np.isfinite(a).all():
+        raise ValueError(f"{what} holds {(~np.isfinite(a)).sum()} values that are NaN or infinite")
     return a
 
 # %% ../nbs/workshop/05_plot.ipynb #aa151dab
 def show_heatmap(
-    image, # (C,H,W) or (H,W), uint8 or floats in [0, 1]
-    heatmap, # (h,w) values, of any size
-    ax: Axes | None = None, # where to draw; default: a new figure
+    image,  # (C,H,W) or (H,W), uint8 or floats in [0, 1]
+    heatmap,  # (h,w) values, of any size
+    ax: Axes | None = None,  # where to draw; default: a new figure
     *,
-    vmin: float = 0.0, # shown fully transparent
-    vmax: float | None = None, # shown in full colour; default: the largest value
-    cmap: str = "inferno", # name of a colour map
-    alpha: float = 0.85, # opacity at `vmax`
-    title: str | None = None, # above the picture
-    colorbar: bool | str = False, # draw a scale; a string is its label
+    vmin: float = 0.0,  # shown fully transparent
+    vmax: float | None = None,  # shown in full colour; default: the largest value
+    cmap: str = "inferno",  # name of a colour map
+    alpha: float = 0.85,  # opacity at `vmax`
+    title: str | None = None,  # above the picture
+    colorbar: bool | str = False,  # draw a scale; a string is its label
 ) -> Axes:
     "A heatmap over a picture, transparent where it is low."
     a = _map2d(heatmap, "heatmap", "; pick one channel, or take heatmap.amax(0)").astype(float)
     vmax = max(float(a.max()), vmin) if vmax is None else vmax
     if a.min() < vmin - 1e-6 * abs(vmax):
-        raise ValueError(f"heatmap goes down to {a.min():.4g}, below vmin={vmin:g}; pass probabilities (a sigmoid or softmax of logits), or a lower vmin")
-    if image is not None: image = _grey(image)
+        raise ValueError(
+            f"heatmap goes down to {a.min():.4g}, below vmin={vmin:g}; pass probabilities (a sigmoid or softmax of logits), or a lower vmin"
+        )
+    if image is not None:
+        image = _grey(image)
     ax, h, w = _frame(image, ax, title)
     share = ((a - vmin) / ((vmax - vmin) or 1)).clip(0, 1)
     colours = mpl.colormaps[cmap](0.25 + 0.75 * share)
     colours[..., 3] = alpha * share.clip(0, 1) ** 0.6
     ax.imshow(colours, extent=(0, w, h, 0), interpolation="nearest")
-    if colorbar: _colorbar(ax, vmin, vmax, cmap, colorbar)
+    if colorbar:
+        _colorbar(ax, vmin, vmax, cmap, colorbar)
     return ax
 
 # %% ../nbs/workshop/05_plot.ipynb #71514a69
@@ -320,59 +433,81 @@ def _grey(image):
 def _colorbar(ax, vmin, vmax, cmap, label):
     "A scale of the colours as they are without the picture."
     colours = mpl.colors.ListedColormap(mpl.colormaps[cmap](np.linspace(0.25, 1, 256)))
-    bar = ax.figure.colorbar(mpl.cm.ScalarMappable(mpl.colors.Normalize(vmin, vmax), colours), ax=ax, shrink=0.85)
-    if isinstance(label, str): bar.set_label(label)
+    bar = ax.figure.colorbar(
+        mpl.cm.ScalarMappable(mpl.colors.Normalize(vmin, vmax), colours), ax=ax, shrink=0.85
+    )
+    if isinstance(label, str):
+        bar.set_label(label)
 
 # %% ../nbs/workshop/05_plot.ipynb #4e5bcfcb
 def label_colours(
-    n: int, # number of labels, at most 25
-) -> np.ndarray: # (n,3) in [0, 1]
+    n: int,  # number of labels, at most 25
+) -> np.ndarray:  # (n,3) in [0, 1]
     "Colours for labels 0 to n-1; label 0 is black."
-    base = np.array([to_rgb(COLOURS[c]) for c in ("orange", "sky", "green", "purple", "blue", "vermilion", "yellow")])
+    base = np.array(
+        [to_rgb(COLOURS[c]) for c in ("orange", "sky", "green", "purple", "blue", "vermilion", "yellow")]
+    )
     grey = np.array([[0, 0, 0], [0.45] * 3, [0.7] * 3, [0.25] * 3])
     every = np.concatenate([grey[:1], base, 0.45 * base + 0.55, 0.5 * base, grey[1:]])
-    if not 0 <= n <= len(every): raise ValueError(f"label_colours: {n} labels; expected 0 to {len(every)}")
+    if not 0 <= n <= len(every):
+        raise ValueError(f"label_colours: {n} labels; expected 0 to {len(every)}")
     return every[:n]
 
 # %% ../nbs/workshop/05_plot.ipynb #21e18698
 def show_mask(
-    image, # (C,H,W) or (H,W), uint8 or floats in [0, 1]
-    mask, # (H,W) whole numbers: a label for each pixel, 255 where unknown
-    names: Sequence[str] | None = None, # names of the labels 0, 1, ...
-    ax: Axes | None = None, # where to draw; default: a new figure
+    image,  # (C,H,W) or (H,W), uint8 or floats in [0, 1]
+    mask,  # (H,W) whole numbers: a label for each pixel, 255 where unknown
+    names: Sequence[str] | None = None,  # names of the labels 0, 1, ...
+    ax: Axes | None = None,  # where to draw; default: a new figure
     *,
-    alpha: float = 0.6, # opacity of the labels
-    background: int | None = 0, # a label to leave clear; None colours all
-    title: str | None = None, # above the picture
-    legend: bool = True, # name the labels that occur
+    alpha: float = 0.6,  # opacity of the labels
+    background: int | None = 0,  # a label to leave clear; None colours all
+    title: str | None = None,  # above the picture
+    legend: bool = True,  # name the labels that occur
 ) -> Axes:
     "A mask of labels over a picture, with a legend of those that occur."
     labels = _labels(mask, names)
     if image is not None:
         image = _grey(image)
-        if image.shape != labels.shape: raise ValueError(f"mask is {labels.shape} and image {image.shape}; expected the same (H,W)")
+        if image.shape != labels.shape:
+            raise ValueError(f"mask is {labels.shape} and image {image.shape}; expected the same (H,W)")
     ax, h, w = _frame(image, ax, title)
-    table = np.ones((256, 4)); table[:25, :3] = label_colours(25)
+    table = np.ones((256, 4))
+    table[:25, :3] = label_colours(25)
     table[:, 3] = alpha
-    if background is not None: table[background, 3] = 0
+    if background is not None:
+        table[background, 3] = 0
     ax.imshow(table[labels], extent=(0, w, h, 0), interpolation="nearest")
-    if legend: _mask_legend(ax, np.unique(labels), table, names)
+    if legend:
+        _mask_legend(ax, np.unique(labels), table, names)
     return ax
 
 # %% ../nbs/workshop/05_plot.ipynb #55448587
 def _mask_legend(ax, present, table, names):
     "Colour and name of each label that occurs."
     name = lambda v: "unknown" if v == VOID else names[v] if names else f"label {v}"
-    ax.legend(handles=[Patch(fc=(*table[v][:3], float(table[v][3] > 0)), ec="black", lw=0.5, label=name(v)) for v in present], loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
+    ax.legend(
+        handles=[
+            Patch(fc=(*table[v][:3], float(table[v][3] > 0)), ec="black", lw=0.5, label=name(v))
+            for v in present
+        ],
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+        fontsize=9,
+    )
 
 # %% ../nbs/workshop/05_plot.ipynb #105e8da6
 def _labels(mask, names):
     "A mask as an array of whole numbers that have a colour, and a name if there are names."
     a = _map2d(mask, "mask", ", one label for each pixel; take the argmax of scores")
-    if a.dtype.kind not in "biu": raise ValueError(f"mask has the type {a.dtype}; expected whole numbers")
+    if a.dtype.kind not in "biu":
+        raise ValueError(f"mask has the type {a.dtype}; expected whole numbers")
     most = min(len(names), 25) if names else 25
     wrong = a[(a != VOID) & ((a < 0) | (a >= most))]
-    if wrong.size: raise ValueError(f"mask holds the label {wrong.flat[0]}; expected 0 to {most - 1}, or {VOID} for unknown")
+    if wrong.size:
+        raise ValueError(
+            f"mask holds the label {wrong.flat[0]}; expected 0 to {most - 1}, or {VOID} for unknown"
+        )
     return a.astype(int)
 
 # %% ../nbs/workshop/05_plot.ipynb #77ff74e9
@@ -384,37 +519,50 @@ def _table(history):
 
 # %% ../nbs/workshop/05_plot.ipynb #00aa6d91
 def plot_history(
-    history, # has a DataFrame `df`, or is one; or a list of dicts, or a dict of lists
-    ax: Axes | None = None, # where to draw; default: a new figure
-    keys: Sequence[str] | None = None, # columns; default: those of train_loss and valid_loss that are there
+    history,  # has a DataFrame `df`, or is one; or a list of dicts, or a dict of lists
+    ax: Axes | None = None,  # where to draw; default: a new figure
+    keys: Sequence[str] | None = None,  # columns; default: those of train_loss and valid_loss that are there
     *,
-    log: bool = True, # logarithmic axis, if all values are above zero
-    best: str | None = "auto", # "min" or "max" of the last key, "auto": what its name says is best; or None
-    ylabel: str = "loss", # with its unit
-    title: str | None = None, # above the curves
+    log: bool = True,  # logarithmic axis, if all values are above zero
+    best: str | None = "auto",  # "min" or "max" of the last key, "auto": what its name says is best; or None
+    ylabel: str = "loss",  # with its unit
+    title: str | None = None,  # above the curves
 ) -> Axes:
     "Curves over the epochs, with a ring on the best epoch of the last one."
     df = _table(history)
     keys = list(keys) if keys is not None else [k for k in ("train_loss", "valid_loss") if k in df]
     missing = [k for k in keys if k not in df]
-    if missing or not keys: raise ValueError(f"plot_history: no column {missing or 'train_loss or valid_loss'}; found {', '.join(map(str, df))}")
-    if best not in ("auto", "min", "max", None): raise ValueError(f"plot_history: best is {best!r}; expected 'auto', 'min', 'max' or None")
-    if ax is None: ax = figure(width=6.5, height=3.4)[1]
-    for i, key in enumerate(keys): _curve(ax, df[key].astype(float), key.replace("_", " "), last=i == len(keys) - 1)
-    if log and len(df) and (df[keys].min() > 0).all(): ax.set_yscale("log")
-    if best and df[keys[-1]].notna().any(): _mark_best(ax, df[keys[-1]].astype(float), best, history)
-    ax.set(xlabel="epoch", ylabel=ylabel); ax.legend(); ax.xaxis.get_major_locator().set_params(integer=True)
-    if title is not None: ax.set_title(title, fontsize=11)
+    if missing or not keys:
+        raise ValueError(
+            f"plot_history: no column {missing or 'train_loss or valid_loss'}; found {', '.join(map(str, df))}"
+        )
+    if best not in ("auto", "min", "max", None):
+        raise ValueError(f"plot_history: best is {best!r}; expected 'auto', 'min', 'max' or None")
+    if ax is None:
+        ax = figure(width=6.5, height=3.4)[1]
+    for i, key in enumerate(keys):
+        _curve(ax, df[key].astype(float), key.replace("_", " "), last=i == len(keys) - 1)
+    if log and len(df) and (df[keys].min() > 0).all():
+        ax.set_yscale("log")
+    if best and df[keys[-1]].notna().any():
+        _mark_best(ax, df[keys[-1]].astype(float), best, history)
+    ax.set(xlabel="epoch", ylabel=ylabel)
+    ax.legend()
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    if title is not None:
+        ax.set_title(title, fontsize=11)
     return ax
 
 # %% ../nbs/workshop/05_plot.ipynb #ce5a34f4
 def _curve(ax, values, label, last):
     "One curve; the last of several is solid, the others dashed. A single epoch is a dot."
     values = values.dropna()
-    ax.plot(values.index, values, "-" if last else "--", marker="o" if len(values) == 1 else None, label=label)
+    ax.plot(
+        values.index, values, "-" if last else "--", marker="o" if len(values) == 1 else None, label=label
+    )
 
 # %% ../nbs/workshop/05_plot.ipynb #01c79c02
-_LARGE = ("accuracy", "skill", "iou", "pck", "auc") # columns that are best where they are largest
+_LARGE = ("accuracy", "skill", "iou", "pck", "auc")  # columns that are best where they are largest
 
 
 def _mark_best(ax, values, how, history):
@@ -424,7 +572,17 @@ def _mark_best(ax, values, how, history):
     else:
         large = how == "max" or (how == "auto" and any(word in str(values.name).lower() for word in _LARGE))
         at = values.idxmax() if large else values.idxmin()
-    ax.plot([at], [values[at]], "o", ms=10, mfc="none", mec=COLOURS["black"], mew=1.6, label=f"best: {values[at]:.3g} in epoch {at}", zorder=5)
+    ax.plot(
+        [at],
+        [values[at]],
+        "o",
+        ms=10,
+        mfc="none",
+        mec=COLOURS["black"],
+        mew=1.6,
+        label=f"best: {values[at]:.3g} in epoch {at}",
+        zorder=5,
+    )
 
 # %% ../nbs/workshop/05_plot.ipynb #4562449e
 _FIELDS = ("what", "unit", "data", "baseline", "reported", "source", "measured", "value")
@@ -432,11 +590,17 @@ _FIELDS = ("what", "unit", "data", "baseline", "reported", "source", "measured",
 # %% ../nbs/workshop/05_plot.ipynb #ca35bd95
 def _number(x):
     "A number for reading: four significant digits, mean ± spread for a pair, a dash for None."
-    if x is None: return "–"
-    if isinstance(x, str): return x
-    if isinstance(x, (tuple, list)) and len(x) == 2: return " ± ".join(map(_number, x))
+    if x is None:
+        return "–"
+    if isinstance(x, str):
+        return x
+    if isinstance(x, (tuple, list)) and len(x) == 2:
+        return " ± ".join(map(_number, x))
     x = x.item() if hasattr(x, "item") else x
-    if isinstance(x, bool) or not isinstance(x, (int, float)): raise TypeError(f"compare_table: {x!r} is not a number; expected a number, a (mean, spread) pair, a string or None")
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        raise TypeError(
+            f"compare_table: {x!r} is not a number; expected a number, a (mean, spread) pair, a string or None"
+        )
     return f"{x:,}" if isinstance(x, int) else f"{x:.4g}"
 
 # %% ../nbs/workshop/05_plot.ipynb #ba5c1cc8
@@ -444,17 +608,30 @@ def _row(i, row):
     "One row of the honest table as text cells."
     row = dict(row)
     unknown = [k for k in row if k not in _FIELDS]
-    if unknown: raise ValueError(f"compare_table: row {i} has the key {unknown[0]!r}; expected some of {', '.join(_FIELDS)}")
-    if not row.get("what"): raise ValueError(f"compare_table: row {i} does not say what was measured; expected the key 'what'")
-    if "value" in row: row["reported" if row.get("source") else "measured"] = row.pop("value")
+    if unknown:
+        raise ValueError(
+            f"compare_table: row {i} has the key {unknown[0]!r}; expected some of {', '.join(_FIELDS)}"
+        )
+    if not row.get("what"):
+        raise ValueError(f"compare_table: row {i} does not say what was measured; expected the key 'what'")
+    if "value" in row:
+        row["reported" if row.get("source") else "measured"] = row.pop("value")
     if row.get("reported") is not None and not row.get("source"):
-        raise ValueError(f"compare_table: row {i} ({row['what']}) has a reported number without its source; expected the key 'source'")
+        raise ValueError(
+            f"compare_table: row {i} ({row['what']}) has a reported number without its source; expected the key 'source'"
+        )
     what = f"{row['what']} ({row['unit']})" if row.get("unit") else str(row["what"])
-    return [what, row.get("data") or "–", *(_number(row.get(k)) for k in ("baseline", "reported", "measured")), row.get("source") or "–"]
+    return [
+        what,
+        row.get("data") or "–",
+        *(_number(row.get(k)) for k in ("baseline", "reported", "measured")),
+        row.get("source") or "–",
+    ]
 
 # %% ../nbs/workshop/05_plot.ipynb #9ad142ff
 class Comparison:
     "The honest table: shows as HTML in a notebook and prints as text. `df` has its cells."
+
     columns = ("what", "data", "always the mean", "reported", "measured here", "source")
 
     def __init__(self, rows, caption=""):
@@ -466,14 +643,22 @@ class Comparison:
     def __repr__(self):
         cells = [list(self.shown), *self.shown.values.tolist()]
         widths = [max(len(r[j]) for r in cells) for j in range(len(cells[0]))]
-        lines = ["  ".join(c.rjust(w) if n in self.columns[2:5] else c.ljust(w) for c, w, n in zip(r, widths, self.shown)).rstrip() for r in cells]
-        return "\n".join([self.caption] * bool(self.caption) + [lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+        lines = [
+            "  ".join(
+                c.rjust(w) if n in self.columns[2:5] else c.ljust(w) for c, w, n in zip(r, widths, self.shown)
+            ).rstrip()
+            for r in cells
+        ]
+        return "\n".join(
+            [self.caption] * bool(self.caption) + [lines[0], "  ".join("-" * w for w in widths), *lines[1:]]
+        )
 
 # %% ../nbs/workshop/05_plot.ipynb #8bf8b2d9
 def _cell(text):
     "Escaped text; a web address becomes a link, as in `Name (https://...)`."
     name, sep, url = str(text).rpartition("https://")
-    if not sep: return html.escape(str(text))
+    if not sep:
+        return html.escape(str(text))
     url, tail = (url[:-1], "") if url.endswith(")") else (url, "")
     name = name.rstrip(" (") or url
     return f'<a href="https://{html.escape(url)}">{html.escape(name)}</a>{tail}'
@@ -484,14 +669,21 @@ def _repr_html_(self: Comparison):
     side = lambda c: "right" if c in self.columns[2:5] else "left"
     tag = lambda t, c, x: f'<{t} style="text-align:{side(c)};padding:2px 12px">{x}</{t}>'
     head = "".join(tag("th", c, c) for c in self.shown)
-    body = "".join(f"<tr>{''.join(tag('td', c, _cell(x)) for c, x in zip(self.shown, r))}</tr>" for r in self.shown.values.tolist())
-    caption = f'<caption style="text-align:left">{html.escape(self.caption)}</caption>' if self.caption else ""
+    body = "".join(
+        f"<tr>{''.join(tag('td', c, _cell(x)) for c, x in zip(self.shown, r))}</tr>"
+        for r in self.shown.values.tolist()
+    )
+    caption = (
+        f'<caption style="text-align:left">{html.escape(self.caption)}</caption>' if self.caption else ""
+    )
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 # %% ../nbs/workshop/05_plot.ipynb #eed16e62
 def compare_table(
-    rows: Sequence[Mapping], # keys: what, unit, data, baseline, reported and its source, measured; `value` is reported if there is a source, else measured
-    caption: str = "", # above the table
+    rows: Sequence[
+        Mapping
+    ],  # keys: what, unit, data, baseline, reported and its source, measured; `value` is reported if there is a source, else measured
+    caption: str = "",  # above the table
 ) -> Comparison:
     "What a source reported, what was measured here, and what predicting the mean gives."
     return Comparison(rows, caption)

@@ -21,12 +21,16 @@ from .geometry import KeypointDataset, inside
 
 # %% ../nbs/workshop/03_scenes.ipynb #96b17884
 def ray_hit(
-    xy: Tensor, # (...,2) where the rays pass through the image plane; they run along −z, away from the viewer
-    centre: Tensor, # (...,3) centres of the ellipsoids
-    axes: Tensor, # (...,3,3) rows are the three half-axes, at right angles to each other
-) -> tuple[Tensor, Tensor, Tensor]: # depth (...), larger is nearer, -inf on a miss; unit normal (...,3); place on the unit sphere (...,3)
+    xy: Tensor,  # (...,2) where the rays pass through the image plane; they run along −z, away from the viewer
+    centre: Tensor,  # (...,3) centres of the ellipsoids
+    axes: Tensor,  # (...,3,3) rows are the three half-axes, at right angles to each other
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # depth (...), larger is nearer, -inf on a miss; unit normal (...,3); place on the unit sphere (...,3)
     "Where parallel rays first meet ellipsoids: the nearer root of a quadratic equation in the depth."
-    to_unit = axes / axes.square().sum(-1, keepdim=True)              # the matrix M that turns the ellipsoid into the unit sphere
+    to_unit = axes / axes.square().sum(
+        -1, keepdim=True
+    )  # the matrix M that turns the ellipsoid into the unit sphere
     p, q = to_unit[..., :2] @ (xy - centre[..., :2])[..., None], to_unit[..., 2:]
     a, b, c = (q * q).sum((-2, -1)), (p * q).sum((-2, -1)), (p * p).sum((-2, -1)) - 1
     disc = b * b - a * c
@@ -39,33 +43,44 @@ def ray_hit(
 @dataclass
 class Part:
     "One ellipsoid in each of n scenes, in world coordinates."
-    centre: Tensor # (n,3)
-    axes: Tensor # (n,3,3) rows are the half-axes
-    colour: Tensor # (n,3) in 0..1
-    label: int = 0 # what the mask says where this part is seen
-    inner: int = 0 # what the mask says where `paint` marks the inside of a feature
-    on: Tensor | None = None # (n,) bool: in which scenes the part exists; None: in all
-    soft: float = 0.02 # width in depth over which it blends with what it touches, in units of its figure
-    solid: bool = True # whether it hides keypoints behind it
-    cuts: bool = False # whether `paint` makes some of it transparent
-    paint: Callable | None = None # (u, ink) -> colour, alpha, inside
-    needs: int = 2 # how many of u, v, w `paint` looks at
-    ink: dict = field(default_factory=dict) # what `paint` needs: tensors (n,) or (n,3)
+
+    centre: Tensor  # (n,3)
+    axes: Tensor  # (n,3,3) rows are the half-axes
+    colour: Tensor  # (n,3) in 0..1
+    label: int = 0  # what the mask says where this part is seen
+    inner: int = 0  # what the mask says where `paint` marks the inside of a feature
+    on: Tensor | None = None  # (n,) bool: in which scenes the part exists; None: in all
+    soft: float = 0.02  # width in depth over which it blends with what it touches, in units of its figure
+    solid: bool = True  # whether it hides keypoints behind it
+    cuts: bool = False  # whether `paint` makes some of it transparent
+    paint: Callable | None = None  # (u, ink) -> colour, alpha, inside
+    needs: int = 2  # how many of u, v, w `paint` looks at
+    ink: dict = field(default_factory=dict)  # what `paint` needs: tensors (n,) or (n,3)
 
 # %% ../nbs/workshop/03_scenes.ipynb #58c5a535
-def _dot(a, b): return (a * b).sum(-1)
+def _dot(a, b):
+    return (a * b).sum(-1)
 
 # %% ../nbs/workshop/03_scenes.ipynb #74cdfada
 class Figure:
     "Parts and points that share one rigid frame: model coordinates in, world coordinates out."
-    def __init__(self, rotation, scale, shift, parts): self.rotation, self.scale, self.shift, self.parts = rotation, scale, shift, parts
 
-    def vec(self, values): # three numbers or (n,) tensors
+    def __init__(self, rotation, scale, shift, parts):
+        self.rotation, self.scale, self.shift, self.parts = rotation, scale, shift, parts
+
+    def vec(self, values):  # three numbers or (n,) tensors
         "Three numbers or (n,) tensors as one (n,3) tensor."
-        if isinstance(values, Tensor): return values
-        return torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.scale.device).expand(len(self.scale)) for v in values], -1)
+        if isinstance(values, Tensor):
+            return values
+        return torch.stack(
+            [
+                torch.as_tensor(v, dtype=torch.float32, device=self.scale.device).expand(len(self.scale))
+                for v in values
+            ],
+            -1,
+        )
 
-    def place(self, points): # (n,3) or (n,K,3) in the model's frame
+    def place(self, points):  # (n,3) or (n,K,3) in the model's frame
         "The same points in world coordinates."
         flat = points if points.ndim == 3 else points[:, None]
         out = self.shift[:, None] + self.scale[:, None, None] * (flat @ self.rotation.mT)
@@ -76,14 +91,21 @@ class Figure:
         centre, radii = self.vec(centre), self.vec(radii)
         axes = radii[..., None] * (torch.eye(3, device=radii.device) if turn is None else turn)
         kwargs["soft"] = self.scale * kwargs.get("soft", 0.02)
-        self.parts.append(Part(self.place(centre), self.scale[:, None, None] * (axes @ self.rotation.mT), self.vec(colour), **kwargs))
+        self.parts.append(
+            Part(
+                self.place(centre),
+                self.scale[:, None, None] * (axes @ self.rotation.mT),
+                self.vec(colour),
+                **kwargs,
+            )
+        )
         return centre, axes
 
 # %% ../nbs/workshop/03_scenes.ipynb #98bc342e
 def on_part(
-    part: tuple[Tensor, Tensor], # what `Figure.add` returned: centre (n,3) and axes (n,3,3)
-    uv: Tensor, # (K,2) or (n,K,2) in the part's own coordinates: the unit disc
-) -> Tensor: # (n,K,3) in the figure's frame
+    part: tuple[Tensor, Tensor],  # what `Figure.add` returned: centre (n,3) and axes (n,3,3)
+    uv: Tensor,  # (K,2) or (n,K,2) in the part's own coordinates: the unit disc
+) -> Tensor:  # (n,K,3) in the figure's frame
     "Lift points of the unit disc to the part's front surface: w = sqrt(1 − u² − v²)."
     centre, axes = part
     uv = uv.expand(len(centre), -1, -1)
@@ -91,46 +113,65 @@ def on_part(
     return centre[:, None] + torch.cat([uv, w], -1) @ axes
 
 # %% ../nbs/workshop/03_scenes.ipynb #9fc8e6da
-def _poly(const=0., x=0., y=0., xx=0., xy=0., yy=0., like=None):
+def _poly(const=0.0, x=0.0, y=0.0, xx=0.0, xy=0.0, yy=0.0, like=None):
     "A polynomial in dx, dy as a 3×3 matrix: entry [k, j] belongs to dx^k · dy^j."
     zero = torch.zeros_like(like)
     c = [zero + v for v in (const, y, yy, x, xy, zero, xx, zero, zero)]
     return torch.stack(c, -1).unflatten(-1, (3, 3))
 
 
-def _quadric(s, **kwargs): # (...,2,2) symmetric
+def _quadric(s, **kwargs):  # (...,2,2) symmetric
     return dict(xx=s[..., 0, 0], xy=2 * s[..., 0, 1], yy=s[..., 1, 1], like=s[..., 0, 0], **kwargs)
 
 # %% ../nbs/workshop/03_scenes.ipynb #55f0c8dc
-def _forms(centre, axes, light): # (n,P,3), (n,P,3,3) in pixels; (n,3) the way to the lamp, as long as the lamp is strong
+def _forms(
+    centre, axes, light
+):  # (n,P,3), (n,P,3,3) in pixels; (n,3) the way to the lamp, as long as the lamp is strong
     "Everything that a pixel needs to know of an ellipsoid, as polynomials in (dx, dy) and multiples of s = sqrt(D)."
     m = axes / axes.square().sum(-1, keepdim=True)
     q = m[..., 2]
     rise = _dot(q, q).rsqrt()
     slope = -(m[..., :2] * q[..., None]).sum(-2) * rise[..., None] ** 2
-    e, e_s = m[..., :2] + q[..., None] * slope[..., None, :], q * rise[..., None]       # u = e·d + e_s·s
+    e, e_s = m[..., :2] + q[..., None] * slope[..., None, :], q * rise[..., None]  # u = e·d + e_s·s
     s = e.mT @ e
-    n, n_s = m.mT @ e, (m.mT @ e_s[..., None])[..., 0]                                  # normal ∝ n·d + n_s·s
-    lin = lambda a, c=0.: _poly(const=c, x=a[..., 0], y=a[..., 1], like=rise)
+    n, n_s = m.mT @ e, (m.mT @ e_s[..., None])[..., 0]  # normal ∝ n·d + n_s·s
+    lin = lambda a, c=0.0: _poly(const=c, x=a[..., 0], y=a[..., 1], like=rise)
     lit = light[:, None, None] @ n
-    rows = [_poly(const=1., **_quadric(-s)), _poly(const=1e-9, **_quadric(4 * s @ s)), _poly(**_quadric(n.mT @ n)),
-            lin(2 * (n_s[..., None] * n).sum(-2)), lin(lit[..., 0, :]), lin(slope, centre[..., 2]), *(lin(e[..., i, :]) for i in range(3))]
-    return dict(poly=torch.stack(rows, 2), rise=rise, e_s=e_s, lit_s=_dot(n_s, light[:, None]), nn_s=_dot(n_s, n_s), centre=centre,
-                half=axes[..., :2].square().sum(-2).sqrt())
+    rows = [
+        _poly(const=1.0, **_quadric(-s)),
+        _poly(const=1e-9, **_quadric(4 * s @ s)),
+        _poly(**_quadric(n.mT @ n)),
+        lin(2 * (n_s[..., None] * n).sum(-2)),
+        lin(lit[..., 0, :]),
+        lin(slope, centre[..., 2]),
+        *(lin(e[..., i, :]) for i in range(3)),
+    ]
+    return dict(
+        poly=torch.stack(rows, 2),
+        rise=rise,
+        e_s=e_s,
+        lit_s=_dot(n_s, light[:, None]),
+        nn_s=_dot(n_s, n_s),
+        centre=centre,
+        half=axes[..., :2].square().sum(-2).sqrt(),
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #58feb659
-def _fields(poly, dx, dy): # (n,R,3,3), (n,bw), (n,bh)
+def _fields(poly, dx, dy):  # (n,R,3,3), (n,bw), (n,bh)
     "Values of R polynomials on the pixels of a box: two small matrix products."
     one = torch.ones_like
-    left = poly @ torch.stack([one(dy), dy, dy * dy], 1)[:, None]                       # (n,R,3,bh): a polynomial in dx for each row of pixels
+    left = (
+        poly @ torch.stack([one(dy), dy, dy * dy], 1)[:, None]
+    )  # (n,R,3,bh): a polynomial in dx for each row of pixels
     left = left.transpose(2, 3).flatten(1, 2)
     return torch.bmm(left, torch.stack([one(dx), dx, dx * dx], 1)).unflatten(1, (poly.shape[1], dy.shape[1]))
 
 # %% ../nbs/workshop/03_scenes.ipynb #f41c1365
-def _c(v): return v[..., None, None] # (n,) against (n,h,w), and (n,3) against (n,3,h,w)
+def _c(v):
+    return v[..., None, None]  # (n,) against (n,h,w), and (n,3) against (n,3,h,w)
 
 
-def _shade(f, g, ambient, fill): # fields (n,R,h,w) and the per-part numbers
+def _shade(f, g, ambient, fill):  # fields (n,R,h,w) and the per-part numbers
     "Coverage, depth, place on the unit sphere and light of a part at each pixel."
     d, grad, nn0, nn1, lit, z0 = f[:, :6].unbind(1)
     s = d.clamp(min=0).sqrt_()
@@ -142,26 +183,32 @@ def _shade(f, g, ambient, fill): # fields (n,R,h,w) and the per-part numbers
     return cover, torch.addcmul(z0, s, _c(g["rise"])), u, bright
 
 # %% ../nbs/workshop/03_scenes.ipynb #88ecb6cb
-def _box(centre, half, size): # (n,), (n,), length of the side in pixels
+def _box(centre, half, size):  # (n,), (n,), length of the side in pixels
     "First pixel (n,) and the common length of the boxes that hold what is inside the picture of the parts, along one side."
     lo, hi = (centre - half - 1).floor().clamp(0, size), (centre + half + 1).ceil().clamp(0, size)
     length = min(size, max(1, int((hi - lo).max().item())))
     return lo.clamp(max=size - length).long(), length
 
 # %% ../nbs/workshop/03_scenes.ipynb #fc4abd86
-def _draw(canvas, labels, part, unit, g, keep, light): # (n,4,H,W) red, green, blue, depth; (n,1,H,W); one part; pixels to a unit; its forms; rows; light
+def _draw(
+    canvas, labels, part, unit, g, keep, light
+):  # (n,4,H,W) red, green, blue, depth; (n,1,H,W); one part; pixels to a unit; its forms; rows; light
     "Draw one part into all pictures at once: nearest hit wins, edges and contacts blend."
     whole = len(keep) == len(canvas)
     take = (lambda v: v) if whole else (lambda v: v[keep])
     g, ink = {k: take(v) for k, v in g.items()}, {k: _c(take(v)) for k, v in part.ink.items()}
     (x0, bw), (y0, bh) = (_box(g["centre"][:, i], g["half"][:, i], canvas.shape[3 - i]) for i in (0, 1))
-    steps = lambda start, k, i: start[:, None] + torch.arange(k, device=start.device) + 0.5 - g["centre"][:, i, None]
-    poly = g["poly"][:, :6 + part.needs] if part.paint else g["poly"][:, :6]
+    steps = lambda start, k, i: (
+        start[:, None] + torch.arange(k, device=start.device) + 0.5 - g["centre"][:, i, None]
+    )
+    poly = g["poly"][:, : 6 + part.needs] if part.paint else g["poly"][:, :6]
     fields = _fields(poly, steps(x0, bw, 0), steps(y0, bh, 1))
     cover, z, u, bright = _shade(fields, g, *(take(v) for v in light))
     colour, alpha, inside = part.paint(u, ink) if part.paint else (None, None, None)
-    if colour is None: colour = _c(take(part.colour))
-    if alpha is not None: cover = cover * alpha
+    if colour is None:
+        colour = _c(take(part.colour))
+    if alpha is not None:
+        cover = cover * alpha
     win = canvas.unfold(2, bh, 1).unfold(3, bw, 1)
     box = win[keep, :, y0, x0]
     near = (z - box[:, 3]).mul_(_c(1 / (take(part.soft) * unit))).add_(0.5).clamp_(0, 1).mul_(cover)
@@ -169,54 +216,68 @@ def _draw(canvas, labels, part, unit, g, keep, light): # (n,4,H,W) red, green, b
     front = near > 0.5
     box[:, 3] = torch.where(front, z, box[:, 3])
     win[keep, :, y0, x0] = box
-    if labels is not None: _label(labels, part, front, inside, keep, y0, x0)
+    if labels is not None:
+        _label(labels, part, front, inside, keep, y0, x0)
 
 # %% ../nbs/workshop/03_scenes.ipynb #8a1e66f6
 def _label(labels, part, front, inside, keep, y0, x0):
     "Write the part's label where it is what the viewer sees."
     win = labels.unfold(2, front.shape[1], 1).unfold(3, front.shape[2], 1)
-    new = part.label if inside is None else torch.where(inside > 0.5, part.inner, part.label).to(torch.uint8)[:, None]
+    new = (
+        part.label
+        if inside is None
+        else torch.where(inside > 0.5, part.inner, part.label).to(torch.uint8)[:, None]
+    )
     box = win[keep, :, y0, x0]
     win[keep, :, y0, x0] = torch.where(front[:, None], new, box)
 
 # %% ../nbs/workshop/03_scenes.ipynb #cb486994
-def _to_pixels(parts, size): # list of Part, (H,W)
+def _to_pixels(parts, size):  # list of Part, (H,W)
     "Centres (n,P,3) and half-axes (n,P,3,3) of all parts in pixels: half the picture's short side is one unit of the world."
     k = min(size) / 2
-    middle = torch.tensor([size[1] / 2, size[0] / 2, 0.], device=parts[0].centre.device)
+    middle = torch.tensor([size[1] / 2, size[0] / 2, 0.0], device=parts[0].centre.device)
     return torch.stack([p.centre for p in parts], 1) * k + middle, torch.stack([p.axes for p in parts], 1) * k
 
 # %% ../nbs/workshop/03_scenes.ipynb #a7874ed9
-CACHE = 100_000 # pixels of boxes that a processor handles at a time; a matter of speed only
+CACHE = 100_000  # pixels of boxes that a processor handles at a time; a matter of speed only
 
 
 def _measure(parts, light, size):
     "The forms of all parts in pixels, and in which pictures each is present and not wholly outside."
     centre, axes = _to_pixels(parts, size)
     g = _forms(centre, axes, light)
-    spread = axes[..., :2, :].square().sum(-1).sqrt()                                     # pixels to one unit of u and of v
-    for p, part in enumerate(parts): part.ink |= dict(ru=spread[:, p, 0], rv=spread[:, p, 1])
-    far = torch.tensor([size[1] + 1., size[0] + 1.], device=centre.device)
+    spread = axes[..., :2, :].square().sum(-1).sqrt()  # pixels to one unit of u and of v
+    for p, part in enumerate(parts):
+        part.ink |= dict(ru=spread[:, p, 0], rv=spread[:, p, 1])
+    far = torch.tensor([size[1] + 1.0, size[0] + 1.0], device=centre.device)
     g["on"] = ((centre[..., :2] + g["half"] > -1) & (centre[..., :2] - g["half"] < far)).all(-1)
     for p, part in enumerate(parts):
-        if part.on is not None: g["on"][:, p] &= part.on
+        if part.on is not None:
+            g["on"][:, p] &= part.on
     return g
 
 # %% ../nbs/workshop/03_scenes.ipynb #daa8800e
-def _cast(parts, g, light, canvas, labels): # light: key (n,), ambient (n,), fill (n,)
+def _cast(parts, g, light, canvas, labels):  # light: key (n,), ambient (n,), fill (n,)
     "Draw all parts, in the order of the list, into a chunk of pictures."
     g, size = dict(g), canvas.shape[2:]
     area = (2 * g["half"].amax(0) + 3).clamp(max=max(size)).prod(-1).tolist()
     for p, on in enumerate(g.pop("on").unbind(1)):
         keep = on.nonzero()[:, 0]
-        pieces = min(max(1, len(keep)), max(1, math.ceil(len(keep) * area[p] / CACHE))) if canvas.device.type == "cpu" else 1
-        for rows in keep.tensor_split(pieces) if len(keep) else (): _draw(canvas, labels, parts[p], min(size) / 2, {k: v[:, p] for k, v in g.items()}, rows, light)
+        pieces = (
+            min(max(1, len(keep)), max(1, math.ceil(len(keep) * area[p] / CACHE)))
+            if canvas.device.type == "cpu"
+            else 1
+        )
+        for rows in keep.tensor_split(pieces) if len(keep) else ():
+            _draw(canvas, labels, parts[p], min(size) / 2, {k: v[:, p] for k, v in g.items()}, rows, light)
 
 # %% ../nbs/workshop/03_scenes.ipynb #4197128c
-def _edge(d): return (d + 0.5).clamp(0, 1) # share of a pixel inside, from the signed distance in pixels
+def _edge(d):
+    return (d + 0.5).clamp(0, 1)  # share of a pixel inside, from the signed distance in pixels
 
 
-def _over(below, above, alpha): return torch.lerp(*torch.broadcast_tensors(below, above), alpha[:, None])
+def _over(below, above, alpha):
+    return torch.lerp(*torch.broadcast_tensors(below, above), alpha[:, None])
 
 # %% ../nbs/workshop/03_scenes.ipynb #fbb2835f
 def _paint_eye(uvw, ink):
@@ -227,7 +288,11 @@ def _paint_eye(uvw, ink):
     inside = _edge(torch.minimum(top, low) * ink["rv"])
     gu, gv = (u - ink["gu"]) * ink["ru"], (v - ink["gv"]) * ink["rv"]
     r = (gu * gu + gv * gv).sqrt()
-    ball = _over(ink["white"], ink["iris"] * (0.6 + 0.4 * (r / (0.35 * ink["ru"])).clamp(0, 1).neg().add(1))[:, None], _edge(0.35 * ink["ru"] - r))
+    ball = _over(
+        ink["white"],
+        ink["iris"] * (0.6 + 0.4 * (r / (0.35 * ink["ru"])).clamp(0, 1).neg().add(1))[:, None],
+        _edge(0.35 * ink["ru"] - r),
+    )
     ball = _over(ball, ink["pupil"], _edge(0.17 * ink["ru"] - r))
     glint = ((gu - ink["side"] * 0.10 * ink["ru"]) ** 2 + (gv + 0.11 * ink["ru"]) ** 2).sqrt()
     ball = _over(ball, ink["glint"], _edge(0.075 * ink["ru"] - glint))
@@ -237,7 +302,8 @@ def _paint_eye(uvw, ink):
     return _over(_over(skin, ball, inside), ink["lash"], lash * ink["lashes"]), None, inside
 
 # %% ../nbs/workshop/03_scenes.ipynb #79c59744
-def _brow_line(un, ink): return ink["tilt"] * un - ink["arch"] * (1 - un * un)
+def _brow_line(un, ink):
+    return ink["tilt"] * un - ink["arch"] * (1 - un * un)
 
 
 def _paint_brow(uvw, ink):
@@ -245,7 +311,11 @@ def _paint_brow(uvw, ink):
     u, v = uvw[:2]
     un = u / 0.8
     half = ink["thick"] * (0.85 - 0.45 * un).clamp(0.15, 1.2)
-    hair = _edge(torch.minimum((half - (v - _brow_line(un, ink)).abs()) * ink["rv"], (1.02 - un.abs()) * 0.8 * ink["ru"]))
+    hair = _edge(
+        torch.minimum(
+            (half - (v - _brow_line(un, ink)).abs()) * ink["rv"], (1.02 - un.abs()) * 0.8 * ink["ru"]
+        )
+    )
     fade = _edge((0.97 - (u * u + v * v).sqrt()) * ink["rv"])
     return _over(ink["skin"], ink["hair"], hair * ink["dense"]), fade, hair
 
@@ -256,7 +326,12 @@ def _lips(un, ink):
     lift = -ink["smile"] * un * un + ink["rest"]
     bow = 1 - 0.30 * (1 - (un.abs() / 0.35).clamp(max=1)) ** 2
     seam = lift + 0.04 * taper
-    return lift - ink["top"] * taper * bow, seam - 0.30 * ink["open"] * gap, seam + 0.70 * ink["open"] * gap, lift + (ink["bottom"] + 0.70 * ink["open"]) * taper
+    return (
+        lift - ink["top"] * taper * bow,
+        seam - 0.30 * ink["open"] * gap,
+        seam + 0.70 * ink["open"] * gap,
+        lift + (ink["bottom"] + 0.70 * ink["open"]) * taper,
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #977d05fd
 def _paint_mouth(uvw, ink):
@@ -290,7 +365,11 @@ def _paint_stripes(uvw, ink):
     "Two colours in bands, for scarves, balls and clothes."
     wave = torch.sin(ink["au"] * uvw[0] + ink["av"] * uvw[1] + ink["phase"])
     slope = (ink["au"] / ink["ru"]).square() + (ink["av"] / ink["rv"]).square()
-    return _over(ink["one"], ink["two"], _edge((wave - ink["level"]) / slope.sqrt().clamp(min=1e-6))), None, None
+    return (
+        _over(ink["one"], ink["two"], _edge((wave - ink["level"]) / slope.sqrt().clamp(min=1e-6))),
+        None,
+        None,
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #26eec949
 def _paint_ring(uvw, ink):
@@ -316,113 +395,172 @@ def _paint_soft(uvw, ink):
 # %% ../nbs/workshop/03_scenes.ipynb #afa134fd
 class Scene:
     "What is in each of n pictures, before any pixel exists: named tensors with n rows, such as `yaw`, `light` or `skin`."
-    def __init__(self, kind:str, fields:dict): # "face" or "pet"; name -> (n,...) tensor
+
+    def __init__(self, kind: str, fields: dict):  # "face" or "pet"; name -> (n,...) tensor
         self.kind, self.fields = kind, fields
 
     def __getattr__(self, name):
-        if name != "fields" and name in self.__dict__.get("fields", {}): return self.fields[name]
-        raise AttributeError(f"a {self.__dict__.get('kind')} scene has no field {name!r}; it has {', '.join(sorted(self.__dict__.get('fields', {})))}")
+        if name != "fields" and name in self.__dict__.get("fields", {}):
+            return self.fields[name]
+        raise AttributeError(
+            f"a {self.__dict__.get('kind')} scene has no field {name!r}; it has {', '.join(sorted(self.__dict__.get('fields', {})))}"
+        )
 
-    def __len__(self): return len(self.fields["yaw"])
-    def __dir__(self): return [*super().__dir__(), *self.fields]
-    def __repr__(self): return f"Scene({self.kind!r}, {len(self)} rows, {len(self.fields)} fields)"
+    def __len__(self):
+        return len(self.fields["yaw"])
+
+    def __dir__(self):
+        return [*super().__dir__(), *self.fields]
+
+    def __repr__(self):
+        return f"Scene({self.kind!r}, {len(self)} rows, {len(self.fields)} fields)"
 
     def __getitem__(self, rows):
         "The scene of some rows: a number, slice, list or tensor."
-        if isinstance(rows, int): rows = [rows]
+        if isinstance(rows, int):
+            rows = [rows]
         return Scene(self.kind, {k: v[rows] for k, v in self.fields.items()})
 
-    def to(self, device): return Scene(self.kind, {k: v.to(device) for k, v in self.fields.items()})
+    def to(self, device):
+        return Scene(self.kind, {k: v.to(device) for k, v in self.fields.items()})
 
 # %% ../nbs/workshop/03_scenes.ipynb #6dac23d0
 @patch
-def replace(self: Scene, **fields) -> Scene: # values of any shape that expands to the field's
+def replace(self: Scene, **fields) -> Scene:  # values of any shape that expands to the field's
     "The same scene with some fields changed, such as `scene.replace(yaw=30.)`."
     new = dict(self.fields)
     for name, value in fields.items():
         old = getattr(self, name)
         value = torch.as_tensor(value, device=old.device).to(old.dtype)
-        try: new[name] = value.expand_as(old).clone()
+        try:
+            new[name] = value.expand_as(old).clone()
         except RuntimeError:
-            raise ValueError(f"{name}: found a value of shape {tuple(value.shape)}; expected one that expands to {tuple(old.shape)}") from None
+            raise ValueError(
+                f"{name}: found a value of shape {tuple(value.shape)}; expected one that expands to {tuple(old.shape)}"
+            ) from None
     return Scene(self.kind, new)
 
 # %% ../nbs/workshop/03_scenes.ipynb #ff2584f1
-_ODD = ("yaw", "roll", "x", "side")       # what a mirror turns into its negative
-_ODD_FIRST = ("light", "gaze", "spot")    # vectors of which it turns the first component
+_ODD = ("yaw", "roll", "x", "side")  # what a mirror turns into its negative
+_ODD_FIRST = ("light", "gaze", "spot")  # vectors of which it turns the first component
 
 
 @patch
 def mirrored(self: Scene) -> Scene:
     "The scene as a mirror shows it: built anew with left and right exchanged, not a picture turned over."
     new = {k: v.clone() for k, v in self.fields.items()}
-    for k in _ODD: new[k] = -new[k]
-    for k in _ODD_FIRST: new[k][:, 0] *= -1
-    if "coat" in new: new["coat"][..., 0] *= -1
+    for k in _ODD:
+        new[k] = -new[k]
+    for k in _ODD_FIRST:
+        new[k][:, 0] *= -1
+    if "coat" in new:
+        new["coat"][..., 0] *= -1
     new["waves"][..., 2::2] *= -1
     return Scene(self.kind, new)
 
 # %% ../nbs/workshop/03_scenes.ipynb #468d2e0c
 class _Draws:
     "Uniform numbers, a row for each scene: the same row comes out however many rows there are."
+
     def __init__(self, n, seed):
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1: raise ValueError(f"n: found {n!r}; expected a whole number from 1")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"n: found {n!r}; expected a whole number from 1")
         g = make_generator(seed)
         self.u, self.i = torch.rand(n, 320, generator=g, device=g.device).cpu(), 0
 
-    def __call__(self, lo=0., hi=1., k=None): # k columns of numbers from lo to hi; without k, one
-        u = self.u[:, self.i] if k is None else self.u[:, self.i:self.i + k]
+    def __call__(self, lo=0.0, hi=1.0, k=None):  # k columns of numbers from lo to hi; without k, one
+        u = self.u[:, self.i] if k is None else self.u[:, self.i : self.i + k]
         self.i += k or 1
         return lo + (hi - lo) * u
 
-    def flag(self, p): return self() < p
-    def choose(self, weights): return torch.bucketize(self(), torch.tensor(weights).cumsum(0)[:-1] / sum(weights), right=True)
-    def pick(self, palette, spread=0.04): # (m,3)
-        return (palette[(self() * len(palette)).long().clamp(max=len(palette) - 1)] + self(-spread, spread, 3)).clamp(0.02, 1)
+    def flag(self, p):
+        return self() < p
+
+    def choose(self, weights):
+        return torch.bucketize(self(), torch.tensor(weights).cumsum(0)[:-1] / sum(weights), right=True)
+
+    def pick(self, palette, spread=0.04):  # (m,3)
+        return (
+            palette[(self() * len(palette)).long().clamp(max=len(palette) - 1)] + self(-spread, spread, 3)
+        ).clamp(0.02, 1)
 
 # %% ../nbs/workshop/03_scenes.ipynb #1347c5d9
-def _rgb(*hexes): return torch.tensor([[int(h[i:i + 2], 16) / 255 for i in (0, 2, 4)] for h in hexes])
+def _rgb(*hexes):
+    return torch.tensor([[int(h[i : i + 2], 16) / 255 for i in (0, 2, 4)] for h in hexes])
 
 
 _SKIN = _rgb("ffe0c8", "f7d0ae", "ecbc94", "dba67a", "c48a5e", "a87048", "865236", "653c28")
-_HAIR = _rgb("1e1a1a", "2e2220", "4a3226", "6a4630", "94683e", "d8b472", "b4572c", "8e8c8c", "dcdad4", "2a7a86", "c4688e")
+_HAIR = _rgb(
+    "1e1a1a",
+    "2e2220",
+    "4a3226",
+    "6a4630",
+    "94683e",
+    "d8b472",
+    "b4572c",
+    "8e8c8c",
+    "dcdad4",
+    "2a7a86",
+    "c4688e",
+)
 _IRIS = _rgb("56341c", "3a2416", "7c5e30", "54764a", "5486b4", "748694")
-_CLOTH = _rgb("c8443c", "2c4a7c", "2e7a5c", "e0a63c", "6a4a86", "e6e2d8", "3a3c42", "5aa0b8", "d87a9c", "8a9a5a")
-_ROOM = _rgb("8fb3c9", "d9c9a8", "a9c29a", "c9a29a", "7f8aa3", "e3dfd6", "b7a3c4", "5d7f78", "99876c", "4c5a78")
+_CLOTH = _rgb(
+    "c8443c", "2c4a7c", "2e7a5c", "e0a63c", "6a4a86", "e6e2d8", "3a3c42", "5aa0b8", "d87a9c", "8a9a5a"
+)
+_ROOM = _rgb(
+    "8fb3c9", "d9c9a8", "a9c29a", "c9a29a", "7f8aa3", "e3dfd6", "b7a3c4", "5d7f78", "99876c", "4c5a78"
+)
 
 # %% ../nbs/workshop/03_scenes.ipynb #e928fa55
 def _background(d):
     "Coefficients of a texture made of waves, (n,9,9), its two colours, and how hard its edges are."
-    f = torch.tensor([0, 1, 1, 2, 2, 3, 3, 6, 6.])
+    f = torch.tensor([0, 1, 1, 2, 2, 3, 3, 6, 6.0])
     fade = 1 / (1 + f)
     soft = d(-1, 1, 81).unflatten(1, (9, 9)) * fade[:, None] * fade * (f[:, None] < 6) * (f < 6)
-    line = torch.zeros(9, 9); line[0, 7] = 1
+    line = torch.zeros(9, 9)
+    line[0, 7] = 1
     style = d.choose([5, 3, 1, 1])[:, None, None]
     waves = torch.where(style == 2, line, torch.where(style == 3, line.T, soft * 1.3))
     sharp = torch.where(style[:, 0, 0] == 0, 0.8, 5.0) * d(0.7, 1.3)
     one = d.pick(_ROOM, 0.1)
     two = (one * d(0.55, 1.2)[:, None] + d(-0.08, 0.08, 3)).clamp(0, 1)
-    return dict(waves=waves, sharp=sharp, room=torch.stack([one, torch.where(d.flag(0.3)[:, None], d.pick(_ROOM, 0.1), two)], 1))
+    return dict(
+        waves=waves,
+        sharp=sharp,
+        room=torch.stack([one, torch.where(d.flag(0.3)[:, None], d.pick(_ROOM, 0.1), two)], 1),
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #293b2359
 def _background_pixels(scene, size):
     "The texture on the picture's pixels: a product of three small matrices."
     half = min(size) / 2
+
     def basis(length):
         x = (torch.arange(length, device=scene.sharp.device) + 0.5 - length / 2) / half
-        return torch.stack([torch.ones_like(x), *(f(1.4 * k * x) for k in (1, 2, 3, 9) for f in (torch.cos, torch.sin))])
+        return torch.stack(
+            [torch.ones_like(x), *(f(1.4 * k * x) for k in (1, 2, 3, 9) for f in (torch.cos, torch.sin))]
+        )
+
     t = (basis(size[0]).T @ scene.waves @ basis(size[1])).mul_(_c(scene.sharp)).add_(0.5).clamp_(0, 1)
     return torch.lerp(_c(scene.room[:, 0]), _c(scene.room[:, 1]), t[:, None])
 
 # %% ../nbs/workshop/03_scenes.ipynb #f261a652
 def _check(most, **values):
     for name, value in values.items():
-        if not 0 <= value <= most: raise ValueError(f"{name}: found {value!r}; expected a number from 0 to {most}")
+        if not 0 <= value <= most:
+            raise ValueError(f"{name}: found {value!r}; expected a number from 0 to {most}")
 
 
 def _pose(d, yaw, pitch, roll, shift, size):
     "Where the head is and where it looks."
-    return dict(yaw=d(-yaw, yaw), pitch=d(-pitch, pitch), roll=d(-roll, roll), x=d(-shift, shift), y=d(-shift, shift), size=d(*size))
+    return dict(
+        yaw=d(-yaw, yaw),
+        pitch=d(-pitch, pitch),
+        roll=d(-roll, roll),
+        x=d(-shift, shift),
+        y=d(-shift, shift),
+        size=d(*size),
+    )
 
 
 def _light(d):
@@ -436,44 +574,75 @@ def _light(d):
 def _camera(d, blur, noise):
     "Strength of blur and noise, and the place in the noise table where each picture starts."
     pair = lambda v: v if isinstance(v, (tuple, list)) else (v, v)
-    for i in (0, 1): _check(math.inf, blur=pair(blur)[i], noise=pair(noise)[i])
+    for i in (0, 1):
+        _check(math.inf, blur=pair(blur)[i], noise=pair(noise)[i])
     return dict(blur=d(*pair(blur)), noise=d(*pair(noise)), grain=d(), jitter=d())
 
 # %% ../nbs/workshop/03_scenes.ipynb #de6557d3
 def sample_faces(
-    n: int, # how many
-    seed: int | torch.Generator = 0, # the same seed gives the same people; row i does not depend on n
+    n: int,  # how many
+    seed: int | torch.Generator = 0,  # the same seed gives the same people; row i does not depend on n
     *,
-    yaw: float = 50., # degrees: largest turn to either side; positive looks towards larger x
-    pitch: float = 15., # degrees: largest nod; positive looks down
-    roll: float = 15., # degrees: largest tilt; positive is clockwise
-    shift: float = 0.15, # largest distance of the head's centre from the picture's, in halves of the short side
-    size_range: tuple[float, float] = (0.58, 0.80), # from chin to crown, as a share of the picture's short side
-    glasses: float = 0.15, # probability of clear glasses
-    sunglasses: float = 0.08, # probability of sunglasses
-    hats: float = 0.12, # probability of a hat
-    beards: float = 0.25, # probability of a beard or moustache
-    occluders: float = 0.2, # probability of a hand, mug, ball, scarf or mask in front
-    blur: float | tuple[float, float] = (0., 0.8), # pixels: standard deviation of the lens blur, or a range of it
-    noise: float | tuple[float, float] = (0., 6.), # grey levels of 255: standard deviation of the sensor noise, or a range of it
-) -> Scene: # fields with n rows
+    yaw: float = 50.0,  # degrees: largest turn to either side; positive looks towards larger x
+    pitch: float = 15.0,  # degrees: largest nod; positive looks down
+    roll: float = 15.0,  # degrees: largest tilt; positive is clockwise
+    shift: float = 0.15,  # largest distance of the head's centre from the picture's, in halves of the short side
+    size_range: tuple[float, float] = (
+        0.58,
+        0.80,
+    ),  # from chin to crown, as a share of the picture's short side
+    glasses: float = 0.15,  # probability of clear glasses
+    sunglasses: float = 0.08,  # probability of sunglasses
+    hats: float = 0.12,  # probability of a hat
+    beards: float = 0.25,  # probability of a beard or moustache
+    occluders: float = 0.2,  # probability of a hand, mug, ball, scarf or mask in front
+    blur: float | tuple[float, float] = (
+        0.0,
+        0.8,
+    ),  # pixels: standard deviation of the lens blur, or a range of it
+    noise: float | tuple[float, float] = (
+        0.0,
+        6.0,
+    ),  # grey levels of 255: standard deviation of the sensor noise, or a range of it
+) -> Scene:  # fields with n rows
     "Draw people, poses, lamps and rooms: everything that a picture of a face depends on."
     _check(90, yaw=yaw, pitch=pitch, roll=roll)
-    _check(1, glasses=glasses, sunglasses=sunglasses, glasses_in_all=glasses + sunglasses, hats=hats, beards=beards, occluders=occluders)
+    _check(
+        1,
+        glasses=glasses,
+        sunglasses=sunglasses,
+        glasses_in_all=glasses + sunglasses,
+        hats=hats,
+        beards=beards,
+        occluders=occluders,
+    )
     d = _Draws(n, seed)
     scene = Scene("face", _pose(d, yaw, pitch, roll, shift, size_range) | _light(d) | _camera(d, blur, noise))
-    scene.fields |= _person(d) | _dress(d, glasses, sunglasses, hats, beards) | _background(d) | _occlusion(d, occluders)
+    scene.fields |= (
+        _person(d) | _dress(d, glasses, sunglasses, hats, beards) | _background(d) | _occlusion(d, occluders)
+    )
     return scene
 
 # %% ../nbs/workshop/03_scenes.ipynb #27b3b8c7
 def _person(d):
     "Skin, eyes, bones and mood of a person."
     skin = d.pick(_SKIN, 0.02)
-    lip = skin * torch.tensor([0.90, 0.62, 0.62]) + torch.tensor([0.03, 0., 0.01])
+    lip = skin * torch.tensor([0.90, 0.62, 0.62]) + torch.tensor([0.03, 0.0, 0.01])
     paint = d.flag(0.2)[:, None]
     lip = torch.where(paint, _rgb("b0283c", "c8506a", "8e2a4a")[(d() * 3).long().clamp(max=2)], lip)
-    return dict(skin=skin, lip=lip, iris=d.pick(_IRIS, 0.03), bones=d(-1, 1, 12), gaze=torch.stack([d(-1, 1), d(-1, 1)], -1), smile=d(-0.25, 1),
-                open=(d(-0.6, 1)).clamp(min=0), lids=d(0.75, 1.15), brow=d(-1, 1, 3), blush=d(0, 1), lashes=d(0.35, 0.9))
+    return dict(
+        skin=skin,
+        lip=lip,
+        iris=d.pick(_IRIS, 0.03),
+        bones=d(-1, 1, 12),
+        gaze=torch.stack([d(-1, 1), d(-1, 1)], -1),
+        smile=d(-0.25, 1),
+        open=(d(-0.6, 1)).clamp(min=0),
+        lids=d(0.75, 1.15),
+        brow=d(-1, 1, 3),
+        blush=d(0, 1),
+        lashes=d(0.35, 0.9),
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #68c6cfa2
 def _dress(d, glasses, sunglasses, hats, beards):
@@ -481,47 +650,81 @@ def _dress(d, glasses, sunglasses, hats, beards):
     hair = d.pick(_HAIR[:9], 0.02)
     hair = torch.where(d.flag(0.06)[:, None], _HAIR[9:][(d() * 2).long().clamp(max=1)], hair)
     u, v = d(), d()
-    return dict(hair=hair, style=d.choose([1.2, 3, 3, 3, 2, 1.5, 2, 1]), volume=d(-1, 1), hairline=d(-1, 1), parting=d(-1, 1), strands=d(0, 1),
-                glasses=torch.where(u < sunglasses, 2, torch.where(u < sunglasses + glasses, 1, 0)), frame=d.pick(_CLOTH, 0.1) * d(0.2, 0.9)[:, None],
-                beard=torch.where(v < beards, 1 + d.choose([2, 1, 1]), d.choose([1]) * 0), hat=torch.where(d() < hats, 1 + d.choose([1, 1]), 0),
-                felt=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1), cloth=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1),
-                striped=d.flag(0.4).float())
+    return dict(
+        hair=hair,
+        style=d.choose([1.2, 3, 3, 3, 2, 1.5, 2, 1]),
+        volume=d(-1, 1),
+        hairline=d(-1, 1),
+        parting=d(-1, 1),
+        strands=d(0, 1),
+        glasses=torch.where(u < sunglasses, 2, torch.where(u < sunglasses + glasses, 1, 0)),
+        frame=d.pick(_CLOTH, 0.1) * d(0.2, 0.9)[:, None],
+        beard=torch.where(v < beards, 1 + d.choose([2, 1, 1]), d.choose([1]) * 0),
+        hat=torch.where(d() < hats, 1 + d.choose([1, 1]), 0),
+        felt=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1),
+        cloth=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1),
+        striped=d.flag(0.4).float(),
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #e0091ef0
 def _occlusion(d, p):
     "What is held or worn in front of the face."
-    return dict(occluder=torch.where(d() < p, 1 + d.choose([3, 2, 2, 1.5, 1.5]), 0), spot=d(-1, 1, 2), side=torch.where(d.flag(0.5), 1., -1.),
-                toy=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1))
+    return dict(
+        occluder=torch.where(d() < p, 1 + d.choose([3, 2, 2, 1.5, 1.5]), 0),
+        spot=d(-1, 1, 2),
+        side=torch.where(d.flag(0.5), 1.0, -1.0),
+        toy=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1),
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #564ad34f
-def _turn(yaw, pitch, roll): # (n,) degrees
+def _turn(yaw, pitch, roll):  # (n,) degrees
     "Rotation matrices (n,3,3): nod first, then turn, then tilt."
-    (cy, sy), (cp, sp), (cr, sr) = ((torch.deg2rad(a).cos(), torch.deg2rad(a).sin()) for a in (yaw, pitch, roll))
+    (cy, sy), (cp, sp), (cr, sr) = (
+        (torch.deg2rad(a).cos(), torch.deg2rad(a).sin()) for a in (yaw, pitch, roll)
+    )
     one, zero = torch.ones_like(cy), torch.zeros_like(cy)
     mat = lambda *v: torch.stack(v, -1).unflatten(-1, (3, 3))
-    return (mat(cr, -sr, zero, sr, cr, zero, zero, zero, one) @ mat(cy, zero, sy, zero, one, zero, -sy, zero, cy)
-            @ mat(one, zero, zero, zero, cp, sp, zero, -sp, cp))
+    return (
+        mat(cr, -sr, zero, sr, cr, zero, zero, zero, one)
+        @ mat(cy, zero, sy, zero, one, zero, -sy, zero, cy)
+        @ mat(one, zero, zero, zero, cp, sp, zero, -sp, cp)
+    )
 
 
-def _figure(scene, parts, yaw=1., rest=1.):
+def _figure(scene, parts, yaw=1.0, rest=1.0):
     "The head's frame; with smaller shares of its yaw and of the rest, a frame that follows the head only partly."
     rotation = _turn(scene.yaw * yaw, scene.pitch * rest, scene.roll * rest)
     return Figure(rotation, scene.size, torch.stack([scene.x, scene.y, torch.zeros_like(scene.x)], -1), parts)
 
 # %% ../nbs/workshop/03_scenes.ipynb #2a36b1bd
-def _seat(part, x, y, side): # part: (centre, axes) that lie along the model's axes; x, y (n,)
+def _seat(part, x, y, side):  # part: (centre, axes) that lie along the model's axes; x, y (n,)
     "The point of a part's front above (x, y), and directions there: outwards, down, and away from the surface."
     centre, axes = part
     r = axes.diagonal(dim1=1, dim2=2)
     a, b = (x - centre[:, 0]) / r[:, 0], (y - centre[:, 1]) / r[:, 1]
     c = (1 - a * a - b * b).clamp(min=0.05).sqrt()
     w = torch.nn.functional.normalize(torch.stack([a, b, c], -1) / r, dim=-1)
-    out = torch.tensor([side, 0., 0.], device=w.device).expand_as(w)
+    out = torch.tensor([side, 0.0, 0.0], device=w.device).expand_as(w)
     u = torch.nn.functional.normalize(out - _dot(out, w)[:, None] * w, dim=-1)
-    return torch.stack([x, y, centre[:, 2] + c * r[:, 2]], -1), torch.stack([u, side * torch.cross(w, u, dim=-1), w], 1)
+    return torch.stack([x, y, centre[:, 2] + c * r[:, 2]], -1), torch.stack(
+        [u, side * torch.cross(w, u, dim=-1), w], 1
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #6c78c712
-FACE_LABELS = ("background", "body", "head", "ears", "hair", "brows", "eyes", "nose", "mouth", "glasses", "hat", "occluder")
+FACE_LABELS = (
+    "background",
+    "body",
+    "head",
+    "ears",
+    "hair",
+    "brows",
+    "eyes",
+    "nose",
+    "mouth",
+    "glasses",
+    "hat",
+    "occluder",
+)
 _F = {name: i for i, name in enumerate(FACE_LABELS)}
 
 
@@ -533,16 +736,36 @@ def _skull(f, s):
     parts = {"face": add((0, 0.08, 0.10), (0.615 + 0.035 * b[1], 0.87, 0.66), skin)}
     parts["jaw"] = add((0, 0.50, 0.12), (0.47 + 0.06 * b[2], 0.47 + 0.03 * b[3], 0.50), skin)
     blush = (skin * (1 - s.blush[:, None] * torch.tensor([0.0, 0.13, 0.10], device=skin.device))).clamp(0, 1)
-    for k in (-1, 1): add((k * (0.28 + 0.01 * b[4]), 0.27, 0.345), (0.34, 0.31, 0.345 + 0.01 * b[5]), blush, solid=False, paint=_paint_soft)
+    for k in (-1, 1):
+        add(
+            (k * (0.28 + 0.01 * b[4]), 0.27, 0.345),
+            (0.34, 0.31, 0.345 + 0.01 * b[5]),
+            blush,
+            solid=False,
+            paint=_paint_soft,
+        )
     parts["chin"] = add((0, 0.78 + 0.03 * b[3], 0.36), (0.22 + 0.04 * b[2], 0.18, 0.215), skin, soft=0.16)
     return parts
 
 # %% ../nbs/workshop/03_scenes.ipynb #c6885738
 def _ears(f, s):
     for k in (-1, 1):
-        lean = _turn(torch.full_like(s.yaw, -25. * k), 0 * s.yaw, torch.full_like(s.yaw, 8. * k)).mT
-        f.add((k * 0.665, 0.06, -0.06), (0.075, 0.19 + 0.02 * s.bones[:, 6], 0.13), s.skin * 0.97, lean, label=_F["ears"])
-        f.add((k * 0.705, 0.05, 0.0), (0.04, 0.12, 0.075), s.skin * torch.tensor([0.80, 0.70, 0.66], device=s.skin.device), lean, label=_F["ears"], soft=0.05)
+        lean = _turn(torch.full_like(s.yaw, -25.0 * k), 0 * s.yaw, torch.full_like(s.yaw, 8.0 * k)).mT
+        f.add(
+            (k * 0.665, 0.06, -0.06),
+            (0.075, 0.19 + 0.02 * s.bones[:, 6], 0.13),
+            s.skin * 0.97,
+            lean,
+            label=_F["ears"],
+        )
+        f.add(
+            (k * 0.705, 0.05, 0.0),
+            (0.04, 0.12, 0.075),
+            s.skin * torch.tensor([0.80, 0.70, 0.66], device=s.skin.device),
+            lean,
+            label=_F["ears"],
+            soft=0.05,
+        )
 
 # %% ../nbs/workshop/03_scenes.ipynb #cdb60f61
 def _nose(f, s):
@@ -551,9 +774,18 @@ def _nose(f, s):
     length, width = 0.03 * b[11], 1 + 0.2 * b[6]
     lean = _turn(0 * s.yaw, -17 + 0 * s.yaw, 0 * s.yaw).mT
     parts = {"bridge": add((0, 0.08 + length, 0.74), (0.078 * width, 0.28, 0.115), s.skin, lean, soft=0.10)}
-    for k in (-1, 1): parts["wing", k] = add((k * 0.088 * width, 0.295 + length, 0.77), (0.068 * width, 0.068, 0.10), s.skin * 0.96, soft=0.05)
-    parts["tip"] = add((0, 0.265 + length, 0.84), (0.105 * width, 0.095, 0.13), s.skin * torch.tensor([1.0, 0.95, 0.94], device=s.skin.device), soft=0.06)
-    for k in (-1, 1): add((k * 0.058 * width, 0.345 + length, 0.865), (0.036, 0.020, 0.04), s.skin * 0.32, soft=0.02)
+    for k in (-1, 1):
+        parts["wing", k] = add(
+            (k * 0.088 * width, 0.295 + length, 0.77), (0.068 * width, 0.068, 0.10), s.skin * 0.96, soft=0.05
+        )
+    parts["tip"] = add(
+        (0, 0.265 + length, 0.84),
+        (0.105 * width, 0.095, 0.13),
+        s.skin * torch.tensor([1.0, 0.95, 0.94], device=s.skin.device),
+        soft=0.06,
+    )
+    for k in (-1, 1):
+        add((k * 0.058 * width, 0.345 + length, 0.865), (0.036, 0.020, 0.04), s.skin * 0.32, soft=0.02)
     return parts
 
 # %% ../nbs/workshop/03_scenes.ipynb #35371c7e
@@ -563,15 +795,53 @@ def _eyes(f, s, face):
     grey = lambda v: torch.full_like(s.skin, v)
     for k in (-1, 1):
         at, axes = _seat(face, k * (0.285 + 0.015 * b[7]), -0.05 + 0 * b[7], k)
-        ink = dict(up=(0.60 + 0.06 * b[8]) * s.lids, low=0.40 * s.lids, gu=0.16 * s.gaze[:, 0] * k, gv=0.08 * s.gaze[:, 1], side=k * s.light[:, 0].sign(),
-                   lid=dim(0.93), white=grey(0.97), iris=s.iris, pupil=grey(0.03), glint=grey(1.25), lash=dim(0.16), lashes=s.lashes)
+        ink = dict(
+            up=(0.60 + 0.06 * b[8]) * s.lids,
+            low=0.40 * s.lids,
+            gu=0.16 * s.gaze[:, 0] * k,
+            gv=0.08 * s.gaze[:, 1],
+            side=k * s.light[:, 0].sign(),
+            lid=dim(0.93),
+            white=grey(0.97),
+            iris=s.iris,
+            pupil=grey(0.03),
+            glint=grey(1.25),
+            lash=dim(0.16),
+            lashes=s.lashes,
+        )
         radii = (0.20 + 0.012 * b[9], 0.145, 0.14)
         parts["eyeink", k] = ink
-        parts["eye", k] = f.add(at - 0.082 * axes[:, 2], radii, dim(1), axes, label=_F["head"], inner=_F["eyes"], soft=0.03, paint=_paint_eye, ink=ink)
+        parts["eye", k] = f.add(
+            at - 0.082 * axes[:, 2],
+            radii,
+            dim(1),
+            axes,
+            label=_F["head"],
+            inner=_F["eyes"],
+            soft=0.03,
+            paint=_paint_eye,
+            ink=ink,
+        )
         at, axes = _seat(face, k * (0.28 + 0.015 * b[7]), -0.31 - 0.04 * s.brow[:, 0], k)
-        ink = dict(tilt=-0.10 + 0.25 * s.brow[:, 1], arch=0.30 + 0.25 * s.brow[:, 2], thick=0.26 + 0.10 * b[10], skin=dim(1), hair=s.hair * 0.62,
-                   dense=torch.full_like(s.yaw, 0.9))
-        parts["brow", k] = f.add(at - 0.036 * axes[:, 2], (0.235, 0.12, 0.09), dim(1), axes, label=_F["head"], inner=_F["brows"], soft=0.04, paint=_paint_brow, ink=ink)
+        ink = dict(
+            tilt=-0.10 + 0.25 * s.brow[:, 1],
+            arch=0.30 + 0.25 * s.brow[:, 2],
+            thick=0.26 + 0.10 * b[10],
+            skin=dim(1),
+            hair=s.hair * 0.62,
+            dense=torch.full_like(s.yaw, 0.9),
+        )
+        parts["brow", k] = f.add(
+            at - 0.036 * axes[:, 2],
+            (0.235, 0.12, 0.09),
+            dim(1),
+            axes,
+            label=_F["head"],
+            inner=_F["brows"],
+            soft=0.04,
+            paint=_paint_brow,
+            ink=ink,
+        )
         parts["ink", k] = ink
     return parts
 
@@ -583,19 +853,49 @@ def _mouth(f, s, face):
     axes = torch.stack([axes[:, 0], torch.cross(level, axes[:, 0], dim=-1), level], 1)
     b = s.bones.T
     full = 1 + 0.25 * b[5]
-    ink = dict(smile=0.46 * s.smile, rest=0.14 * s.smile, open=0.42 * s.open, top=0.26 * full, bottom=0.34 * full, skin=s.skin, lip=s.lip,
-               dark=s.lip * 0.22, teeth=torch.full_like(s.skin, 0.95))
-    part = f.add(at - 0.115 * axes[:, 2], (0.29 + 0.02 * b[9] + 0.02 * s.smile, 0.20, 0.20), s.skin, axes, label=_F["head"], inner=_F["mouth"], soft=0.06,
-                 paint=_paint_mouth, ink=ink)
+    ink = dict(
+        smile=0.46 * s.smile,
+        rest=0.14 * s.smile,
+        open=0.42 * s.open,
+        top=0.26 * full,
+        bottom=0.34 * full,
+        skin=s.skin,
+        lip=s.lip,
+        dark=s.lip * 0.22,
+        teeth=torch.full_like(s.skin, 0.95),
+    )
+    part = f.add(
+        at - 0.115 * axes[:, 2],
+        (0.29 + 0.02 * b[9] + 0.02 * s.smile, 0.20, 0.20),
+        s.skin,
+        axes,
+        label=_F["head"],
+        inner=_F["mouth"],
+        soft=0.06,
+        paint=_paint_mouth,
+        ink=ink,
+    )
     return part, ink
 
 # %% ../nbs/workshop/03_scenes.ipynb #2f35f5ad
-def _hair_ink(s, centre, radii, y0, z0, part=0., bend=0.25, jag=0.014, slope=0.85):
+def _hair_ink(s, centre, radii, y0, z0, part=0.0, bend=0.25, jag=0.014, slope=0.85):
     "The hairline: the plane through (·, y0, z0) that rises towards the front by `slope`, in the coordinates of the part that carries it."
     one = torch.ones_like(s.yaw)
     h0 = -(centre[1] - y0) - slope * (centre[2] - z0)
-    return dict(cx=one * centre[0], rx=one * radii[0], h0=one * h0, hv=-one * radii[1], hw=-one * slope * radii[2], part=one * part, bend=one * bend,
-                jag=one * jag, freq=(12 + 16 * s.strands) * s.side, phase=6 * s.parting, streak=0.06 + 0.10 * s.strands, hair=s.hair)
+    return dict(
+        cx=one * centre[0],
+        rx=one * radii[0],
+        h0=one * h0,
+        hv=-one * radii[1],
+        hw=-one * slope * radii[2],
+        part=one * part,
+        bend=one * bend,
+        jag=one * jag,
+        freq=(12 + 16 * s.strands) * s.side,
+        phase=6 * s.parting,
+        streak=0.06 + 0.10 * s.strands,
+        hair=s.hair,
+    )
 
 
 def _hair_back(f, s):
@@ -618,30 +918,78 @@ def _hair_front(f, s):
     c, r = (0, -0.34, -0.14), (0.78 * grow, 0.78 * grow, 0.88 + 0 * v)
     part = torch.where(style == 2, 0.35 * s.side, 0.10 * s.side * s.parting)
     add(c, r, s.hair, on=full, ink=_hair_ink(s, c, r, -0.56 - up, 0.50, part, bend=0.25 + 0.5 * (style == 4)))
-    add(c, (0.75, 0.72, 0.85), s.hair, on=style == 7, ink=_hair_ink(s, c, (0.75, 0.72, 0.85), -0.34, -0.02, 0, bend=0.2, slope=1.1))
+    add(
+        c,
+        (0.75, 0.72, 0.85),
+        s.hair,
+        on=style == 7,
+        ink=_hair_ink(s, c, (0.75, 0.72, 0.85), -0.34, -0.02, 0, bend=0.2, slope=1.1),
+    )
     c, r = (0, -0.34, 0.06), (0.70, 0.56, 0.72)
-    add(c, r, s.hair, on=style == 6, ink=_hair_ink(s, c, r, -0.36 - up, 0.6, 0.12 * s.side * s.parting, bend=-0.12, slope=0.05, jag=0.05))
+    add(
+        c,
+        r,
+        s.hair,
+        on=style == 6,
+        ink=_hair_ink(s, c, r, -0.36 - up, 0.6, 0.12 * s.side * s.parting, bend=-0.12, slope=0.05, jag=0.05),
+    )
     for k in (-1, 1):
-        add((k * 0.70, 0.10 + 0.4 * (style == 3), -0.06), (0.15, 0.62 + 0.30 * (style == 3), 0.28), s.hair * 0.95, on=(style == 3) | (style == 6),
-            ink=_hair_ink(s, (k * 0.7, 0, 0), (0.15, 1, 0.28), 9, 0, 0))
+        add(
+            (k * 0.70, 0.10 + 0.4 * (style == 3), -0.06),
+            (0.15, 0.62 + 0.30 * (style == 3), 0.28),
+            s.hair * 0.95,
+            on=(style == 3) | (style == 6),
+            ink=_hair_ink(s, (k * 0.7, 0, 0), (0.15, 1, 0.28), 9, 0, 0),
+        )
 
 # %% ../nbs/workshop/03_scenes.ipynb #0541efd3
 def _beard(f, s, parts):
     "A beard on the jaw and a moustache under the nose. Points on the skin below count as seen, as people who label pictures do."
     dark = s.hair * 0.85
     c, r = (0, 0.52, 0.13), (0.53 + 0.05 * s.bones[:, 2], 0.54 + 0.03 * s.bones[:, 3], 0.545)
-    f.add(c, r, dark, on=s.beard == 1, label=_F["hair"], soft=0.04, solid=False, needs=3, paint=_paint_hair,
-          ink=_hair_ink(s, c, r, 0.0, 0, 0, bend=-0.2, slope=-0.75, jag=0.03) | dict(h0=-0.02 + 0 * s.yaw, hv=r[1] + 0 * s.yaw, hw=-0.25 + 0 * s.yaw, hair=dark))
+    f.add(
+        c,
+        r,
+        dark,
+        on=s.beard == 1,
+        label=_F["hair"],
+        soft=0.04,
+        solid=False,
+        needs=3,
+        paint=_paint_hair,
+        ink=_hair_ink(s, c, r, 0.0, 0, 0, bend=-0.2, slope=-0.75, jag=0.03)
+        | dict(h0=-0.02 + 0 * s.yaw, hv=r[1] + 0 * s.yaw, hw=-0.25 + 0 * s.yaw, hair=dark),
+    )
     for k in (-1, 1):
-        droop = _turn(-10. * k + 0 * s.yaw, 0 * s.yaw, 14. * k + 0 * s.yaw).mT
-        f.add((k * 0.10, 0.425, 0.725), (0.15, 0.05, 0.07), dark, droop, on=(s.beard == 1) | (s.beard == 2), label=_F["hair"], soft=0.03, solid=False)
-    f.add((0, 0.84, 0.46), (0.15, 0.15, 0.17), dark, on=s.beard == 3, label=_F["hair"], soft=0.03, solid=False)
+        droop = _turn(-10.0 * k + 0 * s.yaw, 0 * s.yaw, 14.0 * k + 0 * s.yaw).mT
+        f.add(
+            (k * 0.10, 0.425, 0.725),
+            (0.15, 0.05, 0.07),
+            dark,
+            droop,
+            on=(s.beard == 1) | (s.beard == 2),
+            label=_F["hair"],
+            soft=0.03,
+            solid=False,
+        )
+    f.add(
+        (0, 0.84, 0.46), (0.15, 0.15, 0.17), dark, on=s.beard == 3, label=_F["hair"], soft=0.03, solid=False
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #adc143dc
 def _body(f, s):
     "Neck, shoulders and a collar."
-    cloth = dict(one=s.cloth[:, 0], two=s.cloth[:, 1], au=0 * s.yaw, av=26 + 0 * s.yaw, phase=0 * s.yaw, level=2 - 2 * s.striped)
-    f.add((0, 1.98, -0.28), (1.42, 0.88, 0.56), s.cloth[:, 0], label=_F["body"], paint=_paint_stripes, ink=cloth)
+    cloth = dict(
+        one=s.cloth[:, 0],
+        two=s.cloth[:, 1],
+        au=0 * s.yaw,
+        av=26 + 0 * s.yaw,
+        phase=0 * s.yaw,
+        level=2 - 2 * s.striped,
+    )
+    f.add(
+        (0, 1.98, -0.28), (1.42, 0.88, 0.56), s.cloth[:, 0], label=_F["body"], paint=_paint_stripes, ink=cloth
+    )
     f.add((0, 1.02, -0.16), (0.39 + 0.03 * s.bones[:, 2], 0.62, 0.34), s.skin * 0.84, label=_F["body"])
     f.add((0, 1.27, -0.14), (0.54, 0.13, 0.48), s.cloth[:, 1], label=_F["body"], soft=0.04)
 
@@ -651,11 +999,27 @@ def _glasses(f, s):
     on = s.glasses > 0
     dark = (s.glasses == 2).float()
     add = lambda *a, **k: f.add(*a, label=_F["glasses"], on=on, **k)
-    for k in (-1, 1): add((k * 0.61, -0.09, 0.36), (0.022, 0.026, 0.46), s.frame, _turn(-9. * k + 0 * s.yaw, 0 * s.yaw, 0 * s.yaw).mT)
+    for k in (-1, 1):
+        add(
+            (k * 0.61, -0.09, 0.36),
+            (0.022, 0.026, 0.46),
+            s.frame,
+            _turn(-9.0 * k + 0 * s.yaw, 0 * s.yaw, 0 * s.yaw).mT,
+        )
     for k in (-1, 1):
         ink = dict(lens=s.frame * 0.25 + 0.05, rim=s.frame, tint=0.94 * dark)
-        lean = _turn(14. * k + 0 * s.yaw, 4 + 0 * s.yaw, 0 * s.yaw).mT * torch.tensor([[k], [1.], [1.]], device=s.yaw.device)
-        add((k * 0.29, -0.045, 0.80), (0.245, 0.185 + 0.02 * s.bones[:, 4], 0.05), s.frame, lean, cuts=True, paint=_paint_ring, ink=ink)
+        lean = _turn(14.0 * k + 0 * s.yaw, 4 + 0 * s.yaw, 0 * s.yaw).mT * torch.tensor(
+            [[k], [1.0], [1.0]], device=s.yaw.device
+        )
+        add(
+            (k * 0.29, -0.045, 0.80),
+            (0.245, 0.185 + 0.02 * s.bones[:, 4], 0.05),
+            s.frame,
+            lean,
+            cuts=True,
+            paint=_paint_ring,
+            ink=ink,
+        )
     add((0, -0.08, 0.86), (0.07, 0.022, 0.03), s.frame)
 
 # %% ../nbs/workshop/03_scenes.ipynb #a1e96f20
@@ -664,7 +1028,9 @@ def _hat(f, s):
     wool, cap = s.hat == 1, s.hat == 2
     one = torch.ones_like(s.yaw)
     add = lambda *a, **k: f.add(*a, label=_F["hat"], **k)
-    ink = dict(one=s.felt[:, 0], two=s.felt[:, 1], au=0 * one, av=14 * one, phase=one, level=2 - 2 * wool.float())
+    ink = dict(
+        one=s.felt[:, 0], two=s.felt[:, 1], au=0 * one, av=14 * one, phase=one, level=2 - 2 * wool.float()
+    )
     add((0, -0.62, -0.13), (0.83, 0.62, 0.90), s.felt[:, 0], on=s.hat > 0, paint=_paint_stripes, ink=ink)
     add((0, -0.56, -0.12), (0.86, 0.13, 0.93), s.felt[:, 1], on=wool)
     add((0, -1.28, -0.13), (0.17, 0.16, 0.17), s.felt[:, 1], on=wool)
@@ -679,8 +1045,14 @@ def _hand(f, s):
     add((x + 0.16 * k, y + 0.55, 0.9), (0.17, 0.48, 0.16), s.cloth[:, 0], _turn(zero, zero, -14 * k).mT)
     add((x + 0.03 * k, y + 0.16, 1.0), (0.20, 0.24, 0.12), s.skin)
     for i in range(4):
-        lean, long = _turn(zero, zero, k * (14. - 10 * i)).mT, 0.22 - 0.03 * (i == 0)
-        add((x + k * (0.15 - 0.095 * i), y - 0.10 - 0.035 * (i in (1, 2)), 1.04), (0.052, long, 0.07), s.skin * (0.98 - 0.02 * i), lean, soft=0.03)
+        lean, long = _turn(zero, zero, k * (14.0 - 10 * i)).mT, 0.22 - 0.03 * (i == 0)
+        add(
+            (x + k * (0.15 - 0.095 * i), y - 0.10 - 0.035 * (i in (1, 2)), 1.04),
+            (0.052, long, 0.07),
+            s.skin * (0.98 - 0.02 * i),
+            lean,
+            soft=0.03,
+        )
     add((x - k * 0.22, y + 0.14, 1.06), (0.06, 0.17, 0.07), s.skin, _turn(zero, zero, -38 * k).mT, soft=0.03)
 
 # %% ../nbs/workshop/03_scenes.ipynb #67d7e3d8
@@ -689,7 +1061,15 @@ def _mug(f, s):
     k, on, one = s.side, s.occluder == 2, torch.ones_like(s.yaw)
     x, y = 0.16 * s.spot[:, 0], 0.72 + 0.12 * s.spot[:, 1]
     add = lambda *a, **kw: f.add(*a, label=_F["occluder"], on=on, **kw)
-    stripes = dict(one=s.toy[:, 0], two=s.toy[:, 1], au=0 * one, av=9 * one, phase=1.2 * one, level=0.5 * one, cut=-0.52 * one)
+    stripes = dict(
+        one=s.toy[:, 0],
+        two=s.toy[:, 1],
+        au=0 * one,
+        av=9 * one,
+        phase=1.2 * one,
+        level=0.5 * one,
+        cut=-0.52 * one,
+    )
     add((x + 0.34 * k, y + 0.06, 1.05), (0.15, 0.17, 0.06), s.toy[:, 0] * 0.9)
     add((x, y + 0.02, 1.1), (0.31, 0.42, 0.30), s.toy[:, 0], cuts=True, paint=_paint_mug, ink=stripes)
     add((x, y - 0.20, 1.22), (0.268, 0.062, 0.20), s.toy[:, 0] * 1.1 + 0.05)
@@ -698,7 +1078,14 @@ def _mug(f, s):
 # %% ../nbs/workshop/03_scenes.ipynb #cc0194c4
 def _ball(f, s, at, on, label):
     "A striped ball in front of the figure."
-    swirl = dict(one=s.toy[:, 0], two=s.toy[:, 1], au=5 * s.side * s.spot[:, 1], av=6 + 0 * s.yaw, phase=3 * s.spot[:, 1], level=0 * s.yaw)
+    swirl = dict(
+        one=s.toy[:, 0],
+        two=s.toy[:, 1],
+        au=5 * s.side * s.spot[:, 1],
+        av=6 + 0 * s.yaw,
+        phase=3 * s.spot[:, 1],
+        level=0 * s.yaw,
+    )
     f.add(at, (0.33, 0.33, 0.33), s.toy[:, 0], on=on, label=label, paint=_paint_stripes, ink=swirl)
 
 # %% ../nbs/workshop/03_scenes.ipynb #e7eaa0fb
@@ -709,111 +1096,227 @@ def _worn(f, s):
     bands = dict(one=s.toy[:, 0], two=s.toy[:, 1], au=0 * one, av=11 * one, phase=s.spot[:, 1], level=0 * one)
     add((0, 0.86, 0.08), (0.70, 0.36 + 0.06 * s.spot[:, 1], 0.86), s.toy[:, 0], on=s.occluder == 4, ink=bands)
     pale = s.toy[:, 0] * 0.35 + 0.6
-    add((0, 0.55, 0.30), (0.52, 0.42, 0.60), pale, on=s.occluder == 5, ink=bands | dict(one=pale, two=pale * 0.93, av=16 * one))
+    add(
+        (0, 0.55, 0.30),
+        (0.52, 0.42, 0.60),
+        pale,
+        on=s.occluder == 5,
+        ink=bands | dict(one=pale, two=pale * 0.93, av=16 * one),
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #76c0ae66
-def _contour(parts): # -> (n,17,3) in the head's frame
+def _contour(parts):  # -> (n,17,3) in the head's frame
     "Seventeen points along the jaw, from the right ear over the chin to the left ear."
     bones = [parts[k] for k in ("face", "jaw", "chin")]
-    centre, axes = (torch.stack(v, 1) for v in zip(*bones))                                   # (n,3,3), (n,3,3,3)
+    centre, axes = (torch.stack(v, 1) for v in zip(*bones))  # (n,3,3), (n,3,3,3)
     r = axes.diagonal(dim1=2, dim2=3)
     angle = torch.linspace(-97, 97, 17, device=r.device).deg2rad()
-    way = torch.stack([angle.sin(), angle.cos()], -1)                                         # (17,2): 0 is straight down
-    start = torch.tensor([0., 0.08], device=r.device)
-    p, q = (start - centre[..., None, :2]) / r[..., None, :2], way / r[..., None, :2]         # (n,3,17,2)
+    way = torch.stack([angle.sin(), angle.cos()], -1)  # (17,2): 0 is straight down
+    start = torch.tensor([0.0, 0.08], device=r.device)
+    p, q = (start - centre[..., None, :2]) / r[..., None, :2], way / r[..., None, :2]  # (n,3,17,2)
     a, b, c = _dot(q, q), _dot(p, q), _dot(p, p) - 1
     reach = ((b * b - a * c).clamp(min=0).sqrt() - b) / a
-    xy = start + 0.955 * reach.amax(1)[..., None] * way                                       # a little inside the outline
+    xy = start + 0.955 * reach.amax(1)[..., None] * way  # a little inside the outline
     depth = ray_hit(xy[:, None], centre[:, :, None], axes[:, :, None])[0].amax(1)
     return torch.cat([xy, depth[..., None]], -1)
 
 # %% ../nbs/workshop/03_scenes.ipynb #5745ba6f
-def _eye_points(part, ink): # -> (n,7,3): outer, two on the upper lid, inner, two on the lower lid (outer to inner), pupil
+def _eye_points(
+    part, ink
+):  # -> (n,7,3): outer, two on the upper lid, inner, two on the lower lid (outer to inner), pupil
     n = len(part[0])
-    u = torch.tensor([1., 0.4, -0.4, -1., 0.4, -0.4], device=part[0].device).expand(n, 6)
+    u = torch.tensor([1.0, 0.4, -0.4, -1.0, 0.4, -0.4], device=part[0].device).expand(n, 6)
     rim = 1 - u * u
     v = torch.stack([0 * ink["up"], -ink["up"], -ink["up"], 0 * ink["up"], ink["low"], ink["low"]], 1) * rim
     uv = torch.stack([0.8 * u, v], -1)
     return on_part(part, torch.cat([uv, torch.stack([ink["gu"], ink["gv"]], -1)[:, None]], 1))
 
 
-def _brow_points(part, ink): # -> (n,5,3) from the inner to the outer end
+def _brow_points(part, ink):  # -> (n,5,3) from the inner to the outer end
     un = torch.linspace(-1, 1, 5, device=part[0].device).expand(len(part[0]), 5)
-    return on_part(part, torch.stack([0.8 * un, _brow_line(un, {k: ink[k][:, None] for k in ("tilt", "arch")})], -1))
+    return on_part(
+        part, torch.stack([0.8 * un, _brow_line(un, {k: ink[k][:, None] for k in ("tilt", "arch")})], -1)
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #8b5dc697
-def _mouth_points(part, ink): # -> (n,20,3) in iBUG order
+def _mouth_points(part, ink):  # -> (n,20,3) in iBUG order
     at = lambda us: torch.tensor(us, device=part[0].device).expand(len(part[0]), len(us))
-    line = lambda us, i: torch.stack([0.8 * at(us), _lips(at(us), {k: ink[k][:, None] for k in ("smile", "rest", "open", "top", "bottom")})[i]], -1)
-    return on_part(part, torch.cat([line([-1., -0.55, -0.2, 0., 0.2, 0.55, 1.], 0), line([0.55, 0.2, 0., -0.2, -0.55], 3),
-                                    line([-0.85, -0.3, 0., 0.3, 0.85], 1), line([0.3, 0., -0.3], 2)], 1))
+    line = lambda us, i: torch.stack(
+        [
+            0.8 * at(us),
+            _lips(at(us), {k: ink[k][:, None] for k in ("smile", "rest", "open", "top", "bottom")})[i],
+        ],
+        -1,
+    )
+    return on_part(
+        part,
+        torch.cat(
+            [
+                line([-1.0, -0.55, -0.2, 0.0, 0.2, 0.55, 1.0], 0),
+                line([0.55, 0.2, 0.0, -0.2, -0.55], 3),
+                line([-0.85, -0.3, 0.0, 0.3, 0.85], 1),
+                line([0.3, 0.0, -0.3], 2),
+            ],
+            1,
+        ),
+    )
 
 
-def _nose_points(parts): # -> (n,9,3): bridge from top to tip, then the base from the right to the left nostril
+def _nose_points(
+    parts,
+):  # -> (n,9,3): bridge from top to tip, then the base from the right to the left nostril
     spot = lambda key, uv: on_part(parts[key], torch.tensor(uv, device=parts["tip"][0].device))
-    return torch.cat([spot("bridge", [[0., -0.75], [0., -0.35], [0., 0.10]]), spot("tip", [[0., 0.]]), spot(("wing", -1), [[-0.55, 0.55]]),
-                      spot("tip", [[-0.5, 0.72]]), spot("tip", [[0., 0.85]]), spot("tip", [[0.5, 0.72]]), spot(("wing", 1), [[0.55, 0.55]])], 1)
+    return torch.cat(
+        [
+            spot("bridge", [[0.0, -0.75], [0.0, -0.35], [0.0, 0.10]]),
+            spot("tip", [[0.0, 0.0]]),
+            spot(("wing", -1), [[-0.55, 0.55]]),
+            spot("tip", [[-0.5, 0.72]]),
+            spot("tip", [[0.0, 0.85]]),
+            spot("tip", [[0.5, 0.72]]),
+            spot(("wing", 1), [[0.55, 0.55]]),
+        ],
+        1,
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #215ae19d
-def _face_points(parts, mouth_ink): # -> (n,70,3): the 68 points in iBUG order, then the right and the left pupil
+def _face_points(
+    parts, mouth_ink
+):  # -> (n,70,3): the 68 points in iBUG order, then the right and the left pupil
     eye = {k: _eye_points(parts["eye", k], parts["eyeink", k]) for k in (-1, 1)}
     brow = {k: _brow_points(parts["brow", k], parts["ink", k]) for k in (-1, 1)}
-    return torch.cat([_contour(parts), brow[-1].flip(1), brow[1], _nose_points(parts), eye[-1][:, [0, 1, 2, 3, 5, 4]], eye[1][:, [3, 2, 1, 0, 4, 5]],
-                      _mouth_points(parts["mouth"], mouth_ink), eye[-1][:, 6:], eye[1][:, 6:]], 1)
+    return torch.cat(
+        [
+            _contour(parts),
+            brow[-1].flip(1),
+            brow[1],
+            _nose_points(parts),
+            eye[-1][:, [0, 1, 2, 3, 5, 4]],
+            eye[1][:, [3, 2, 1, 0, 4, 5]],
+            _mouth_points(parts["mouth"], mouth_ink),
+            eye[-1][:, 6:],
+            eye[1][:, 6:],
+        ],
+        1,
+    )
 
 
-_KAGGLE = {"left_eye_center": 69, "right_eye_center": 68, "left_eye_inner_corner": 42, "left_eye_outer_corner": 45, "right_eye_inner_corner": 39,
-           "right_eye_outer_corner": 36, "left_eyebrow_inner_end": 22, "left_eyebrow_outer_end": 26, "right_eyebrow_inner_end": 21,
-           "right_eyebrow_outer_end": 17, "nose_tip": 30, "mouth_left_corner": 54, "mouth_right_corner": 48, "mouth_center_top_lip": 51,
-           "mouth_center_bottom_lip": 57}
-_IBUG_PAIRS = [*((i, 16 - i) for i in range(8)), *((17 + i, 26 - i) for i in range(5)), (31, 35), (32, 34), (36, 45), (37, 44), (38, 43), (39, 42), (40, 47),
-               (41, 46), (48, 54), (49, 53), (50, 52), (59, 55), (58, 56), (60, 64), (61, 63), (67, 65)]
+_KAGGLE = {
+    "left_eye_center": 69,
+    "right_eye_center": 68,
+    "left_eye_inner_corner": 42,
+    "left_eye_outer_corner": 45,
+    "right_eye_inner_corner": 39,
+    "right_eye_outer_corner": 36,
+    "left_eyebrow_inner_end": 22,
+    "left_eyebrow_outer_end": 26,
+    "right_eyebrow_inner_end": 21,
+    "right_eyebrow_outer_end": 17,
+    "nose_tip": 30,
+    "mouth_left_corner": 54,
+    "mouth_right_corner": 48,
+    "mouth_center_top_lip": 51,
+    "mouth_center_bottom_lip": 57,
+}
+_IBUG_PAIRS = [
+    *((i, 16 - i) for i in range(8)),
+    *((17 + i, 26 - i) for i in range(5)),
+    (31, 35),
+    (32, 34),
+    (36, 45),
+    (37, 44),
+    (38, 43),
+    (39, 42),
+    (40, 47),
+    (41, 46),
+    (48, 54),
+    (49, 53),
+    (50, 52),
+    (59, 55),
+    (58, 56),
+    (60, 64),
+    (61, 63),
+    (67, 65),
+]
 
 # %% ../nbs/workshop/03_scenes.ipynb #4f6d0fe3
-def face_points(points: int = 15) -> tuple[list[int], list[str], list[tuple[int, int]]]: # columns of the 70 points, names, pairs (left, right)
+def face_points(
+    points: int = 15,
+) -> tuple[
+    list[int], list[str], list[tuple[int, int]]
+]:  # columns of the 70 points, names, pairs (left, right)
     "The point sets of faces: 1 (nose tip), 15 (Kaggle's) or 68 (iBUG's); left is the person's left, at larger x when facing you."
-    if points == 1: return [30], ["nose_tip"], []
-    if points == 68: return list(range(68)), [f"ibug_{i + 1}" for i in range(68)], [(b, a) for a, b in _IBUG_PAIRS]
-    if points != 15: raise ValueError(f"points: found {points!r}; expected 1, 15 or 68")
+    if points == 1:
+        return [30], ["nose_tip"], []
+    if points == 68:
+        return list(range(68)), [f"ibug_{i + 1}" for i in range(68)], [(b, a) for a, b in _IBUG_PAIRS]
+    if points != 15:
+        raise ValueError(f"points: found {points!r}; expected 1, 15 or 68")
     names = list(_KAGGLE)
-    return list(_KAGGLE.values()), names, [(i, names.index(k.replace("left", "right"))) for i, k in enumerate(names) if "left" in k]
+    return (
+        list(_KAGGLE.values()),
+        names,
+        [(i, names.index(k.replace("left", "right"))) for i, k in enumerate(names) if "left" in k],
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #bf0dbb40
 def _build_face(s):
     "All parts of a face, roughly from far to near, and its 70 points in world coordinates."
     parts = []
-    head, body, still = _figure(s, parts), _figure(s, parts, 0.25, 0.2), _figure(s, parts, 0., 0.)
-    _hair_back(head, s); _body(body, s); _ears(head, s)
+    head, body, still = _figure(s, parts), _figure(s, parts, 0.25, 0.2), _figure(s, parts, 0.0, 0.0)
+    _hair_back(head, s)
+    _body(body, s)
+    _ears(head, s)
     made = _skull(head, s)
     made |= _eyes(head, s, made["face"]) | _nose(head, s)
     made["mouth"], mouth_ink = _mouth(head, s, made["face"])
-    _beard(head, s, made); _hair_front(head, s); _glasses(head, s); _hat(head, s); _worn(head, s)
-    _hand(still, s); _mug(still, s)
+    _beard(head, s, made)
+    _hair_front(head, s)
+    _glasses(head, s)
+    _hat(head, s)
+    _worn(head, s)
+    _hand(still, s)
+    _mug(still, s)
     _ball(still, s, (0.65 * s.spot[:, 0], 0.25 + 0.55 * s.spot[:, 1], 1.4), s.occluder == 3, _F["occluder"])
     return parts, head.place(_face_points(made, mouth_ink))
 
 # %% ../nbs/workshop/03_scenes.ipynb #1c3b099d
-def _hidden(parts, g, points, tol): # forms of the parts; (n,K,3) points in pixels; (n,) depth that does not count
+def _hidden(
+    parts, g, points, tol
+):  # forms of the parts; (n,K,3) points in pixels; (n,) depth that does not count
     "Which points lie behind some part: the depth test, done for the points themselves instead of on pixels."
-    dx, dy = (points[:, None, :, i] - g["centre"][:, :, i, None] for i in (0, 1))                # (n,P,K)
-    def value(poly, x=dx, y=dy): # (...,3,3) polynomials at x, y (...,K)
+    dx, dy = (points[:, None, :, i] - g["centre"][:, :, i, None] for i in (0, 1))  # (n,P,K)
+
+    def value(poly, x=dx, y=dy):  # (...,3,3) polynomials at x, y (...,K)
         c = poly.flatten(-2)[..., None].unbind(-2)
         return c[0] + (c[1] + c[2] * y) * y + (c[3] + c[4] * y + c[6] * x) * x
+
     disc = value(g["poly"][:, :, 0])
     s = disc.clamp(min=0).sqrt()
-    front = (disc > 0) & (value(g["poly"][:, :, 5]) + g["rise"][..., None] * s > points[:, None, :, 2] + tol[:, None, None]) & g["on"][..., None]
+    front = (
+        (disc > 0)
+        & (value(g["poly"][:, :, 5]) + g["rise"][..., None] * s > points[:, None, :, 2] + tol[:, None, None])
+        & g["on"][..., None]
+    )
     for p, part in enumerate(parts):
-        if not part.solid: front[:, p] = False
+        if not part.solid:
+            front[:, p] = False
         elif part.paint and part.cuts:
-            u = [value(g["poly"][:, p, 6 + i], dx[:, p], dy[:, p]) + g["e_s"][:, p, i, None] * s[:, p] for i in range(3)]
-            front[:, p] &= part.paint([v[..., None] for v in u], {k: _c(v) for k, v in part.ink.items()})[1][..., 0] > 0.5
+            u = [
+                value(g["poly"][:, p, 6 + i], dx[:, p], dy[:, p]) + g["e_s"][:, p, i, None] * s[:, p]
+                for i in range(3)
+            ]
+            front[:, p] &= (
+                part.paint([v[..., None] for v in u], {k: _c(v) for k, v in part.ink.items()})[1][..., 0]
+                > 0.5
+            )
     return front.any(1)
 
 # %% ../nbs/workshop/03_scenes.ipynb #b126ee8c
 def gaussian_blur(
-    images: Tensor, # (n,C,H,W)
-    std: Tensor, # (n,) pixels; 0 leaves a picture as it is
-) -> Tensor: # (n,C,H,W)
+    images: Tensor,  # (n,C,H,W)
+    std: Tensor,  # (n,) pixels; 0 leaves a picture as it is
+) -> Tensor:  # (n,C,H,W)
     "Blur each picture by its own Gaussian, cut off at three and a half standard deviations; the picture's edge is repeated outwards."
     reach = (3.5 * std).ceil()
     radius = int(reach.max().item())
@@ -824,7 +1327,11 @@ def gaussian_blur(
         size, pad = images.shape[dim], (0, 0, radius, radius) if dim == 2 else (radius, radius, 0, 0)
         wide = torch.nn.functional.pad(images, pad, mode="replicate")
         images = wide.narrow(dim, radius, size) * w[:, 0, None, None, None]
-        for k in range(1, radius + 1): images.addcmul_(wide.narrow(dim, radius - k, size) + wide.narrow(dim, radius + k, size), w[:, k, None, None, None])
+        for k in range(1, radius + 1):
+            images.addcmul_(
+                wide.narrow(dim, radius - k, size) + wide.narrow(dim, radius + k, size),
+                w[:, k, None, None, None],
+            )
     return images
 
 # %% ../nbs/workshop/03_scenes.ipynb #38a9b811
@@ -834,24 +1341,30 @@ def _gauss_table(total, device):
     return ((table - table.mean()) / table.std()).to(device)
 
 
-def _gauss(n, start, total=1 << 20): # how many numbers; (N,) in 0..1
+def _gauss(n, start, total=1 << 20):  # how many numbers; (N,) in 0..1
     "Rows of standard normal numbers cut from one fixed table, so that a row needs no generator of its own."
     total = max(total, 4 * n)
     table = _gauss_table(total, start.device)
     return table.unfold(0, n, 1).index_select(0, (start * (total - n)).long())
 
 # %% ../nbs/workshop/03_scenes.ipynb #5aaecf42
-def _lens_and_sensor(images, scene): # (n,C,H,W) in 0..1
+def _lens_and_sensor(images, scene):  # (n,C,H,W) in 0..1
     "Blur and sensor noise of the strengths that the scene says, then whole grey levels; a few pictures at a time stay in the cache."
     out = torch.empty_like(images, dtype=torch.uint8)
-    for rows in scene.blur.argsort().split(16 if images.device.type == "cpu" else len(images)): # like blurs together: few taps for most
+    for rows in scene.blur.argsort().split(
+        16 if images.device.type == "cpu" else len(images)
+    ):  # like blurs together: few taps for most
         image = gaussian_blur(images[rows].clamp(0, 1), scene.blur[rows]).mul_(255)
         grain = _gauss(image[0].numel(), scene.grain[rows]).view_as(image)
-        out[rows] = image.addcmul_(grain, _c(scene.noise[rows])[:, None]).round_().clamp_(0, 255).to(torch.uint8)
+        out[rows] = (
+            image.addcmul_(grain, _c(scene.noise[rows])[:, None]).round_().clamp_(0, 255).to(torch.uint8)
+        )
     return out
 
 # %% ../nbs/workshop/03_scenes.ipynb #4dc7d60f
-_KINDS = {"face": (_build_face, face_points, FACE_LABELS)} # how a kind of scene is built, its point sets, its mask's labels
+_KINDS = {
+    "face": (_build_face, face_points, FACE_LABELS)
+}  # how a kind of scene is built, its point sets, its mask's labels
 
 
 def _picture_size(size):
@@ -865,39 +1378,65 @@ def _side_by_side(work, pieces, device):
     "Do the pieces of work in as many Python threads as torch may use, each thread on one core. (Many small operations gain little when each is split.)"
     cores, strict = torch.get_num_threads(), torch.is_inference_mode_enabled()
     if cores == 1 or device.type != "cpu":
-        for piece in pieces: work(piece)
+        for piece in pieces:
+            work(piece)
         return
+
     def alone(piece):
-        with torch.inference_mode(strict): work(piece)
-    with ThreadPoolExecutor(min(cores, len(pieces)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try: list(pool.map(alone, pieces))
-        finally: torch.set_num_threads(cores)
+        with torch.inference_mode(strict):
+            work(piece)
+
+    with ThreadPoolExecutor(
+        min(cores, len(pieces)), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        try:
+            list(pool.map(alone, pieces))
+        finally:
+            torch.set_num_threads(cores)
 
 # %% ../nbs/workshop/03_scenes.ipynb #7d2adda5
 def render(
-    scene: Scene, # from `sample_faces` or `sample_pets`
-    size: int | tuple[int, int] = 96, # (H,W), or one number for both
-    points: int | None = None, # faces: 1, 15 (the default) or 68; pets: 1 or 8 (the default)
+    scene: Scene,  # from `sample_faces` or `sample_pets`
+    size: int | tuple[int, int] = 96,  # (H,W), or one number for both
+    points: int | None = None,  # faces: 1, 15 (the default) or 68; pets: 1 or 8 (the default)
     *,
-    gray: bool = False, # one channel instead of three
-    masks: bool = True, # also make masks of part labels
-    label_noise: float = 0., # pixels: standard deviation of a Gaussian error added to each coordinate of the keypoints
-    chunk: int | None = None, # pictures that are drawn together; by default a share for each thread, of at most 2.4 million pixels
-) -> KeypointDataset: # uint8 images, keypoints, visibility, masks; `meta` has the pose and all strengths
+    gray: bool = False,  # one channel instead of three
+    masks: bool = True,  # also make masks of part labels
+    label_noise: float = 0.0,  # pixels: standard deviation of a Gaussian error added to each coordinate of the keypoints
+    chunk: int
+    | None = None,  # pictures that are drawn together; by default a share for each thread, of at most 2.4 million pixels
+) -> KeypointDataset:  # uint8 images, keypoints, visibility, masks; `meta` has the pose and all strengths
     "Render scenes. The same scene and size give the same pictures on the same device, whatever the chunk."
     h, w = _picture_size(size)
     _check(math.inf, label_noise=label_noise)
     columns, names, pairs = _KINDS[scene.kind][1](*(() if points is None else (points,)))
-    n, new = len(scene), lambda *shape, dtype=torch.uint8: torch.empty(*shape, dtype=dtype, device=scene.yaw.device)
+    n, new = (
+        len(scene),
+        lambda *shape, dtype=torch.uint8: torch.empty(*shape, dtype=dtype, device=scene.yaw.device),
+    )
     images, mask = new(n, 1 if gray else 3, h, w), new(n, h, w) if masks else None
     xy, seen = new(n, len(columns), 2, dtype=torch.float32), new(n, len(columns), dtype=torch.bool)
     chunk = chunk or max(1, min(2_400_000 // (h * w), math.ceil(n / torch.get_num_threads())))
     pieces = scene.size.argsort().split(chunk)
-    _side_by_side(lambda rows: _render_chunk(scene[rows], rows, columns, images, mask, xy, seen), pieces, images.device)
-    if label_noise: xy = xy + label_noise * _gauss(2 * len(columns), scene.jitter).view_as(xy)
-    meta = {k: scene.fields[k] for k in ("yaw", "pitch", "roll", "blur", "noise")} | {"label_noise": torch.full_like(scene.yaw, label_noise)}
-    return KeypointDataset(images, xy, visible=seen & inside(xy, (h, w)), masks=mask, names=[f"{scene.kind} {i}" for i in range(n)],
-                           keypoint_names=names, pairs=pairs, mask_names=_KINDS[scene.kind][2] if masks else (), meta=meta)
+    _side_by_side(
+        lambda rows: _render_chunk(scene[rows], rows, columns, images, mask, xy, seen), pieces, images.device
+    )
+    if label_noise:
+        xy = xy + label_noise * _gauss(2 * len(columns), scene.jitter).view_as(xy)
+    meta = {k: scene.fields[k] for k in ("yaw", "pitch", "roll", "blur", "noise")} | {
+        "label_noise": torch.full_like(scene.yaw, label_noise)
+    }
+    return KeypointDataset(
+        images,
+        xy,
+        visible=seen & inside(xy, (h, w)),
+        masks=mask,
+        names=[f"{scene.kind} {i}" for i in range(n)],
+        keypoint_names=names,
+        pairs=pairs,
+        mask_names=_KINDS[scene.kind][2] if masks else (),
+        meta=meta,
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #c5108ef6
 def _render_chunk(scene, rows, columns, images, mask, xy, seen):
@@ -905,51 +1444,66 @@ def _render_chunk(scene, rows, columns, images, mask, xy, seen):
     size = images.shape[2:]
     parts, points = _KINDS[scene.kind][0](scene)
     points = points[:, columns]
-    unit, middle = min(size) / 2, torch.tensor([size[1] / 2, size[0] / 2, 0.], device=points.device)
+    unit, middle = min(size) / 2, torch.tensor([size[1] / 2, size[0] / 2, 0.0], device=points.device)
     points = points * unit + middle
     g = _measure(parts, scene.light * scene.key[:, None], size)
     seen[rows], xy[rows] = ~_hidden(parts, g, points, 0.05 * unit * scene.size), points[..., :2]
     canvas = torch.empty(len(scene), 4, *size, device=points.device)
     canvas[:, :3], canvas[:, 3] = _background_pixels(scene, size), -1e9
-    labels = None if mask is None else torch.zeros(len(scene), 1, *size, dtype=torch.uint8, device=points.device)
+    labels = (
+        None if mask is None else torch.zeros(len(scene), 1, *size, dtype=torch.uint8, device=points.device)
+    )
     _cast(parts, g, (scene.ambient, scene.fill), canvas, labels)
     picture = canvas[:, :3]
-    if images.shape[1] == 1: picture = (picture * torch.tensor([0.299, 0.587, 0.114], device=picture.device)[:, None, None]).sum(1, keepdim=True)
+    if images.shape[1] == 1:
+        picture = (picture * torch.tensor([0.299, 0.587, 0.114], device=picture.device)[:, None, None]).sum(
+            1, keepdim=True
+        )
     images[rows] = _lens_and_sensor(picture, scene)
-    if mask is not None: mask[rows] = labels[:, 0]
+    if mask is not None:
+        mask[rows] = labels[:, 0]
 
 # %% ../nbs/workshop/03_scenes.ipynb #92f7e5dd
 def faces(
-    n: int, # how many
-    size: int | tuple[int, int] = 96, # (H,W), or one number for both
-    seed: int | torch.Generator = 0, # the same seed gives the same pictures
-    points: int = 15, # 1, 15 or 68
+    n: int,  # how many
+    size: int | tuple[int, int] = 96,  # (H,W), or one number for both
+    seed: int | torch.Generator = 0,  # the same seed gives the same pictures
+    points: int = 15,  # 1, 15 or 68
     *,
-    gray: bool = False, # one channel
-    masks: bool = True, # part labels
-    label_noise: float = 0., # pixels
-    device: str | torch.device = "cpu", # where to render
-    **options, # of `sample_faces`: yaw, pitch, roll, shift, size_range, glasses, sunglasses, hats, beards, occluders, blur, noise
-) -> KeypointDataset: # pictures with keypoints
+    gray: bool = False,  # one channel
+    masks: bool = True,  # part labels
+    label_noise: float = 0.0,  # pixels
+    device: str | torch.device = "cpu",  # where to render
+    **options,  # of `sample_faces`: yaw, pitch, roll, shift, size_range, glasses, sunglasses, hats, beards, occluders, blur, noise
+) -> KeypointDataset:  # pictures with keypoints
     "Pictures of faces with exact keypoints: `sample_faces`, then `render`."
     scene = sample_faces(n, seed, **options).to(device)
     return render(scene, size, points, gray=gray, masks=masks, label_noise=label_noise)
 
 # %% ../nbs/workshop/03_scenes.ipynb #dba40a58
 def sample_pets(
-    n: int, # how many
-    seed: int | torch.Generator = 0, # the same seed gives the same animals; row i does not depend on n
+    n: int,  # how many
+    seed: int | torch.Generator = 0,  # the same seed gives the same animals; row i does not depend on n
     *,
-    yaw: float = 50., # degrees: largest turn of the head to either side; positive looks towards larger x
-    pitch: float = 15., # degrees: largest nod; positive looks down
-    roll: float = 20., # degrees: largest tilt; positive is clockwise
-    shift: float = 0.2, # largest distance of the head's centre from its usual place, in halves of the short side
-    size_range: tuple[float, float] = (0.32, 0.62), # half the height of the head, in halves of the picture's short side
-    dogs: float = 0.5, # probability of a dog
-    occluders: float = 0.15, # probability of a ball in front
-    blur: float | tuple[float, float] = (0., 0.8), # pixels: standard deviation of the lens blur, or a range of it
-    noise: float | tuple[float, float] = (0., 6.), # grey levels of 255: standard deviation of the sensor noise, or a range of it
-) -> Scene: # fields with n rows
+    yaw: float = 50.0,  # degrees: largest turn of the head to either side; positive looks towards larger x
+    pitch: float = 15.0,  # degrees: largest nod; positive looks down
+    roll: float = 20.0,  # degrees: largest tilt; positive is clockwise
+    shift: float = 0.2,  # largest distance of the head's centre from its usual place, in halves of the short side
+    size_range: tuple[float, float] = (
+        0.32,
+        0.62,
+    ),  # half the height of the head, in halves of the picture's short side
+    dogs: float = 0.5,  # probability of a dog
+    occluders: float = 0.15,  # probability of a ball in front
+    blur: float | tuple[float, float] = (
+        0.0,
+        0.8,
+    ),  # pixels: standard deviation of the lens blur, or a range of it
+    noise: float | tuple[float, float] = (
+        0.0,
+        6.0,
+    ),  # grey levels of 255: standard deviation of the sensor noise, or a range of it
+) -> Scene:  # fields with n rows
     "Draw cats and dogs, poses, lamps and rooms."
     _check(90, yaw=yaw, pitch=pitch, roll=roll)
     _check(1, dogs=dogs, occluders=occluders)
@@ -957,23 +1511,59 @@ def sample_pets(
     scene = Scene("pet", _pose(d, yaw, pitch, roll, shift, size_range) | _light(d) | _camera(d, blur, noise))
     scene.fields["y"] = scene.y - 0.22 - 0.62 * (0.46 - scene.size)
     scene.fields |= _animal(d, dogs) | _fur(d) | _background(d)
-    scene.fields |= dict(occluder=torch.where(d.flag(occluders), 1, 0), spot=d(-1, 1, 2), toy=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1))
+    scene.fields |= dict(
+        occluder=torch.where(d.flag(occluders), 1, 0),
+        spot=d(-1, 1, 2),
+        toy=torch.stack([d.pick(_CLOTH, 0.05), d.pick(_CLOTH, 0.05)], 1),
+    )
     return scene
 
 # %% ../nbs/workshop/03_scenes.ipynb #5931e84d
 PET_LABELS = ("background", "body", "head", "ears", "eyes", "nose", "mouth", "collar", "occluder")
 _P = {name: i for i, name in enumerate(PET_LABELS)}
-PET_POINTS = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "mouth_left_corner", "mouth_right_corner", "chin")
-_FUR = _rgb("e8d8bc", "d8a860", "b87838", "8a5630", "5a3a26", "38302c", "24211f", "9a968e", "d0ccc4", "f0ece4", "c8864a", "787068")
+PET_POINTS = (
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "mouth_left_corner",
+    "mouth_right_corner",
+    "chin",
+)
+_FUR = _rgb(
+    "e8d8bc",
+    "d8a860",
+    "b87838",
+    "8a5630",
+    "5a3a26",
+    "38302c",
+    "24211f",
+    "9a968e",
+    "d0ccc4",
+    "f0ece4",
+    "c8864a",
+    "787068",
+)
 _EYE = _rgb("8aa63c", "c8a030", "5a9a5a", "6aa0c0", "b87830", "94b84a")
 
 
 def _animal(d, dogs):
     "Cat or dog, its build and its eyes."
     dog = d.flag(dogs).long()
-    return dict(dog=dog, bones=d(-1, 1, 10), floppy=torch.where((d() < 0.6) & (dog == 1), 1, 0), iris=torch.where((dog == 1)[:, None], d.pick(_IRIS[:3], 0.03), d.pick(_EYE, 0.05)),
-                gaze=d(-1, 1, 2), pupil=d(0.35, 1.0), tongue=((d() < 0.45) & (dog == 1)).long(), side=torch.where(d.flag(0.5), 1., -1.),
-                collar=d.flag(0.6).long(), strap=d.pick(_CLOTH, 0.05), pink=d.flag(0.5).float())
+    return dict(
+        dog=dog,
+        bones=d(-1, 1, 10),
+        floppy=torch.where((d() < 0.6) & (dog == 1), 1, 0),
+        iris=torch.where((dog == 1)[:, None], d.pick(_IRIS[:3], 0.03), d.pick(_EYE, 0.05)),
+        gaze=d(-1, 1, 2),
+        pupil=d(0.35, 1.0),
+        tongue=((d() < 0.45) & (dog == 1)).long(),
+        side=torch.where(d.flag(0.5), 1.0, -1.0),
+        collar=d.flag(0.6).long(),
+        strap=d.pick(_CLOTH, 0.05),
+        pink=d.flag(0.5).float(),
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #c8521b76
 def _fur(d):
@@ -981,12 +1571,30 @@ def _fur(d):
     base, other = d.pick(_FUR, 0.03), d.pick(_FUR, 0.03)
     style, way = d.choose([2, 3, 2.5, 1.5]), d(-1, 1, 9).unflatten(1, (3, 3))
     way = torch.nn.functional.normalize(way, dim=-1)
-    band = torch.stack([torch.nn.functional.normalize(torch.stack([0.3 * way[:, 0, 0], 1 + 0 * style, 0.3 * way[:, 0, 2]], -1), dim=-1), way[:, 1], way[:, 2]], 1)
-    freq = torch.tensor([[1., 1, 1], [2.2, 3.1, 2.6], [13., 3, 1], [8., 8, 8]])[style][..., None] * d(0.8, 1.25)[:, None, None]
-    share = torch.tensor([[0., 0, 0, 0], [0.6, 0.6, 0.6, 0], [1, 0.35, 0, 0], [0, 0, 0.3, 1.2]])[style]
+    band = torch.stack(
+        [
+            torch.nn.functional.normalize(
+                torch.stack([0.3 * way[:, 0, 0], 1 + 0 * style, 0.3 * way[:, 0, 2]], -1), dim=-1
+            ),
+            way[:, 1],
+            way[:, 2],
+        ],
+        1,
+    )
+    freq = (
+        torch.tensor([[1.0, 1, 1], [2.2, 3.1, 2.6], [13.0, 3, 1], [8.0, 8, 8]])[style][..., None]
+        * d(0.8, 1.25)[:, None, None]
+    )
+    share = torch.tensor([[0.0, 0, 0, 0], [0.6, 0.6, 0.6, 0], [1, 0.35, 0, 0], [0, 0, 0.3, 1.2]])[style]
     other = torch.where((style == 2)[:, None], base * 0.55, other)
-    return dict(fur=torch.stack([base, other], 1), coat=torch.where((style == 2)[:, None, None], band, way) * freq, phases=d(-3.14, 3.14, 3), share=share,
-                level=torch.where(style == 0, 9., torch.where(style == 3, 0.35, d(-0.1, 0.4))), pale=torch.where(d.flag(0.5)[:, None], base * 0.25 + 0.7, base))
+    return dict(
+        fur=torch.stack([base, other], 1),
+        coat=torch.where((style == 2)[:, None, None], band, way) * freq,
+        phases=d(-3.14, 3.14, 3),
+        share=share,
+        level=torch.where(style == 0, 9.0, torch.where(style == 3, 0.35, d(-0.1, 0.4))),
+        pale=torch.where(d.flag(0.5)[:, None], base * 0.25 + 0.7, base),
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #2ed39a66
 def _paint_fur(uvw, ink):
@@ -1019,9 +1627,13 @@ def _paint_pet_eye(uvw, ink):
 def _coat(f, s, centre, radii, turn=None, pale=False, **kwargs):
     "Add a furry part: the waves of the coat, written in the part's own coordinates."
     made = f.add(centre, radii, s.fur[:, 0], turn, needs=3, paint=_paint_fur, **kwargs)
-    k = s.coat @ made[1].mT                                                             # (n,wave,uvw)
+    k = s.coat @ made[1].mT  # (n,wave,uvw)
     phase = s.phases + (s.coat @ made[0][..., None])[..., 0]
-    ink = {f"p{i}": phase[:, i] for i in range(3)} | {f"k{i}{j}": k[:, i, j] for i in range(3) for j in range(3)} | {f"w{i}": s.share[:, i] for i in range(4)}
+    ink = (
+        {f"p{i}": phase[:, i] for i in range(3)}
+        | {f"k{i}{j}": k[:, i, j] for i in range(3) for j in range(3)}
+        | {f"w{i}": s.share[:, i] for i in range(4)}
+    )
     f.parts[-1].ink = ink | dict(one=s.fur[:, 0], two=s.fur[:, 1], level=s.level)
     return made
 
@@ -1033,18 +1645,30 @@ def _pet_body(f, s):
     plain = lambda *a, **k: f.add(*a, label=_P["body"], soft=0.06, **k)
     one = torch.ones_like(s.yaw)
     f.add((0, 2.33, -0.1), (1.30, 0.10, 0.9), s.room[:, 0] * 0.5, label=0, solid=False, paint=_paint_soft)
-    add((s.side * 0.95, 1.75, -0.55), (0.12 + 0.05 * b[0], 0.62, 0.14), _turn(0 * one, 0 * one, 35 * s.side).mT)
+    add(
+        (s.side * 0.95, 1.75, -0.55),
+        (0.12 + 0.05 * b[0], 0.62, 0.14),
+        _turn(0 * one, 0 * one, 35 * s.side).mT,
+    )
     fat = 1 + 0.12 * b[1]
-    for k in (-1, 1): add((k * 0.47 * fat, 1.80, -0.30), (0.37 * fat, 0.50, 0.52))
+    for k in (-1, 1):
+        add((k * 0.47 * fat, 1.80, -0.30), (0.37 * fat, 0.50, 0.52))
     add((0, 1.25, -0.28), (0.56 * fat, 0.85, 0.50))
     add((0, 0.60, -0.22), (0.44, 0.50, 0.42))
     plain((0, 1.15, 0.02), (0.33 * fat, 0.52, 0.26), s.pale)
-    for k in (-1, 1): add((k * 0.25, 1.72, 0.12), (0.155 + 0.02 * b[2], 0.62, 0.17), soft=0.05)
-    for k in (-1, 1): plain((k * 0.62 * fat, 2.24, 0.12), (0.21, 0.12, 0.26), s.pale)
-    for k in (-1, 1): plain((k * 0.26, 2.26, 0.26), (0.20, 0.13, 0.24), s.pale)
+    for k in (-1, 1):
+        add((k * 0.25, 1.72, 0.12), (0.155 + 0.02 * b[2], 0.62, 0.17), soft=0.05)
+    for k in (-1, 1):
+        plain((k * 0.62 * fat, 2.24, 0.12), (0.21, 0.12, 0.26), s.pale)
+    for k in (-1, 1):
+        plain((k * 0.26, 2.26, 0.26), (0.20, 0.13, 0.24), s.pale)
     collar = lambda *a, **k: f.add(*a, label=_P["collar"], on=s.collar == 1, **k)
     collar((0, 0.66, -0.12), (0.46, 0.095, 0.45), s.strap)
-    collar((0, 0.80, 0.33), (0.09, 0.09, 0.04), torch.tensor([0.95, 0.78, 0.30], device=one.device).expand_as(s.strap))
+    collar(
+        (0, 0.80, 0.33),
+        (0.09, 0.09, 0.04),
+        torch.tensor([0.95, 0.78, 0.30], device=one.device).expand_as(s.strap),
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #ce748e18
 def _pet_ears(f, s):
@@ -1054,12 +1678,26 @@ def _pet_ears(f, s):
     inner = torch.lerp(s.fur[:, 0], torch.tensor([0.92, 0.66, 0.62], device=one.device), 0.55)
     for k in (-1, 1):
         lean = _turn(10 * k * one, 0 * one, k * (20 + 6 * b[3])).mT
-        up = (k * (0.40 + 0.03 * b[4]), -0.62 - 0.05 * dog, -0.02), (0.30, 0.42 + 0.08 * dog + 0.06 * b[5], 0.12)
-        part = f.add(*up, s.fur[:, 0], lean, label=_P["ears"], on=~flop, cuts=True, paint=_paint_ear, ink=dict(one=s.fur[:, 0], two=inner))
+        up = (
+            (k * (0.40 + 0.03 * b[4]), -0.62 - 0.05 * dog, -0.02),
+            (0.30, 0.42 + 0.08 * dog + 0.06 * b[5], 0.12),
+        )
+        part = f.add(
+            *up,
+            s.fur[:, 0],
+            lean,
+            label=_P["ears"],
+            on=~flop,
+            cuts=True,
+            paint=_paint_ear,
+            ink=dict(one=s.fur[:, 0], two=inner),
+        )
         hang = _turn(-20 * k * one, 0 * one, -k * (12 + 8 * b[3])).mT
         down = (k * 0.62, 0.02 + 0.05 * b[4], 0.02), (0.15, 0.50 + 0.10 * b[5], 0.27)
         low = _coat(f, s, *down, hang, label=_P["ears"], on=flop, soft=0.04)
-        spots = [on_part(p, torch.tensor([[0., v]], device=one.device)) for p, v in ((part, -0.88), (low, 0.85))]
+        spots = [
+            on_part(p, torch.tensor([[0.0, v]], device=one.device)) for p, v in ((part, -0.88), (low, 0.85))
+        ]
         tips[k] = torch.where(flop[:, None, None], spots[1], spots[0])
     return tips
 
@@ -1069,12 +1707,19 @@ def _pet_skull(f, s, mix, reach):
     b, pink = s.bones.T, torch.tensor([0.90, 0.45, 0.50], device=s.yaw.device).expand_as(s.pale)
     add = lambda *a, **k: f.add(*a, label=k.pop("label", _P["head"]), **k)
     _coat(f, s, (0, -0.06, 0), (mix(0.64, 0.60) + 0.03 * b[6], 0.56, 0.56), label=_P["head"], soft=0.1)
-    for k in (-1, 1): _coat(f, s, (k * 0.28, 0.17, 0.13), (mix(0.38, 0.30), 0.31, 0.36), label=_P["head"], soft=0.12)
-    add((0, 0.17, 0.38 + 0.5 * reach), (mix(0.20, 0.25), mix(0.16, 0.20), 0.24 + 0.55 * reach), s.pale, soft=0.12)
+    for k in (-1, 1):
+        _coat(f, s, (k * 0.28, 0.17, 0.13), (mix(0.38, 0.30), 0.31, 0.36), label=_P["head"], soft=0.12)
+    add(
+        (0, 0.17, 0.38 + 0.5 * reach),
+        (mix(0.20, 0.25), mix(0.16, 0.20), 0.24 + 0.55 * reach),
+        s.pale,
+        soft=0.12,
+    )
     chin = add((0, 0.375 + 0.02 * s.dog, 0.40 + reach), (0.15, 0.10 + 0.02 * s.dog, 0.17), s.pale, soft=0.05)
     add((0, 0.45, 0.50 + reach), (0.085, 0.16, 0.05), pink, on=s.tongue == 1, label=_P["mouth"])
     mouth = add((0, 0.315, 0.41 + reach), (0.26, 0.045, 0.19), s.pale * 0.15, label=_P["mouth"])
-    for k in (-1, 1): add((k * 0.125, 0.235, 0.44 + reach), (0.165, 0.115, 0.175), s.pale, soft=0.03)
+    for k in (-1, 1):
+        add((k * 0.125, 0.235, 0.44 + reach), (0.165, 0.115, 0.175), s.pale, soft=0.03)
     return chin, mouth
 
 # %% ../nbs/workshop/03_scenes.ipynb #509a3e9d
@@ -1087,28 +1732,57 @@ def _pet_nose(f, s, mix, reach):
     return nose
 
 # %% ../nbs/workshop/03_scenes.ipynb #06e2a975
-def _pet_eyes(f, s, mix): # -> (n,1,3) for each side: the pupils
+def _pet_eyes(f, s, mix):  # -> (n,1,3) for each side: the pupils
     "Eyes that fill their sockets: green or amber with upright pupils for cats, brown and round for dogs."
     b, one, pupils = s.bones.T, torch.ones_like(s.yaw), {}
     grey = lambda v: torch.full_like(s.pale, v)
     for k in (-1, 1):
-        lean = _turn(16 * k * one, -4 * one, 0 * one).mT * torch.tensor([[k], [1.], [1.]], device=one.device)
-        ink = dict(gu=0.14 * s.gaze[:, 0] * k, gv=0.10 * s.gaze[:, 1], slit=torch.where(s.dog == 1, 1., s.pupil), side=k * s.light[:, 0].sign(),
-                   rim=grey(0.07), iris=s.iris, glint=grey(1.2))
+        lean = _turn(16 * k * one, -4 * one, 0 * one).mT * torch.tensor(
+            [[k], [1.0], [1.0]], device=one.device
+        )
+        ink = dict(
+            gu=0.14 * s.gaze[:, 0] * k,
+            gv=0.10 * s.gaze[:, 1],
+            slit=torch.where(s.dog == 1, 1.0, s.pupil),
+            side=k * s.light[:, 0].sign(),
+            rim=grey(0.07),
+            iris=s.iris,
+            glint=grey(1.2),
+        )
         radii = (mix(0.155, 0.13) + 0.01 * b[9], mix(0.15, 0.13), 0.11)
-        part = f.add((k * (0.25 + 0.02 * b[8]), -0.09, 0.43), radii, s.fur[:, 0], lean, label=_P["eyes"], paint=_paint_pet_eye, ink=ink)
+        part = f.add(
+            (k * (0.25 + 0.02 * b[8]), -0.09, 0.43),
+            radii,
+            s.fur[:, 0],
+            lean,
+            label=_P["eyes"],
+            paint=_paint_pet_eye,
+            ink=ink,
+        )
         pupils[k] = on_part(part, torch.stack([ink["gu"], ink["gv"]], -1)[:, None])
     return pupils
 
 # %% ../nbs/workshop/03_scenes.ipynb #92a956b5
-def _pet_head(f, s): # -> (n,8,3) keypoints in the head's frame, in the order of PET_POINTS
+def _pet_head(f, s):  # -> (n,8,3) keypoints in the head's frame, in the order of PET_POINTS
     mix = lambda cat, hound: cat + (hound - cat) * s.dog
     spot = lambda part, u, v: on_part(part, torch.tensor([[u, v]], device=s.yaw.device))
     reach = mix(0, 0.34 + 0.12 * s.bones[:, 7])
     tips = _pet_ears(f, s)
     chin, mouth = _pet_skull(f, s, mix, reach)
     nose, eyes = _pet_nose(f, s, mix, reach), _pet_eyes(f, s, mix)
-    return torch.cat([spot(nose, 0., 0.), eyes[1], eyes[-1], tips[1], tips[-1], spot(mouth, 0.92, 0.), spot(mouth, -0.92, 0.), spot(chin, 0., 0.45)], 1)
+    return torch.cat(
+        [
+            spot(nose, 0.0, 0.0),
+            eyes[1],
+            eyes[-1],
+            tips[1],
+            tips[-1],
+            spot(mouth, 0.92, 0.0),
+            spot(mouth, -0.92, 0.0),
+            spot(chin, 0.0, 0.45),
+        ],
+        1,
+    )
 
 # %% ../nbs/workshop/03_scenes.ipynb #fd94ee8d
 def _build_pet(s):
@@ -1117,14 +1791,24 @@ def _build_pet(s):
     head, body = _figure(s, parts), _figure(s, parts, 0.4, 0.15)
     _pet_body(body, s)
     points = head.place(_pet_head(head, s))
-    _ball(_figure(s, parts, 0., 0.), s, (0.7 * s.spot[:, 0], 0.2 + 0.6 * s.spot[:, 1], 1.6), s.occluder == 1, _P["occluder"])
+    _ball(
+        _figure(s, parts, 0.0, 0.0),
+        s,
+        (0.7 * s.spot[:, 0], 0.2 + 0.6 * s.spot[:, 1], 1.6),
+        s.occluder == 1,
+        _P["occluder"],
+    )
     return parts, points
 
 # %% ../nbs/workshop/03_scenes.ipynb #07e17312
-def pet_points(points: int = 8) -> tuple[list[int], list[str], list[tuple[int, int]]]: # columns, names, pairs (left, right)
+def pet_points(
+    points: int = 8,
+) -> tuple[list[int], list[str], list[tuple[int, int]]]:  # columns, names, pairs (left, right)
     "The point sets of pets: 1 (nose) or 8; left is the animal's left, at larger x when it faces you."
-    if points == 1: return [0], ["nose"], []
-    if points != 8: raise ValueError(f"points: found {points!r}; expected 1 or 8")
+    if points == 1:
+        return [0], ["nose"], []
+    if points != 8:
+        raise ValueError(f"points: found {points!r}; expected 1 or 8")
     return list(range(8)), list(PET_POINTS), [(1, 2), (3, 4), (5, 6)]
 
 
@@ -1132,17 +1816,17 @@ _KINDS["pet"] = (_build_pet, pet_points, PET_LABELS)
 
 # %% ../nbs/workshop/03_scenes.ipynb #f684a6c4
 def pets(
-    n: int, # how many
-    size: int | tuple[int, int] = 128, # (H,W), or one number for both
-    seed: int | torch.Generator = 0, # the same seed gives the same pictures
-    points: int = 8, # 1 or 8
+    n: int,  # how many
+    size: int | tuple[int, int] = 128,  # (H,W), or one number for both
+    seed: int | torch.Generator = 0,  # the same seed gives the same pictures
+    points: int = 8,  # 1 or 8
     *,
-    gray: bool = False, # one channel
-    masks: bool = True, # part labels
-    label_noise: float = 0., # pixels
-    device: str | torch.device = "cpu", # where to render
-    **options, # of `sample_pets`: yaw, pitch, roll, shift, size_range, dogs, occluders, blur, noise
-) -> KeypointDataset: # pictures with keypoints
+    gray: bool = False,  # one channel
+    masks: bool = True,  # part labels
+    label_noise: float = 0.0,  # pixels
+    device: str | torch.device = "cpu",  # where to render
+    **options,  # of `sample_pets`: yaw, pitch, roll, shift, size_range, dogs, occluders, blur, noise
+) -> KeypointDataset:  # pictures with keypoints
     "Pictures of cats and dogs with exact keypoints: `sample_pets`, then `render`."
     scene = sample_pets(n, seed, **options).to(device)
     return render(scene, size, points, gray=gray, masks=masks, label_noise=label_noise)

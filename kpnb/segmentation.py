@@ -35,39 +35,68 @@ from .training import History, evaluate, fit
 
 # %% ../nbs/40_segmentation.ipynb #s40-010
 def relabel(
-    ds: KeypointDataset, # with masks
-    new: Mapping[int, int | None], # old label -> new label; None is void; every label that occurs must be there
-    names: Sequence[str], # of the new labels 0, 1, ...
-) -> KeypointDataset: # masks of the new labels and 255
+    ds: KeypointDataset,  # with masks
+    new: Mapping[
+        int, int | None
+    ],  # old label -> new label; None is void; every label that occurs must be there
+    names: Sequence[str],  # of the new labels 0, 1, ...
+) -> KeypointDataset:  # masks of the new labels and 255
     "The same pictures with other labels in their masks."
-    if ds.masks is None: raise ValueError("relabel: the data set has no masks")
+    if ds.masks is None:
+        raise ValueError("relabel: the data set has no masks")
     if len(names) > VOID:
-        raise ValueError(f"relabel: there are {len(names)} names; expected at most {VOID}, since {VOID} is void")
+        raise ValueError(
+            f"relabel: there are {len(names)} names; expected at most {VOID}, since {VOID} is void"
+        )
     unknown = [v for v in ds.masks.unique().tolist() if v not in new]
-    if unknown: raise ValueError(f"relabel: the masks hold the label {unknown[0]}; expected some of {', '.join(map(str, new))}")
+    if unknown:
+        raise ValueError(
+            f"relabel: the masks hold the label {unknown[0]}; expected some of {', '.join(map(str, new))}"
+        )
     odd = [v for v in new.values() if v is not None and not 0 <= v < len(names)]
-    if odd: raise ValueError(f"relabel: {odd[0]} is no label of the {len(names)} names; expected 0 to {len(names) - 1}, or None for void")
+    if odd:
+        raise ValueError(
+            f"relabel: {odd[0]} is no label of the {len(names)} names; expected 0 to {len(names) - 1}, or None for void"
+        )
     table = torch.full((256,), VOID, dtype=torch.uint8, device=ds.masks.device)
-    for old, label in new.items(): table[old] = VOID if label is None else label
+    for old, label in new.items():
+        table[old] = VOID if label is None else label
     return replace(ds, masks=table[ds.masks.int()], mask_names=list(names))
 
 # %% ../nbs/40_segmentation.ipynb #s40-011
-PARTS = ("background", "body", "head", "ears", "features") # the classes of this lesson; features are eyes, nose and mouth
-_PART_OF = {"background": 0, "body": 1, "collar": 1, "head": 2, "ears": 3, "eyes": 4, "nose": 4, "mouth": 4, "occluder": None}
+PARTS = (
+    "background",
+    "body",
+    "head",
+    "ears",
+    "features",
+)  # the classes of this lesson; features are eyes, nose and mouth
+_PART_OF = {
+    "background": 0,
+    "body": 1,
+    "collar": 1,
+    "head": 2,
+    "ears": 3,
+    "eyes": 4,
+    "nose": 4,
+    "mouth": 4,
+    "occluder": None,
+}
 
 # %% ../nbs/40_segmentation.ipynb #s40-012
 def few_labels(
-    ds: KeypointDataset, # of `kpnb.scenes.pets`
-) -> KeypointDataset: # with the labels of `PARTS`, and void where something is in front
+    ds: KeypointDataset,  # of `kpnb.scenes.pets`
+) -> KeypointDataset:  # with the labels of `PARTS`, and void where something is in front
     "Pets with five classes."
     return relabel(ds, {i: _PART_OF[name] for i, name in enumerate(PET_LABELS)}, PARTS)
 
 # %% ../nbs/40_segmentation.ipynb #s40-015
 def preprocess(
-    pictures: KeypointDataset | Sequence, # a data set; or pictures of all sizes: files, or uint8 tensors (C,H,W)
-    size: int = 128, # side of the square that comes out, in pixels
-    masks: Sequence | None = None, # of single pictures: files, or uint8 tensors (H,W) of labels
-) -> KeypointDataset: # (N,C,size,size); points outside the square are not visible; `to_file` leads back
+    pictures: KeypointDataset
+    | Sequence,  # a data set; or pictures of all sizes: files, or uint8 tensors (C,H,W)
+    size: int = 128,  # side of the square that comes out, in pixels
+    masks: Sequence | None = None,  # of single pictures: files, or uint8 tensors (H,W) of labels
+) -> KeypointDataset:  # (N,C,size,size); points outside the square are not visible; `to_file` leads back
     "Shorter side to `size` (masks by nearest neighbour, void kept), then the middle square."
     if isinstance(pictures, KeypointDataset):
         if masks is not None:
@@ -76,8 +105,10 @@ def preprocess(
     pictures = list(pictures)
     masks = [None] * len(pictures) if masks is None else list(masks)
     if not pictures or len(pictures) != len(masks):
-        raise ValueError(f"preprocess: found {len(pictures)} pictures and {len(masks)} masks; "
-                         "expected at least one picture, and a mask for each")
+        raise ValueError(
+            f"preprocess: found {len(pictures)} pictures and {len(masks)} masks; "
+            "expected at least one picture, and a mask for each"
+        )
     return concat([_middle_square(_single(p, m, i), size) for i, (p, m) in enumerate(zip(pictures, masks))])
 
 
@@ -91,11 +122,17 @@ def _middle_square(ds, size):
     rows, columns = slice(top, top + size), slice(left, left + size)
     points = ds.keypoints - ds.keypoints.new_tensor([left, top])
     masks = None if ds.masks is None else ds.masks[:, rows, columns]
-    return replace(ds, images=ds.images[..., rows, columns], masks=masks, keypoints=points,
-                   visible=ds.visible & inside(points, size), to_file=ds.to_file @ translation(left, top).double())
+    return replace(
+        ds,
+        images=ds.images[..., rows, columns],
+        masks=masks,
+        keypoints=points,
+        visible=ds.visible & inside(points, size),
+        to_file=ds.to_file @ translation(left, top).double(),
+    )
 
 # %% ../nbs/40_segmentation.ipynb #s40-015b
-_ORIENTATION = 0x0112 # the EXIF note that says how a picture must be turned
+_ORIENTATION = 0x0112  # the EXIF note that says how a picture must be turned
 
 
 def _single(picture, mask, i):
@@ -111,10 +148,17 @@ def _single(picture, mask, i):
         raise ValueError(f"preprocess: picture {i} has the shape {tuple(picture.shape)}; expected (C,H,W)")
     size = picture.shape[1:]
     if mask is not None and mask.shape != size:
-        raise ValueError(f"preprocess: the mask of picture {i}, {name}, is {tuple(mask.shape)}; "
-                         f"expected {tuple(size)} as its picture")
-    return KeypointDataset(picture[None], torch.zeros(1, 0, 2), masks=None if mask is None else mask[None],
-                           names=[name], meta={"original_size": torch.tensor([size])})
+        raise ValueError(
+            f"preprocess: the mask of picture {i}, {name}, is {tuple(mask.shape)}; "
+            f"expected {tuple(size)} as its picture"
+        )
+    return KeypointDataset(
+        picture[None],
+        torch.zeros(1, 0, 2),
+        masks=None if mask is None else mask[None],
+        names=[name],
+        meta={"original_size": torch.tensor([size])},
+    )
 
 
 def _read_labels(path, turn):
@@ -123,7 +167,7 @@ def _read_labels(path, turn):
     try:
         with Image.open(path) as im:
             im.load()
-    except Exception as e: # Pillow's readers raise whatever a broken file makes them stumble over
+    except Exception as e:  # Pillow's readers raise whatever a broken file makes them stumble over
         raise DataError(f"{path}: {e}; expected {wanted}") from e
     if im.mode not in ("1", "L", "P") or im.format == "JPEG":
         raise DataError(f"{path}: found a {im.format} of mode {im.mode}; expected {wanted}")
@@ -135,68 +179,105 @@ def _read_labels(path, turn):
 class Signed(nn.Module):
     "Pictures in [0, 1] to [-1, 1]; an error for anything else."
 
-    def forward(self, x: Tensor) -> Tensor: # the same shape
-        if x.ndim != 4 or not x.is_floating_point(): raise ValueError(f"found {str(x.dtype).removeprefix('torch.')} pictures of shape {tuple(x.shape)}; expected floats (N,C,H,W) in [0, 1]")
+    def forward(self, x: Tensor) -> Tensor:  # the same shape
+        if x.ndim != 4 or not x.is_floating_point():
+            raise ValueError(
+                f"found {str(x.dtype).removeprefix('torch.')} pictures of shape {tuple(x.shape)}; expected floats (N,C,H,W) in [0, 1]"
+            )
         return 2 * x - 1
 
 # %% ../nbs/40_segmentation.ipynb #s40-020
 class FCN(nn.Module):
     "torchvision's FCN (Long et al. 2015, arXiv:1411.4038) with the interface of this course: pictures (N,3,H,W) in [0, 1] to logits (N,classes,H,W)."
 
-    def __init__(self,
-                 classes: int, # C
-                 name: str = "fcn_resnet50", # or "fcn_resnet101"
-                 weights: str | None = None, # "DEFAULT": trained on COCO with VOC's 21 classes, new last layer unless classes is 21; None: not
-                 weights_backbone: str | None = None, # "DEFAULT": the backbone trained on ImageNet; None: from scratch
-                 ):
+    def __init__(
+        self,
+        classes: int,  # C
+        name: str = "fcn_resnet50",  # or "fcn_resnet101"
+        weights: str
+        | None = None,  # "DEFAULT": trained on COCO with VOC's 21 classes, new last layer unless classes is 21; None: not
+        weights_backbone: str
+        | None = None,  # "DEFAULT": the backbone trained on ImageNet; None: from scratch
+    ):
         from torchvision.models import segmentation
         from torchvision.transforms.v2 import Normalize
-        super().__init__()
-        if name not in ("fcn_resnet50", "fcn_resnet101"): raise ValueError(f"FCN: name is {name!r}; choose 'fcn_resnet50' or 'fcn_resnet101'")
-        self.classes, self.net = classes, getattr(segmentation, name)(weights=weights, weights_backbone=weights_backbone, num_classes=21 if weights else classes, aux_loss=True if weights else None)
-        self.net.aux_classifier = None
-        if weights and classes != 21: self.net.classifier[-1] = nn.Conv2d(self.net.classifier[-1].in_channels, classes, 1)
-        # Without weights the recipe's [-1, 1]; with weights the mean and spread of ImageNet's pictures, which they were trained with.
-        self.prepare = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if weights or weights_backbone else Signed()
 
-    def forward(self, x: Tensor) -> Tensor: return self.net(self.prepare(x))["out"]
+        super().__init__()
+        if name not in ("fcn_resnet50", "fcn_resnet101"):
+            raise ValueError(f"FCN: name is {name!r}; choose 'fcn_resnet50' or 'fcn_resnet101'")
+        self.classes, self.net = (
+            classes,
+            getattr(segmentation, name)(
+                weights=weights,
+                weights_backbone=weights_backbone,
+                num_classes=21 if weights else classes,
+                aux_loss=True if weights else None,
+            ),
+        )
+        self.net.aux_classifier = None
+        if weights and classes != 21:
+            self.net.classifier[-1] = nn.Conv2d(self.net.classifier[-1].in_channels, classes, 1)
+        # Without weights the recipe's [-1, 1]; with weights the mean and spread of ImageNet's pictures, which they were trained with.
+        self.prepare = (
+            Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+            if weights or weights_backbone
+            else Signed()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.prepare(x))["out"]
 
 # %% ../nbs/40_segmentation.ipynb #s40-023
 class SmallFCN(nn.Module):
     "An FCN on a small backbone whose maps of four sizes are added before the scores, in the spirit of FCN-8s (Long et al. 2015): pictures (N,3,H,W) in [0, 1] to logits (N,classes,H,W)."
 
-    def __init__(self,
-                 classes: int, # C
-                 backbone: str = "resnet18", # a name of `kpnb.models.BACKBONES`, such as "efficientnet_lite0"
-                 weights=None, # of ImageNet for the backbone, such as "DEFAULT"; None: from scratch
-                 in_channels: int = 3, # 1 for grey pictures
-                 width: int = 32, # channels of the maps that are added
-                 ):
+    def __init__(
+        self,
+        classes: int,  # C
+        backbone: str = "resnet18",  # a name of `kpnb.models.BACKBONES`, such as "efficientnet_lite0"
+        weights=None,  # of ImageNet for the backbone, such as "DEFAULT"; None: from scratch
+        in_channels: int = 3,  # 1 for grey pictures
+        width: int = 32,  # channels of the maps that are added
+    ):
         super().__init__()
-        if backbone not in BACKBONES: raise ValueError(f"SmallFCN: backbone is {backbone!r}; choose one of {', '.join(BACKBONES)}")
+        if backbone not in BACKBONES:
+            raise ValueError(f"SmallFCN: backbone is {backbone!r}; choose one of {', '.join(BACKBONES)}")
         self.classes = classes
-        self.prepare = nn.Identity() if weights else Signed() # with weights the encoder normalises as they were trained
+        self.prepare = (
+            nn.Identity() if weights else Signed()
+        )  # with weights the encoder normalises as they were trained
         self.encoder = BACKBONES[backbone](backbone, weights, in_channels)
-        self.lateral = nn.ModuleList([nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()) for c in self.encoder.channels])
-        self.head = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, classes, 1))
+        self.lateral = nn.ModuleList(
+            [
+                nn.Sequential(nn.Conv2d(c, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+                for c in self.encoder.channels
+            ]
+        )
+        self.head = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, classes, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [f(m) for f, m in zip(self.lateral, self.encoder(self.prepare(x)))]
         z = maps[-1]
-        for m in maps[-2::-1]: z = m + F.interpolate(z, m.shape[-2:], mode="bilinear", align_corners=False)
+        for m in maps[-2::-1]:
+            z = m + F.interpolate(z, m.shape[-2:], mode="bilinear", align_corners=False)
         return F.interpolate(self.head(z), x.shape[-2:], mode="bilinear", align_corners=False)
 
 # %% ../nbs/40_segmentation.ipynb #s40-028
 def logits_only(
-    logits: Tensor, # (N,C,...)
-    counted: Tensor | None = None, # (N,...) bool: places that count; None: all
-    what: str = "logits", # what they are, for the error
+    logits: Tensor,  # (N,C,...)
+    counted: Tensor | None = None,  # (N,...) bool: places that count; None: all
+    what: str = "logits",  # what they are, for the error
 ) -> None:
     "An error if logits are probabilities: in [0, 1] with the sum 1 over the classes, at every place that counts."
     if logits.shape[1] < 2 or not logits.numel():
         return
     logits, wide = logits.detach(), logits.dtype == torch.float64
-    if counted is None and bool(logits.amin() < 0): # the usual case, quickly
+    if counted is None and bool(logits.amin() < 0):  # the usual case, quickly
         return
     tolerance = {torch.float64: 1e-6, torch.float32: 1e-4}.get(logits.dtype, 2e-2)
     total = logits.sum(1, dtype=None if wide else torch.float32)
@@ -204,15 +285,17 @@ def logits_only(
     if counted is not None:
         shares = shares[counted]
     if shares.numel() and bool(shares.all()):
-        raise ValueError(f"{what}: found values in [0, 1] that add up to 1 over dimension 1; expected logits. "
-                         "Are these probabilities? Leave the softmax out")
+        raise ValueError(
+            f"{what}: found values in [0, 1] that add up to 1 over dimension 1; expected logits. "
+            "Are these probabilities? Leave the softmax out"
+        )
 
 
 def mask_loss(
-    output: Tensor, # (N,C,H,W) logits
-    batch: dict, # with mask (N,H,W): labels, and `ignore` for void
-    ignore: int | None = VOID, # label of void; None: every pixel counts
-) -> Tensor: # scalar; 0 where everything is void
+    output: Tensor,  # (N,C,H,W) logits
+    batch: dict,  # with mask (N,H,W): labels, and `ignore` for void
+    ignore: int | None = VOID,  # label of void; None: every pixel counts
+) -> Tensor:  # scalar; 0 where everything is void
     "Cross-entropy averaged over the pixels that are not void."
     label, counted = _labels_of(output, batch, ignore)
     total = F.cross_entropy(output.float(), label, ignore_index=-1, reduction="sum")
@@ -225,15 +308,19 @@ def _labels_of(output, batch, ignore):
     An error for labels that the network does not have, and for answers that are no logits."""
     mask = _whole_mask(batch)
     if output.ndim != 4 or tuple(output.shape[::2]) + (output.shape[3],) != (len(mask), *mask.shape[1:]):
-        raise ValueError(f"the network answers {tuple(output.shape)} to masks of {tuple(mask.shape)}; "
-                         "expected (N,C,H,W) with the same N, H and W")
+        raise ValueError(
+            f"the network answers {tuple(output.shape)} to masks of {tuple(mask.shape)}; "
+            "expected (N,C,H,W) with the same N, H and W"
+        )
     classes = output.shape[1]
     _check_void(ignore, classes)
     counted = torch.ones_like(mask, dtype=torch.bool) if ignore is None else mask != ignore
     odd = mask[counted & ((mask < 0) | (mask >= classes))]
     if odd.numel():
-        raise ValueError(f"the mask holds the label {int(odd[0])}; the network has {classes} classes: "
-                         f"expected {_allowed(classes, ignore)}")
+        raise ValueError(
+            f"the mask holds the label {int(odd[0])}; the network has {classes} classes: "
+            f"expected {_allowed(classes, ignore)}"
+        )
     logits_only(output, counted, "the network's answer")
     return torch.where(counted, mask, -1), counted
 
@@ -241,11 +328,14 @@ def _labels_of(output, batch, ignore):
 def _check_void(ignore, classes):
     "An error if the usual label of void is that of a class as well."
     if ignore == VOID and classes > VOID:
-        raise ValueError(f"ignore: {VOID} is the label of void, and of one of the {classes} classes; "
-                         "expected another label for void, or ignore=None if there is none")
+        raise ValueError(
+            f"ignore: {VOID} is the label of void, and of one of the {classes} classes; "
+            "expected another label for void, or ignore=None if there is none"
+        )
 
 
-def _allowed(classes, ignore): return f"0 to {classes - 1}" + ("" if ignore is None else f", or {ignore} for void")
+def _allowed(classes, ignore):
+    return f"0 to {classes - 1}" + ("" if ignore is None else f", or {ignore} for void")
 
 
 def _whole_mask(batch):
@@ -254,13 +344,15 @@ def _whole_mask(batch):
         raise ValueError(f"the batch has no 'mask'; found {', '.join(map(str, batch))}")
     kind = batch["mask"].dtype
     if kind.is_floating_point or kind == torch.bool:
-        raise ValueError(f"mask: found {str(kind).removeprefix('torch.')}; expected whole numbers, a label for each pixel")
+        raise ValueError(
+            f"mask: found {str(kind).removeprefix('torch.')}; expected whole numbers, a label for each pixel"
+        )
     return batch["mask"].long()
 
 # %% ../nbs/40_segmentation.ipynb #s40-030
 def counted_pixels(
-    batch: dict, # with mask (N,H,W)
-    ignore: int | None = VOID, # label of void; None: every pixel counts
+    batch: dict,  # with mask (N,H,W)
+    ignore: int | None = VOID,  # label of void; None: every pixel counts
 ) -> int:
     "How many pixels of a batch are not void."
     mask = _whole_mask(batch)
@@ -271,10 +363,10 @@ mask_loss.batch_weight = counted_pixels
 
 # %% ../nbs/40_segmentation.ipynb #s40-031
 def pixel_hits(
-    output: Tensor, # (N,C,H,W) logits
-    batch: dict, # with mask (N,H,W)
-    ignore: int | None = VOID, # label of void; None: every pixel counts
-) -> Tensor: # scalar, 0 to 1
+    output: Tensor,  # (N,C,H,W) logits
+    batch: dict,  # with mask (N,H,W)
+    ignore: int | None = VOID,  # label of void; None: every pixel counts
+) -> Tensor:  # scalar, 0 to 1
     "Share of the pixels that are answered right, void left out: a metric for `fit`."
     label, counted = _labels_of(output, batch, ignore)
     return (output.argmax(1) == label).sum() / counted.sum().clamp(min=1)
@@ -284,10 +376,10 @@ pixel_hits.batch_weight = counted_pixels
 
 # %% ../nbs/40_segmentation.ipynb #s40-033
 def fit_masks(
-    model: nn.Module, # pictures to logits (N,C,H,W)
-    train: KeypointDataset, # with masks
-    valid: KeypointDataset | None = None, # with masks
-    **settings, # of `kpnb.training.fit`
+    model: nn.Module,  # pictures to logits (N,C,H,W)
+    train: KeypointDataset,  # with masks
+    valid: KeypointDataset | None = None,  # with masks
+    **settings,  # of `kpnb.training.fit`
 ) -> History:
     "`kpnb.training.fit` with the loss and the accuracy of masks."
     usual = {"loss": mask_loss, "decode": None, "metrics": {"accuracy": pixel_hits}}
@@ -296,10 +388,10 @@ def fit_masks(
 # %% ../nbs/40_segmentation.ipynb #s40-037
 @torch.no_grad()
 def predict_logits(
-    model: nn.Module, # pictures to logits (N,C,H,W); one that ends with a softmax is refused
-    ds: KeypointDataset, # any data set
-    batch_size: int = 64, # pictures at a time
-) -> Tensor: # (N,C,H,W) on the CPU
+    model: nn.Module,  # pictures to logits (N,C,H,W); one that ends with a softmax is refused
+    ds: KeypointDataset,  # any data set
+    batch_size: int = 64,  # pictures at a time
+) -> Tensor:  # (N,C,H,W) on the CPU
     "A network's logits for a whole data set, in eval mode. 4·C·H·W bytes for each picture: for large data go through `ds.batches` and count as you go."
     if not len(ds):
         raise ValueError("predict_logits: the data set is empty")
@@ -315,12 +407,14 @@ def predict_logits(
 
 # %% ../nbs/40_segmentation.ipynb #s40-038
 def boundary(
-    masks: Tensor, # (N,H,W) labels, 255 for void
-    width: int = 2, # pixels to either side of an edge
-) -> Tensor: # (N,H,W) bool
+    masks: Tensor,  # (N,H,W) labels, 255 for void
+    width: int = 2,  # pixels to either side of an edge
+) -> Tensor:  # (N,H,W) bool
     "Which pixels lie within `width` pixels (in x and y) of a pixel with another label. Void has no edges."
     if masks.ndim != 3 or width < 1:
-        raise ValueError(f"boundary: found masks {tuple(masks.shape)} and width {width}; expected (N,H,W) and at least 1")
+        raise ValueError(
+            f"boundary: found masks {tuple(masks.shape)} and width {width}; expected (N,H,W) and at least 1"
+        )
     m, void = _whole_mask({"mask": masks})[:, None].float(), masks[:, None] == VOID
     pool = lambda x: F.max_pool2d(x, 2 * width + 1, stride=1, padding=width)
     highest, lowest = pool(torch.where(void, -math.inf, m)), -pool(torch.where(void, -math.inf, -m))
@@ -328,22 +422,26 @@ def boundary(
 
 # %% ../nbs/40_segmentation.ipynb #s40-042
 def show_segmentation(
-    image: Tensor, # (C,H,W)
-    mask: Tensor, # (H,W) labels, 255 for void
-    logits: Tensor, # (C,H,W)
-    names: Sequence[str] = (), # of the labels
-    axes: Sequence[Axes] | None = None, # five Axes; default: a new figure
+    image: Tensor,  # (C,H,W)
+    mask: Tensor,  # (H,W) labels, 255 for void
+    logits: Tensor,  # (C,H,W)
+    names: Sequence[str] = (),  # of the labels
+    axes: Sequence[Axes] | None = None,  # five Axes; default: a new figure
 ) -> Sequence[Axes]:
     "Picture, true mask, predicted mask, confidence and errors side by side."
     logits_only(logits[None])
-    if axes is None: axes = figure(5, width=9, height=2.2)[1]
+    if axes is None:
+        axes = figure(5, width=9, height=2.2)[1]
     probs = logits.detach().float().cpu().softmax(0)
     answer, mask, image = probs.argmax(0).to(torch.uint8), mask.cpu(), image.cpu()
     wrong = torch.where(mask == VOID, VOID, (answer != mask).to(torch.uint8))
     share = float((wrong == 1).sum() / (mask != VOID).sum().clamp(min=1))
     show_keypoints(image, ax=axes[0], title="picture")
-    for ax, m, title in ((axes[1], mask, "truth"), (axes[2], answer, "answer")): show_mask(image, m, list(names) or None, ax, title=title, legend=False)
-    axes[3].imshow(probs.amax(0), cmap="gray", vmin=1 / len(probs), vmax=1); axes[3].set_title("confidence", fontsize=11); axes[3].set_axis_off()
+    for ax, m, title in ((axes[1], mask, "truth"), (axes[2], answer, "answer")):
+        show_mask(image, m, list(names) or None, ax, title=title, legend=False)
+    axes[3].imshow(probs.amax(0), cmap="gray", vmin=1 / len(probs), vmax=1)
+    axes[3].set_title("confidence", fontsize=11)
+    axes[3].set_axis_off()
     show_mask(image, wrong, ("right", "wrong"), axes[4], title=f"errors: {100 * share:.1f} %", legend=False)
     return axes
 
@@ -351,29 +449,35 @@ def show_segmentation(
 class Confusion:
     "A confusion matrix that grows batch by batch; void is left out, and how much it was is counted."
 
-    def __init__(self,
-                 classes: int, # C
-                 names: Sequence[str] = (), # of the classes
-                 ignore: int | None = VOID, # label of void; None: every pixel counts
-                 ):
+    def __init__(
+        self,
+        classes: int,  # C
+        names: Sequence[str] = (),  # of the classes
+        ignore: int | None = VOID,  # label of void; None: every pixel counts
+    ):
         if classes < 2:
             raise ValueError(f"Confusion: found {classes} classes; expected at least 2")
         _check_void(ignore, classes)
         self.matrix, self.n_ignored, self.ignore = torch.zeros(classes, classes, dtype=torch.int64), 0, ignore
         self.names = list(names) or [f"class {k}" for k in range(classes)]
 
-    def update(self,
-               pred: Tensor, # (N,H,W) answered classes, whole numbers
-               target: Tensor, # (N,H,W) true classes, and `ignore` for void
-               ) -> "Confusion": # itself
+    def update(
+        self,
+        pred: Tensor,  # (N,H,W) answered classes, whole numbers
+        target: Tensor,  # (N,H,W) true classes, and `ignore` for void
+    ) -> "Confusion":  # itself
         "Count a batch."
         n = len(self.matrix)
         for what, x, hint in (("pred", pred, "; take logits.argmax(1)"), ("target", target, "")):
             if x.is_floating_point() or x.dtype == torch.bool:
-                raise ValueError(f"{what}: found {str(x.dtype).removeprefix('torch.')}; expected whole numbers{hint}")
+                raise ValueError(
+                    f"{what}: found {str(x.dtype).removeprefix('torch.')}; expected whole numbers{hint}"
+                )
         if pred.shape != target.shape:
-            raise ValueError(f"Confusion: found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same shape")
-        pred, target = pred.long().cpu(), target.long().cpu() # whole bytes would take -1 for 255
+            raise ValueError(
+                f"Confusion: found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same shape"
+            )
+        pred, target = pred.long().cpu(), target.long().cpu()  # whole bytes would take -1 for 255
         counted = torch.ones_like(target, dtype=torch.bool) if self.ignore is None else target != self.ignore
         p, t = pred[counted], target[counted]
         for what, x, ignore in (("pred", p, None), ("target", t, self.ignore)):
@@ -392,7 +496,7 @@ def accuracy(self: Confusion) -> float:
 
 # %% ../nbs/40_segmentation.ipynb #s40-050
 @patch
-def iou(self: Confusion) -> Tensor: # (C,) float64
+def iou(self: Confusion) -> Tensor:  # (C,) float64
     "Intersection over union of each class; NaN for a class that neither occurs nor is answered."
     hit = self.matrix.diag().double()
     return hit / (self.matrix.sum(0) + self.matrix.sum(1) - self.matrix.diag())
@@ -405,7 +509,7 @@ def mean_iou(self: Confusion) -> float:
 
 # %% ../nbs/40_segmentation.ipynb #s40-052
 @patch
-def background(self: Confusion) -> dict: # class, accuracy and mean_iou
+def background(self: Confusion) -> dict:  # class, accuracy and mean_iou
     "What the answer 'always the most frequent class' would get on these pixels."
     rows = self.matrix.sum(1)
     k, other = int(rows.argmax()), Confusion(len(rows))
@@ -414,34 +518,50 @@ def background(self: Confusion) -> dict: # class, accuracy and mean_iou
 
 # %% ../nbs/40_segmentation.ipynb #s40-055
 def show_confusion(
-    confusion: Confusion, # counted pixels
-    ax: Axes | None = None, # where to draw; default: a new figure
+    confusion: Confusion,  # counted pixels
+    ax: Axes | None = None,  # where to draw; default: a new figure
 ) -> Axes:
     "Each row: what became of the pixels of a true class, in percent."
     share = (100 * confusion.matrix / confusion.matrix.sum(1, keepdim=True)).nan_to_num()
-    if ax is None: ax = figure(width=4.6, height=3.6)[1]
+    if ax is None:
+        ax = figure(width=4.6, height=3.6)[1]
     n = len(share)
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=100); ax.grid(False)
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    ax.grid(False)
     for t in range(n):
-        for k in range(n): ax.text(k, t, f"{share[t, k]:.1f}", ha="center", va="center", fontsize=9, color="white" if share[t, k] > 60 else "black")
-    ax.set_xticks(range(n), confusion.names, rotation=30, ha="right"); ax.set_yticks(range(n), confusion.names)
+        for k in range(n):
+            ax.text(
+                k,
+                t,
+                f"{share[t, k]:.1f}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if share[t, k] > 60 else "black",
+            )
+    ax.set_xticks(range(n), confusion.names, rotation=30, ha="right")
+    ax.set_yticks(range(n), confusion.names)
     ax.set(xlabel="answer", ylabel="truth", title="% of the true class")
     return ax
 
 # %% ../nbs/40_segmentation.ipynb #s40-064
-_REAL = {"pets-trimap": ({0: None, 1: 1, 2: 0, 3: None}, ("background", "pet")), # the boundary class is void
-         "camvid": ({k: (None if k == 11 else k) for k in range(12)}, None), "voc": ({**{k: k for k in range(21)}, 255: None}, None)}
+_REAL = {
+    "pets-trimap": ({0: None, 1: 1, 2: 0, 3: None}, ("background", "pet")),  # the boundary class is void
+    "camvid": ({k: (None if k == 11 else k) for k in range(12)}, None),
+    "voc": ({**{k: k for k in range(21)}, 255: None}, None),
+}
 
 # %% ../nbs/40_segmentation.ipynb #s40-065
 def real_masks(
-    name: str, # "pets-trimap", "camvid" or "voc"
-    split: str | None = None, # as for `kpnb.datasets.load`
-    size: int | tuple[int, int] | None = 128, # (H, W)
-    root=None, # data folder; default: that of `kpnb.core.data_dir`
-    **kw, # for `kpnb.datasets.load`, such as download=True
-) -> KeypointDataset: # masks with labels from 0 and 255 for void
+    name: str,  # "pets-trimap", "camvid" or "voc"
+    split: str | None = None,  # as for `kpnb.datasets.load`
+    size: int | tuple[int, int] | None = 128,  # (H, W)
+    root=None,  # data folder; default: that of `kpnb.core.data_dir`
+    **kw,  # for `kpnb.datasets.load`, such as download=True
+) -> KeypointDataset:  # masks with labels from 0 and 255 for void
     "A real data set in this lesson's form. For pets the boundary class is void, as its makers meant it."
-    if name not in _REAL: raise ValueError(f"real_masks: name is {name!r}; choose one of {', '.join(_REAL)}")
+    if name not in _REAL:
+        raise ValueError(f"real_masks: name is {name!r}; choose one of {', '.join(_REAL)}")
     new, names = _REAL[name]
     ds = load(name, root=root, split=split, size=size, **kw)
     classes = 1 + max(v for v in new.values() if v is not None)
@@ -449,10 +569,10 @@ def real_masks(
 
 # %% ../nbs/40_segmentation.ipynb #s40-065b
 def voc_squares(
-    split: str = "train", # or "valid"
-    size: int = 128, # side of the squares
-    root: str | os.PathLike | None = None, # data folder; default: that of `kpnb.core.data_dir`
-) -> KeypointDataset: # masks with VOC's 21 classes and 255 for void
+    split: str = "train",  # or "valid"
+    size: int = 128,  # side of the squares
+    root: str | os.PathLike | None = None,  # data folder; default: that of `kpnb.core.data_dir`
+) -> KeypointDataset:  # masks with VOC's 21 classes and 255 for void
     "Pascal VOC 2012 as the source prepared it: the shorter side to `size`, then the middle square."
     lists = {"train": "train.txt", "valid": "val.txt"}
     if split not in lists:
@@ -465,30 +585,45 @@ def voc_squares(
 
 # %% ../nbs/40_segmentation.ipynb #s40-068
 def recipe(
-    train: KeypointDataset, # with masks
-    valid: KeypointDataset | None = None, # with masks
-    model: nn.Module | None = None, # default: FCN ResNet-50 from scratch
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    **settings, # to change, for `kpnb.training.fit`
-) -> tuple[nn.Module, History]: # the trained model, and its history
+    train: KeypointDataset,  # with masks
+    valid: KeypointDataset | None = None,  # with masks
+    model: nn.Module | None = None,  # default: FCN ResNet-50 from scratch
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    **settings,  # to change, for `kpnb.training.fit`
+) -> tuple[nn.Module, History]:  # the trained model, and its history
     "The recipe of the source: SGD with momentum 0.9 and no weight decay, batches of 64, 50 epochs, pictures in [-1, 1]."
     seed_everything(seed)
     model = FCN(len(train.mask_names)) if model is None else model
-    usual = dict(epochs=50, batch_size=64, lr=0.01, optimizer="sgd", weight_decay=0.0, schedule=None, seed=seed)
+    usual = dict(
+        epochs=50, batch_size=64, lr=0.01, optimizer="sgd", weight_decay=0.0, schedule=None, seed=seed
+    )
     return model, fit_masks(model, train, valid, **(usual | settings))
 
 # %% ../nbs/40_segmentation.ipynb #s40-069
 def judge_masks(
-    model: nn.Module, # trained
-    test: KeypointDataset, # pictures that it never saw
-    apart: KeypointDataset | None = None, # pictures kept apart from training, to repair the confidences with
-) -> dict: # accuracy, mean_iou, iou, loss, baseline, confusion, logits, masks, and those of `apart`
+    model: nn.Module,  # trained
+    test: KeypointDataset,  # pictures that it never saw
+    apart: KeypointDataset | None = None,  # pictures kept apart from training, to repair the confidences with
+) -> dict:  # accuracy, mean_iou, iou, loss, baseline, confusion, logits, masks, and those of `apart`
     "What a network for masks is worth, beside the answer 'always the most frequent class'."
     logits = predict_logits(model, test, 16)
     c = Confusion(len(test.mask_names), test.mask_names).update(logits.argmax(1), test.masks)
     loss = float(mask_loss(logits, {"mask": test.masks}))
-    found = {"accuracy": c.accuracy(), "mean_iou": c.mean_iou(), "iou": c.iou(), "loss": loss, "baseline": c.background(), "confusion": c, "logits": logits, "masks": test.masks}
-    return found | ({"apart_logits": predict_logits(model, apart, 16), "apart_masks": apart.masks} if apart is not None else {})
+    found = {
+        "accuracy": c.accuracy(),
+        "mean_iou": c.mean_iou(),
+        "iou": c.iou(),
+        "loss": loss,
+        "baseline": c.background(),
+        "confusion": c,
+        "logits": logits,
+        "masks": test.masks,
+    }
+    return found | (
+        {"apart_logits": predict_logits(model, apart, 16), "apart_masks": apart.masks}
+        if apart is not None
+        else {}
+    )
 
 # %% ../nbs/40_segmentation.ipynb #s40-070
 class _TrainAccuracy:
@@ -498,9 +633,13 @@ class _TrainAccuracy:
         self.train, self.path, self.found = train, Path(path), {}
         if self.path.exists():
             try:
-                self.found = {int(k): float(v) for k, v in json.loads(self.path.read_text(encoding="utf-8")).items()}
+                self.found = {
+                    int(k): float(v) for k, v in json.loads(self.path.read_text(encoding="utf-8")).items()
+                }
             except (ValueError, TypeError, AttributeError) as e:
-                raise DataError(f"{path}: {e}; expected the accuracy of each epoch. Delete the file to do without") from e
+                raise DataError(
+                    f"{path}: {e}; expected the accuracy of each epoch. Delete the file to do without"
+                ) from e
 
     def __call__(self, model, history):
         how = dict(loss=mask_loss, decode=None, metrics={"accuracy": pixel_hits}, batch_size=16)
@@ -516,16 +655,21 @@ class _TrainAccuracy:
 
 
 def source_networks(
-    train: KeypointDataset, # with masks
-    test: KeypointDataset, # with masks
-    folder: str | os.PathLike, # for a checkpoint of each network; started again, finished networks are not trained again
-    weights: Sequence[str | None] = (None, "DEFAULT"), # of the backbone: from scratch, and from ImageNet's, which torchvision downloads
-    names: Sequence[str] = ("fcn_resnet50", "fcn_resnet101"), # of torchvision
-    seed: int = 0, # of the initial weights and the order
+    train: KeypointDataset,  # with masks
+    test: KeypointDataset,  # with masks
+    folder: str
+    | os.PathLike,  # for a checkpoint of each network; started again, finished networks are not trained again
+    weights: Sequence[str | None] = (
+        None,
+        "DEFAULT",
+    ),  # of the backbone: from scratch, and from ImageNet's, which torchvision downloads
+    names: Sequence[str] = ("fcn_resnet50", "fcn_resnet101"),  # of torchvision
+    seed: int = 0,  # of the initial weights and the order
     *,
-    valid: KeypointDataset | None = None, # measured after each epoch, never chosen by; default: a tenth of `train`, kept apart
-    **settings, # to change, for `recipe`
-) -> dict[str, dict]: # name -> as of `judge_masks`, with history, train_loss and seconds
+    valid: KeypointDataset
+    | None = None,  # measured after each epoch, never chosen by; default: a tenth of `train`, kept apart
+    **settings,  # to change, for `recipe`
+) -> dict[str, dict]:  # name -> as of `judge_masks`, with history, train_loss and seconds
     """The source's comparison: both networks, from scratch and fine-tuned. Needs a GPU for anything but a handful of pictures.
 
     `history` has the source's four curves: train_loss, train_accuracy, valid_loss and valid_accuracy."""
@@ -560,23 +704,40 @@ def _apart_and_train(train, test, backbone, weights, seed, usual, settings, by=N
 def _shake(degrees=15.0, scale=(0.8, 1.25)):
     "Augmentation for photographs; what comes in from outside the picture is void."
     from torchvision.transforms import v2
-    return Augment(degrees=degrees, scale=scale, shift=0.1, flip=0.5, colour=v2.ColorJitter(0.3, 0.3, 0.3, 0.05), mask_fill=VOID)
+
+    return Augment(
+        degrees=degrees,
+        scale=scale,
+        shift=0.1,
+        flip=0.5,
+        colour=v2.ColorJitter(0.3, 0.3, 0.3, 0.05),
+        mask_fill=VOID,
+    )
 
 # %% ../nbs/40_segmentation.ipynb #s40-074
 def pets_trimap(
-    fold: int = 0, # the fifth to judge on
-    backbone: str = "resnet18", # or "efficientnet_lite0"
-    weights: str | None = None, # "DEFAULT": ImageNet's, for efficientnet_lite0 from the extra `pretrained`; None: from scratch
-    epochs: int = 20, # rounds of training
-    size: int = 128, # side of the pictures
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    data: tuple[KeypointDataset, KeypointDataset] | None = None, # other pictures to train and to judge on
-    root: str | os.PathLike | None = None, # data folder
-    **settings, # of `fit`, such as checkpoint and resume
-) -> dict: # as of `judge_masks`, with model, history and seconds
+    fold: int = 0,  # the fifth to judge on
+    backbone: str = "resnet18",  # or "efficientnet_lite0"
+    weights: str
+    | None = None,  # "DEFAULT": ImageNet's, for efficientnet_lite0 from the extra `pretrained`; None: from scratch
+    epochs: int = 20,  # rounds of training
+    size: int = 128,  # side of the pictures
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    data: tuple[KeypointDataset, KeypointDataset] | None = None,  # other pictures to train and to judge on
+    root: str | os.PathLike | None = None,  # data folder
+    **settings,  # of `fit`, such as checkpoint and resume
+) -> dict:  # as of `judge_masks`, with model, history and seconds
     "Pets in front of their background, on real photographs; the boundary class is void."
     train, test = data or real_masks("pets-trimap", size=size, root=root).fold(fold)
-    usual = dict(epochs=epochs, batch_size=16, lr=2e-3, weight_decay=0.05, schedule="one-cycle", augment=_shake(), fast="auto")
+    usual = dict(
+        epochs=epochs,
+        batch_size=16,
+        lr=2e-3,
+        weight_decay=0.05,
+        schedule="one-cycle",
+        augment=_shake(),
+        fast="auto",
+    )
     return _apart_and_train(train, test, backbone, weights, seed, usual, settings)
 
 # %% ../nbs/40_segmentation.ipynb #s40-075
@@ -590,17 +751,25 @@ def _stretches(names, frames=20):
 
 
 def camvid(
-    backbone: str = "resnet18", # or "efficientnet_lite0"
-    weights: str | None = None, # "DEFAULT": ImageNet's; None: from scratch
-    epochs: int = 14, # rounds of training
-    size: tuple[int, int] = (180, 240), # (H, W)
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    data: tuple[KeypointDataset, KeypointDataset] | None = None, # other pictures to train and to judge on
-    root: str | os.PathLike | None = None, # data folder
-    **settings, # of `fit`, such as checkpoint and resume
-) -> dict: # as of `judge_masks`, with model, history and seconds
+    backbone: str = "resnet18",  # or "efficientnet_lite0"
+    weights: str | None = None,  # "DEFAULT": ImageNet's; None: from scratch
+    epochs: int = 14,  # rounds of training
+    size: tuple[int, int] = (180, 240),  # (H, W)
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    data: tuple[KeypointDataset, KeypointDataset] | None = None,  # other pictures to train and to judge on
+    root: str | os.PathLike | None = None,  # data folder
+    **settings,  # of `fit`, such as checkpoint and resume
+) -> dict:  # as of `judge_masks`, with model, history and seconds
     "Street scenes with 11 classes; judged on the validation part. What is kept apart are whole stretches of the films: single frames have neighbours that look like them."
     train, test = data or (real_masks("camvid", s, size, root) for s in ("train", "valid"))
-    usual = dict(epochs=epochs, batch_size=8, lr=2e-3, weight_decay=0.05, schedule="one-cycle", augment=_shake(5.0, (0.8, 1.5)), fast="auto")
+    usual = dict(
+        epochs=epochs,
+        batch_size=8,
+        lr=2e-3,
+        weight_decay=0.05,
+        schedule="one-cycle",
+        augment=_shake(5.0, (0.8, 1.5)),
+        fast="auto",
+    )
     train = replace(train, meta=train.meta | {"stretch": _stretches(train.names)})
     return _apart_and_train(train, test, backbone, weights, seed, usual, settings, by="stretch")

@@ -22,12 +22,13 @@ from .core import make_generator
 @dataclass(frozen=True)
 class Interval:
     "A number with its confidence interval."
-    value: float # the estimate
-    low: float # lower end
-    high: float # upper end
-    level: float = 0.95 # of the interval
-    n: int = 0 # independent measurements
-    p: float | None = None # of a test that the true value is 0, if there was one
+
+    value: float  # the estimate
+    low: float  # lower end
+    high: float  # upper end
+    level: float = 0.95  # of the interval
+    n: int = 0  # independent measurements
+    p: float | None = None  # of a test that the true value is 0, if there was one
 
     def __float__(self) -> float:
         return self.value
@@ -43,7 +44,9 @@ def _numbers(where, values, least=1):
     if v.ndim != 1 or len(v) < least:
         raise ValueError(f"{where}: found values of shape {v.shape}; expected (n,) with at least {least}")
     if not np.isfinite(v).all():
-        raise ValueError(f"{where}: value {int((~np.isfinite(v)).argmax())} is {v[~np.isfinite(v)][0]}; expected finite numbers")
+        raise ValueError(
+            f"{where}: value {int((~np.isfinite(v)).argmax())} is {v[~np.isfinite(v)][0]}; expected finite numbers"
+        )
     return v
 
 
@@ -53,9 +56,9 @@ def _check_level(level):
 
 
 def mean_interval(
-    values: Sequence[float], # (n,) independent measurements, at least 2
-    level: float = 0.95, # of the interval
-) -> Interval: # with p, of the hypothesis that the true mean is 0
+    values: Sequence[float],  # (n,) independent measurements, at least 2
+    level: float = 0.95,  # of the interval
+) -> Interval:  # with p, of the hypothesis that the true mean is 0
     "A mean with Student's interval (Student 1908)."
     _check_level(level)
     v = _numbers("mean_interval", values, 2)
@@ -63,20 +66,21 @@ def mean_interval(
     half = float(stats.t.ppf((1 + level) / 2, df)) * error
     if error > 0:
         p = 2 * float(stats.t.sf(abs(mean) / error, df))
-    else: # all measurements are equal
+    else:  # all measurements are equal
         p = float(mean == 0)
     return Interval(mean, mean - half, mean + half, level, len(v), p)
 
 # %% ../nbs/workshop/09_statistics.ipynb #st-bootstrap
 def bootstrap(
-    data, # (N,...) array or tensor: a row for each sample
-    statistic: Callable[[np.ndarray], float] = np.mean, # (M,...) rows -> number
-    groups: Sequence | None = None, # N labels: rows that share one are drawn together (persons, films, stretches); default: single rows
-    level: float = 0.95, # of the interval
-    times: int = 2000, # redrawn data sets
-    method: str = "basic", # or "percentile"
-    seed: int | torch.Generator = 0, # of the drawing
-) -> Interval: # `n` counts groups
+    data,  # (N,...) array or tensor: a row for each sample
+    statistic: Callable[[np.ndarray], float] = np.mean,  # (M,...) rows -> number
+    groups: Sequence
+    | None = None,  # N labels: rows that share one are drawn together (persons, films, stretches); default: single rows
+    level: float = 0.95,  # of the interval
+    times: int = 2000,  # redrawn data sets
+    method: str = "basic",  # or "percentile"
+    seed: int | torch.Generator = 0,  # of the drawing
+) -> Interval:  # `n` counts groups
     "A confidence interval from groups drawn with replacement (Efron 1979)."
     _check_level(level)
     if method not in ("basic", "percentile"):
@@ -84,13 +88,19 @@ def bootstrap(
     rows = np.asarray(data)
     groups = range(len(rows)) if groups is None else groups
     if len(groups) != len(rows):
-        raise ValueError(f"bootstrap: found {len(groups)} group labels for {len(rows)} rows; expected one for each row")
+        raise ValueError(
+            f"bootstrap: found {len(groups)} group labels for {len(rows)} rows; expected one for each row"
+        )
     members = _members(groups)
     if len(members) < 2:
-        raise ValueError(f"bootstrap: all {len(rows)} rows belong to {len(members)} group(s); expected at least 2")
+        raise ValueError(
+            f"bootstrap: all {len(rows)} rows belong to {len(members)} group(s); expected at least 2"
+        )
     value = float(statistic(rows))
     drawn = torch.randint(len(members), (times, len(members)), generator=make_generator(seed)).numpy()
-    again = np.array([float(statistic(rows[np.concatenate([members[i] for i in chosen])])) for chosen in drawn])
+    again = np.array(
+        [float(statistic(rows[np.concatenate([members[i] for i in chosen])])) for chosen in drawn]
+    )
     low, high = np.nanquantile(again, [(1 - level) / 2, (1 + level) / 2])
     if method == "basic":
         low, high = 2 * value - high, 2 * value - low
@@ -108,14 +118,15 @@ def _members(groups):
 @dataclass
 class Verdict:
     "Whether two ways differ, in a sentence; `print` it, or look at all points with `plot`."
-    difference: Interval # second minus first
-    first: np.ndarray # (n,) values, one for each pair
-    second: np.ndarray # (n,) values of the same pairs
-    names: tuple[str, str] = ("first", "second") # of the two
-    unit: str = "" # such as "px"
-    what: str = "seeds" # what the pairs are
-    told_apart: bool = False # whether the difference stands out from chance
-    remark: str = "" # what limits the statement
+
+    difference: Interval  # second minus first
+    first: np.ndarray  # (n,) values, one for each pair
+    second: np.ndarray  # (n,) values of the same pairs
+    names: tuple[str, str] = ("first", "second")  # of the two
+    unit: str = ""  # such as "px"
+    what: str = "seeds"  # what the pairs are
+    told_apart: bool = False  # whether the difference stands out from chance
+    remark: str = ""  # what limits the statement
 
     def __str__(self) -> str:
         d, unit = self.difference, f" {self.unit}" if self.unit else ""
@@ -130,12 +141,19 @@ class Verdict:
     def plot(self, ax=None):
         "All pairs: both values, joined by a line, and the mean of each side."
         from kpnb.plot import COLOURS, figure
+
         ax = figure(width=3.4, height=2.6)[1] if ax is None else ax
         for a, b in zip(self.first, self.second):
             ax.plot([0, 1], [a, b], "-o", color=COLOURS["sky"], ms=4, lw=1, alpha=0.8)
         means = [self.first.mean(), self.second.mean()]
         ax.plot([0, 1], means, "_", color=COLOURS["vermilion"], ms=28, mew=2.5)
-        ax.set(xticks=[0, 1], xticklabels=self.names, xlim=(-0.4, 1.4), ylabel=self.unit, title="told apart" if self.told_apart else "not told apart")
+        ax.set(
+            xticks=[0, 1],
+            xticklabels=self.names,
+            xlim=(-0.4, 1.4),
+            ylabel=self.unit,
+            title="told apart" if self.told_apart else "not told apart",
+        )
         return ax
 
 
@@ -146,14 +164,15 @@ def _digits(interval):
 
 
 def verdict(
-    first: Sequence[float], # (n,) values of one way
-    second: Sequence[float], # (n,) values of the other, pair by pair
-    names: tuple[str, str] = ("first", "second"), # of the two ways
-    unit: str = "", # of the values, such as "px"
-    what: str = "seeds", # what the pairs are, in the plural
-    groups: Sequence | None = None, # n labels: pairs that share one are not independent, and are averaged first
-    independent: bool = True, # False where the pairs overlap, as the parts of a cross-validation do
-    level: float = 0.95, # of the interval
+    first: Sequence[float],  # (n,) values of one way
+    second: Sequence[float],  # (n,) values of the other, pair by pair
+    names: tuple[str, str] = ("first", "second"),  # of the two ways
+    unit: str = "",  # of the values, such as "px"
+    what: str = "seeds",  # what the pairs are, in the plural
+    groups: Sequence
+    | None = None,  # n labels: pairs that share one are not independent, and are averaged first
+    independent: bool = True,  # False where the pairs overlap, as the parts of a cross-validation do
+    level: float = 0.95,  # of the interval
 ) -> Verdict:
     "Does the second differ from the first? The mean difference over pairs with Student's interval, at least 3 pairs."
     a, b = _numbers("verdict", first), _numbers("verdict", second)
@@ -162,7 +181,9 @@ def verdict(
     remarks = []
     if groups is not None:
         if len(groups) != len(a):
-            raise ValueError(f"verdict: found {len(groups)} group labels for {len(a)} pairs; expected one for each pair")
+            raise ValueError(
+                f"verdict: found {len(groups)} group labels for {len(a)} pairs; expected one for each pair"
+            )
         members = _members(groups)
         if len(members) < len(a):
             remarks.append(f"{len(a)} pairs, averaged within the {what}")
@@ -176,11 +197,11 @@ def verdict(
 
 # %% ../nbs/workshop/09_statistics.ipynb #st-permute
 def permutation_p(
-    first: Sequence[float], # (n,) values of one way
-    second: Sequence[float], # (n,) values of the other, pair by pair
-    times: int = 9999, # random exchanges, where there are more than that
-    seed: int = 0, # of the exchanges
-) -> float: # two-sided p
+    first: Sequence[float],  # (n,) values of one way
+    second: Sequence[float],  # (n,) values of the other, pair by pair
+    times: int = 9999,  # random exchanges, where there are more than that
+    seed: int = 0,  # of the exchanges
+) -> float:  # two-sided p
     "How often exchanging the members of pairs at random gives a mean difference as large as the one found (Fisher 1935)."
     a, b = _numbers("permutation_p", first, 2), _numbers("permutation_p", second, 2)
     if len(a) != len(b):
@@ -189,14 +210,20 @@ def permutation_p(
     def mean_difference(x, y, axis):
         return (y - x).mean(axis=axis)
 
-    found = stats.permutation_test((a, b), mean_difference, permutation_type="samples", n_resamples=times,
-                                   vectorized=True, rng=np.random.default_rng(seed))
+    found = stats.permutation_test(
+        (a, b),
+        mean_difference,
+        permutation_type="samples",
+        n_resamples=times,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
     return float(found.pvalue)
 
 # %% ../nbs/workshop/09_statistics.ipynb #st-holm
 def holm(
-    p: Sequence[float], # (m,) p values of a family of questions
-) -> np.ndarray: # (m,) corrected, in the same order
+    p: Sequence[float],  # (m,) p values of a family of questions
+) -> np.ndarray:  # (m,) corrected, in the same order
     "Holm's step-down correction of p values (Holm 1979)."
     v = _numbers("holm", p)
     if ((v < 0) | (v > 1)).any():
@@ -211,8 +238,9 @@ def holm(
 @dataclass
 class Comparison:
     "A family of verdicts with one correction; `print` it."
-    verdicts: list[Verdict] = field(default_factory=list) # one for each way
-    corrected: np.ndarray | None = None # (m,) p values after Holm's correction
+
+    verdicts: list[Verdict] = field(default_factory=list)  # one for each way
+    corrected: np.ndarray | None = None  # (m,) p values after Holm's correction
 
     def __iter__(self):
         return iter(self.verdicts)
@@ -227,21 +255,24 @@ class Comparison:
         return found[0]
 
     def __str__(self) -> str:
-        return "\n".join(f"{v}; p = {p:.2g} of {len(self)} comparisons" for v, p in zip(self.verdicts, self.corrected))
+        return "\n".join(
+            f"{v}; p = {p:.2g} of {len(self)} comparisons" for v, p in zip(self.verdicts, self.corrected)
+        )
 
     __repr__ = __str__
 
 
 def compare(
-    table, # a pandas table: a row for each measurement
-    value: str, # column of the numbers
-    way: str, # column that says what was done
-    against: str, # the way that all others are compared with
-    pairs: str | Sequence[str] = "seed", # column(s) that pair the measurements
-    groups: str | None = None, # column whose values are independent, where the pairs are not: pairs are averaged within them
-    unit: str = "", # of the numbers
-    what: str = "seeds", # what the pairs (or groups) are, in the plural
-    level: float = 0.95, # of the intervals, and of the family
+    table,  # a pandas table: a row for each measurement
+    value: str,  # column of the numbers
+    way: str,  # column that says what was done
+    against: str,  # the way that all others are compared with
+    pairs: str | Sequence[str] = "seed",  # column(s) that pair the measurements
+    groups: str
+    | None = None,  # column whose values are independent, where the pairs are not: pairs are averaged within them
+    unit: str = "",  # of the numbers
+    what: str = "seeds",  # what the pairs (or groups) are, in the plural
+    level: float = 0.95,  # of the intervals, and of the family
 ) -> Comparison:
     "Every way against one, pair by pair, corrected for how many there are (Holm 1979)."
     ways = list(dict.fromkeys(table[way]))
@@ -252,24 +283,33 @@ def compare(
     wide = table.pivot(index=keys, columns=way, values=value)
     if wide.isna().any(axis=None):
         missing = wide.isna().stack()
-        raise ValueError(f"compare: no value for {missing[missing].index[0]}; expected each way for each pair")
+        raise ValueError(
+            f"compare: no value for {missing[missing].index[0]}; expected each way for each pair"
+        )
     labels = wide.index.get_level_values(groups).tolist() if groups else None
-    found = [verdict(wide[against], wide[w], (str(against), str(w)), unit, what, labels, level=level) for w in ways if w != against]
+    found = [
+        verdict(wide[against], wide[w], (str(against), str(w)), unit, what, labels, level=level)
+        for w in ways
+        if w != against
+    ]
     corrected = holm([v.difference.p for v in found])
-    return Comparison([replace(v, told_apart=bool(p < 1 - level)) for v, p in zip(found, corrected)], corrected)
+    return Comparison(
+        [replace(v, told_apart=bool(p < 1 - level)) for v, p in zip(found, corrected)], corrected
+    )
 
 # %% ../nbs/workshop/09_statistics.ipynb #st-rocs
 class ROC(NamedTuple):
     "A ROC curve."
-    false_alarms: np.ndarray # (M,) share of ordinary cases at or above each limit, from 0 to 1
-    found: np.ndarray # (M,) share of strange cases at or above each limit
-    auc: float # area below; ties count one half
+
+    false_alarms: np.ndarray  # (M,) share of ordinary cases at or above each limit, from 0 to 1
+    found: np.ndarray  # (M,) share of strange cases at or above each limit
+    auc: float  # area below; ties count one half
 
 
 def roc(
-    ordinary: Sequence[float], # (A,) scores
-    strange: Sequence[float], # (B,) scores, that should be higher
-) -> ROC: # false_alarms, found, auc
+    ordinary: Sequence[float],  # (A,) scores
+    strange: Sequence[float],  # (B,) scores, that should be higher
+) -> ROC:  # false_alarms, found, auc
     "How well a score tells strange cases from ordinary ones (Hendrycks and Gimpel 2017, arXiv:1610.02136)."
     a, b = np.sort(_numbers("roc, ordinary", ordinary)), np.sort(_numbers("roc, strange", strange))
     limits = np.unique(np.concatenate([a, b]))[::-1]

@@ -33,52 +33,76 @@ from .plot import COLOURS
 from .training import fit, masked_mean, mean_points, predict, visible_points
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw008
-IBUG_LINES = [range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36), [*range(36, 42), 36], [*range(42, 48), 42], [*range(48, 60), 48], [*range(60, 68), 60]]
+IBUG_LINES = [
+    range(17),
+    range(17, 22),
+    range(22, 27),
+    range(27, 31),
+    range(31, 36),
+    [*range(36, 42), 36],
+    [*range(42, 48), 42],
+    [*range(48, 60), 48],
+    [*range(60, 68), 60],
+]
 
 
 def draw_face(
-    ax: Axes, # with a picture
-    points: Tensor, # (68,2) pixels
-    colour: str = COLOURS["green"], # of the lines
-    label: str | None = None, # for a legend
+    ax: Axes,  # with a picture
+    points: Tensor,  # (68,2) pixels
+    colour: str = COLOURS["green"],  # of the lines
+    label: str | None = None,  # for a legend
 ) -> Axes:
     "The 68 points as lines: jaw, brows, nose, eyes and lips."
-    if points.shape != (68, 2): raise ValueError(f"draw_face: found points {tuple(points.shape)}; expected (68,2)")
+    if points.shape != (68, 2):
+        raise ValueError(f"draw_face: found points {tuple(points.shape)}; expected (68,2)")
     keep = ax.get_xlim(), ax.get_ylim()
-    for i, line in enumerate(IBUG_LINES): ax.plot(*points[list(line)].cpu().T, ".-", ms=2.5, lw=1, color=colour, label=label if i == 0 else None)
+    for i, line in enumerate(IBUG_LINES):
+        ax.plot(
+            *points[list(line)].cpu().T, ".-", ms=2.5, lw=1, color=colour, label=label if i == 0 else None
+        )
     ax.set(xlim=keep[0], ylim=keep[1])
     return ax
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw012
 def point_boxes(
-    points: Tensor, # (N,K,2) pixels, NaN where missing
-    visible: Tensor | None = None, # (N,K) bool: points that count; default: all that are numbers
-) -> Tensor: # (N,4) pixels: left, top, right, bottom
+    points: Tensor,  # (N,K,2) pixels, NaN where missing
+    visible: Tensor | None = None,  # (N,K) bool: points that count; default: all that are numbers
+) -> Tensor:  # (N,4) pixels: left, top, right, bottom
     "The smallest box around each picture's points that count."
     known = (points.isfinite().all(-1) if visible is None else visible.to(points.device))[..., None]
     if known.dtype != torch.bool or known.shape != (*points.shape[:2], 1):
         found, expected = tuple(known.shape[:-1]), tuple(points.shape[:2])
         raise ValueError(f"point_boxes: found visible {found}; expected bool {expected}")
-    boxes = torch.cat([torch.where(known, points, math.inf).amin(1), torch.where(known, points, -math.inf).amax(1)], 1)
+    boxes = torch.cat(
+        [torch.where(known, points, math.inf).amin(1), torch.where(known, points, -math.inf).amax(1)], 1
+    )
     bad = ~((boxes[:, 2:] > boxes[:, :2]).all(1))
     if bad.any():
-        raise ValueError(f"point_boxes: picture {int(bad.nonzero()[0])} has no two known points with a width "
-                         "and a height between them")
+        raise ValueError(
+            f"point_boxes: picture {int(bad.nonzero()[0])} has no two known points with a width "
+            "and a height between them"
+        )
     return boxes
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw013
 def shake_boxes(
-    boxes: Tensor, # (N,4) pixels: left, top, right, bottom
-    shift: float = 0.05, # largest move, as a share of the box's width and height
-    scale: float = 0.1, # largest change of size, as a share
-    generator: int | torch.Generator = 0, # seed or generator
-) -> Tensor: # (N,4) pixels
+    boxes: Tensor,  # (N,4) pixels: left, top, right, bottom
+    shift: float = 0.05,  # largest move, as a share of the box's width and height
+    scale: float = 0.1,  # largest change of size, as a share
+    generator: int | torch.Generator = 0,  # seed or generator
+) -> Tensor:  # (N,4) pixels
     "Boxes as a face finder would draw them: a little beside, a little too large or too small."
-    if not 0 <= scale < 1 or shift < 0: raise ValueError(f"shake_boxes: shift is {shift} and scale {scale}; expected shift at least 0, and scale at least 0 and below 1")
-    boxes = boxes if boxes.is_floating_point() else boxes.float() # shaken by parts of a pixel
+    if not 0 <= scale < 1 or shift < 0:
+        raise ValueError(
+            f"shake_boxes: shift is {shift} and scale {scale}; expected shift at least 0, and scale at least 0 and below 1"
+        )
+    boxes = boxes if boxes.is_floating_point() else boxes.float()  # shaken by parts of a pixel
     u = 2 * torch.rand(len(boxes), 3, generator=make_generator(generator)).to(boxes) - 1
     extent = boxes[:, 2:] - boxes[:, :2]
-    centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2 + shift * u[:, :2] * extent, extent / 2 * (1 + scale * u[:, 2:])
+    centre, half = (
+        (boxes[:, :2] + boxes[:, 2:]) / 2 + shift * u[:, :2] * extent,
+        extent / 2 * (1 + scale * u[:, 2:]),
+    )
     return torch.cat([centre - half, centre + half], 1)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw017
@@ -93,20 +117,21 @@ def _file_size(ds):
 
 
 def crop_faces(
-    ds: KeypointDataset, # pictures of one size
-    boxes: Tensor, # (N,4) pixels: left, top, right, bottom
-    size: int | tuple[int, int] = 224, # (H, W) of the crops
-    margin: float = 0.2, # added on every side, as a share of the box's width and height
-    keep_aspect: bool = True, # grow the box to the crop's proportions; False squeezes it
-    mask_fill: int = VOID, # label of what lies outside the picture
-) -> KeypointDataset: # points in pixels of the crops; `to_original` leads them back to the file
+    ds: KeypointDataset,  # pictures of one size
+    boxes: Tensor,  # (N,4) pixels: left, top, right, bottom
+    size: int | tuple[int, int] = 224,  # (H, W) of the crops
+    margin: float = 0.2,  # added on every side, as a share of the box's width and height
+    keep_aspect: bool = True,  # grow the box to the crop's proportions; False squeezes it
+    mask_fill: int = VOID,  # label of what lies outside the picture
+) -> KeypointDataset:  # points in pixels of the crops; `to_original` leads them back to the file
     """Cut one face out of each picture, and remember where it came from.
 
     What lies outside the picture repeats its border. Pixels are interpolated without a filter, so do not shrink by more than about 2;
     for large photographs, `kpnb.datasets.load(..., crop=margin)` cuts while reading, with a filter."""
     if boxes.shape != (len(ds), 4):
-        raise ValueError(f"crop_faces: found boxes {tuple(boxes.shape)}; expected ({len(ds)},4): "
-                         "left, top, right, bottom")
+        raise ValueError(
+            f"crop_faces: found boxes {tuple(boxes.shape)}; expected ({len(ds)},4): left, top, right, bottom"
+        )
     files, matrix = _file_size(ds), crop_matrix(boxes, size, margin, keep_aspect)
     crops = ds.warp(matrix, size, padding="border", mask_fill=mask_fill)
     return crops if files is None else replace(crops, meta=crops.meta | {"original_size": files})
@@ -122,21 +147,25 @@ def l1(d: Tensor) -> Tensor:
     return d.abs()
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw034
-def smooth_l1(d: Tensor, # differences in pixels
-              beta: float = 1.0, # pixels: where the square ends
-              ) -> Tensor: # as large as d
+def smooth_l1(
+    d: Tensor,  # differences in pixels
+    beta: float = 1.0,  # pixels: where the square ends
+) -> Tensor:  # as large as d
     "The square d²/2β up to β, then |d| − β/2 (Girshick 2015, arXiv:1504.08083)."
-    if not beta > 0: raise ValueError(f"smooth_l1: beta is {beta}; expected a number above 0")
+    if not beta > 0:
+        raise ValueError(f"smooth_l1: beta is {beta}; expected a number above 0")
     a = d.abs()
     return torch.where(a < beta, a.square() / (2 * beta), a - beta / 2)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw035
-def wing(d: Tensor, # differences in pixels
-         w: float = 10.0, # pixels: where the logarithm ends
-         epsilon: float = 2.0, # pixels: how sharp the bend at zero is
-         ) -> Tensor: # as large as d
+def wing(
+    d: Tensor,  # differences in pixels
+    w: float = 10.0,  # pixels: where the logarithm ends
+    epsilon: float = 2.0,  # pixels: how sharp the bend at zero is
+) -> Tensor:  # as large as d
     "A logarithm for small differences, so that they still count, and |d| − C for large ones (Feng et al. 2018, arXiv:1711.06753)."
-    if not (w > 0 and epsilon > 0): raise ValueError(f"wing: w is {w} and epsilon {epsilon}; expected numbers above 0")
+    if not (w > 0 and epsilon > 0):
+        raise ValueError(f"wing: w is {w} and epsilon {epsilon}; expected numbers above 0")
     a = d.abs()
     return torch.where(a < w, w * torch.log1p(a / epsilon), a - (w - w * math.log1p(w / epsilon)))
 
@@ -144,40 +173,53 @@ def wing(d: Tensor, # differences in pixels
 class PointLoss:
     "A loss for `fit`: the mean of f over x and y of all visible points, with differences in pixels of the network's picture."
 
-    def __init__(self, f: Callable = smooth_l1): self.f = f # differences -> losses, element by element
+    def __init__(self, f: Callable = smooth_l1):
+        self.f = f  # differences -> losses, element by element
 
-    def __call__(self,
-                 output: Tensor, # (N,K,2) normalised coordinates
-                 batch: dict, # with image, keypoints in pixels, visible
-                 ) -> Tensor: # scalar
+    def __call__(
+        self,
+        output: Tensor,  # (N,K,2) normalised coordinates
+        batch: dict,  # with image, keypoints in pixels, visible
+    ) -> Tensor:  # scalar
         seen, target = batch["visible"], batch["keypoints"]
-        if output.shape != target.shape: raise ValueError(f"PointLoss: the network answers {tuple(output.shape)}; expected {tuple(target.shape)}")
+        if output.shape != target.shape:
+            raise ValueError(
+                f"PointLoss: the network answers {tuple(output.shape)}; expected {tuple(target.shape)}"
+            )
         d = denormalise(output.float(), batch["image"].shape[-2:]) - target
         return masked_mean(self.f(torch.where(seen[..., None], d, 0.0)), seen)
 
-    def batch_weight(self, batch: dict) -> int: return visible_points(batch)
+    def batch_weight(self, batch: dict) -> int:
+        return visible_points(batch)
 
-    def __repr__(self): return f"PointLoss({getattr(self.f, '__qualname__', self.f)})"
+    def __repr__(self):
+        return f"PointLoss({getattr(self.f, '__qualname__', self.f)})"
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw057
 def spoil_points(
-    ds: KeypointDataset, # any data set
-    share: float = 0.15, # of its points
-    seed: int = 0, # for the choice and the places
-) -> KeypointDataset: # with wrong labels that look like any other
+    ds: KeypointDataset,  # any data set
+    share: float = 0.15,  # of its points
+    seed: int = 0,  # for the choice and the places
+) -> KeypointDataset:  # with wrong labels that look like any other
     "The same data, in which some labels have been thrown to random places in the picture."
-    if not 0 <= share <= 1: raise ValueError(f"spoil_points: share is {share}; expected 0 to 1")
+    if not 0 <= share <= 1:
+        raise ValueError(f"spoil_points: share is {share}; expected 0 to 1")
     g = torch.Generator().manual_seed(seed)
     wrong = (torch.rand(ds.visible.shape, generator=g) < share) & ds.visible.cpu()
     places = torch.rand(ds.keypoints.shape, generator=g) * torch.tensor([ds.size[1], ds.size[0]])
-    return replace(ds, keypoints=torch.where(wrong[..., None].to(ds.keypoints.device), places.to(ds.keypoints), ds.keypoints))
+    return replace(
+        ds,
+        keypoints=torch.where(
+            wrong[..., None].to(ds.keypoints.device), places.to(ds.keypoints), ds.keypoints
+        ),
+    )
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw075
 def predict_mirrored(
-    model: nn.Module, # a network that answers with points
-    ds: KeypointDataset, # whose `pairs` say which points a mirror exchanges
-    **kw, # for `predict`
-) -> Tensor: # (N,K,2) pixels
+    model: nn.Module,  # a network that answers with points
+    ds: KeypointDataset,  # whose `pairs` say which points a mirror exchanges
+    **kw,  # for `predict`
+) -> Tensor:  # (N,K,2) pixels
     "The mean of the answers for each picture and for its mirror image."
     order = swap_order(mirror_pairs(ds.keypoint_names, ds.pairs), ds.keypoints.shape[1])
     mirrored = predict(model, replace(ds, images=ds.images.flip(-1)), **kw)[:, order]
@@ -197,9 +239,9 @@ def _two(columns):
 
 
 def submission_table(
-    points: Tensor, # (N,K,2) pixels of the original pictures
-    columns: Sequence[str] = ("Id", "Predicted"), # names of the two columns
-) -> pd.DataFrame: # N·K·2 rows: face by face, point by point, x before y
+    points: Tensor,  # (N,K,2) pixels of the original pictures
+    columns: Sequence[str] = ("Id", "Predicted"),  # names of the two columns
+) -> pd.DataFrame:  # N·K·2 rows: face by face, point by point, x before y
     "Answers in the order in which a competition wants them."
     if points.ndim != 3 or points.shape[-1] != 2:
         raise ValueError(f"submission_table: found points {tuple(points.shape)}; expected (N,K,2)")
@@ -231,6 +273,7 @@ def _numbers(column):
             return float(value)
         except (TypeError, ValueError, OverflowError):
             return math.nan
+
     return np.array([number(v) for v in column], dtype=float)
 
 
@@ -239,14 +282,17 @@ def _id_problems(ids, total, faces, lines):
     good, problems = np.isin(ids, np.arange(total)), []
     if not good.all():
         first = _place(int((~good).argmax()), lines)
-        problems.append(f"{(~good).sum()} rows have a number that is none of 0 to {total - 1}, "
-                        f"the first is {first}")
+        problems.append(
+            f"{(~good).sum()} rows have a number that is none of 0 to {total - 1}, the first is {first}"
+        )
     numbers, counts = np.unique(ids[good].astype(int), return_counts=True)
     if (counts > 1).any():
         first = int(numbers[counts > 1][0])
         again = _place(int((ids == first).nonzero()[0][1]), lines)
-        problems.append(f"{(counts > 1).sum()} numbers are repeated, the first is {_named(first, faces)}, "
-                        f"again in {again}")
+        problems.append(
+            f"{(counts > 1).sum()} numbers are repeated, the first is {_named(first, faces)}, "
+            f"again in {again}"
+        )
     missing = np.setdiff1d(np.arange(total), numbers)
     if len(missing):
         first = _named(int(missing[0]), faces)
@@ -260,8 +306,9 @@ def _id_problems(ids, total, faces, lines):
 def _limits(faces):
     "(N,1,2) the width and height of each original picture."
     if "original_size" not in faces.meta:
-        raise ValueError("submission: the faces have no meta 'original_size'; "
-                         "expected faces from `load` or `crop_faces`")
+        raise ValueError(
+            "submission: the faces have no meta 'original_size'; expected faces from `load` or `crop_faces`"
+        )
     return faces.meta["original_size"].flip(1)[:, None].double()
 
 
@@ -269,7 +316,9 @@ def _value_problems(ids, values, faces, outside, lines):
     "Coordinates that are no numbers, or lie outside their picture."
     known, problems = np.isin(ids, np.arange(faces.keypoints.numel())), []
     bad = known & ~np.isfinite(values)
-    def where(i): return f"{_place(i, lines)}, that of {_named(int(ids[i]), faces)}"
+
+    def where(i):
+        return f"{_place(i, lines)}, that of {_named(int(ids[i]), faces)}"
 
     if bad.any():
         first = where(int(bad.argmax()))
@@ -279,8 +328,10 @@ def _value_problems(ids, values, faces, outside, lines):
     off = known & ~bad & ((values < 0) | (values > limits))
     if off.any() and not outside:
         i = int(off.argmax())
-        problems.append(f"{off.sum()} values lie outside their picture, the first is {values[i]:g} in "
-                        f"{where(i)}; expected 0 to {limits[i]:g}")
+        problems.append(
+            f"{off.sum()} values lie outside their picture, the first is {values[i]:g} in "
+            f"{where(i)}; expected 0 to {limits[i]:g}"
+        )
     return problems
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw102
@@ -290,16 +341,17 @@ def _problems(table, faces, columns, outside, lines=None):
         found = ", ".join(map(str, table.columns))
         return [f"found the columns {found}; expected {', '.join(columns)}"]
     ids, values = (_numbers(table[c]) for c in columns)
-    return (_id_problems(ids, faces.keypoints.numel(), faces, lines)
-            + _value_problems(ids, values, faces, outside, lines))
+    return _id_problems(ids, faces.keypoints.numel(), faces, lines) + _value_problems(
+        ids, values, faces, outside, lines
+    )
 
 
 def submission_problems(
-    table: pd.DataFrame, # as from `submission_table` or `pandas.read_csv`
-    faces: KeypointDataset, # the faces asked for, from `load` or `crop_faces`
-    columns: Sequence[str] = ("Id", "Predicted"), # names of the two columns
-    outside: bool = False, # whether points may lie outside their picture
-) -> list[str]: # empty if all is well
+    table: pd.DataFrame,  # as from `submission_table` or `pandas.read_csv`
+    faces: KeypointDataset,  # the faces asked for, from `load` or `crop_faces`
+    columns: Sequence[str] = ("Id", "Predicted"),  # names of the two columns
+    outside: bool = False,  # whether points may lie outside their picture
+) -> list[str]:  # empty if all is well
     "Everything that is wrong with a table of answers, in words."
     return _problems(table, faces, columns, outside)
 
@@ -308,26 +360,37 @@ def _check_names(names, faces):
     "Whether answers belong to the faces, one to one and in order."
     counts, wanted = Counter(names), set(faces.names)
     problems = []
-    if repeated := [n for n, c in counts.items() if c > 1]: problems.append(f"{len(repeated)} faces are answered more than once, the first is {repeated[0]}")
-    if strange := [n for n in counts if n not in wanted]: problems.append(f"{len(strange)} answers are for no face asked for, the first is {strange[0]}")
-    if absent := [n for n in faces.names if n not in counts]: problems.append(f"{len(absent)} of {len(faces)} faces have no answer, the first is {absent[0]}")
+    if repeated := [n for n, c in counts.items() if c > 1]:
+        problems.append(f"{len(repeated)} faces are answered more than once, the first is {repeated[0]}")
+    if strange := [n for n in counts if n not in wanted]:
+        problems.append(f"{len(strange)} answers are for no face asked for, the first is {strange[0]}")
+    if absent := [n for n in faces.names if n not in counts]:
+        problems.append(f"{len(absent)} of {len(faces)} faces have no answer, the first is {absent[0]}")
     if not problems and (wrong := [i for i, (a, b) in enumerate(zip(names, faces.names)) if a != b]):
-        problems.append(f"the answers are not in order: answer {wrong[0]} is for {names[wrong[0]]}, expected {faces.names[wrong[0]]}")
-    if problems: raise SubmissionError(problems)
+        problems.append(
+            f"the answers are not in order: answer {wrong[0]} is for {names[wrong[0]]}, expected {faces.names[wrong[0]]}"
+        )
+    if problems:
+        raise SubmissionError(problems)
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw105
 def write_submission(
-    path: str | os.PathLike, # the CSV file
-    points: Tensor, # (N,K,2) pixels of the original pictures; crops' answers need `to_original` first
-    faces: KeypointDataset, # the faces asked for, from `load` or `crop_faces`
-    names: Sequence[str] | None = None, # whose answers these are; default: in the order of `faces`
-    columns: Sequence[str] = ("Id", "Predicted"), # names of the two columns
-    outside: str = "raise", # for points outside their picture: "raise", "clip" to its edge, or "allow"
-) -> pd.DataFrame: # what was written
+    path: str | os.PathLike,  # the CSV file
+    points: Tensor,  # (N,K,2) pixels of the original pictures; crops' answers need `to_original` first
+    faces: KeypointDataset,  # the faces asked for, from `load` or `crop_faces`
+    names: Sequence[str] | None = None,  # whose answers these are; default: in the order of `faces`
+    columns: Sequence[str] = ("Id", "Predicted"),  # names of the two columns
+    outside: str = "raise",  # for points outside their picture: "raise", "clip" to its edge, or "allow"
+) -> pd.DataFrame:  # what was written
     "Check answers and write them as the CSV of a competition, all or nothing: a SubmissionError lists what is wrong."
-    if outside not in ("raise", "clip", "allow"): raise ValueError(f"outside is {outside!r}; choose 'raise', 'clip' or 'allow'")
-    if names is not None: _check_names(list(names), faces)
-    if points.shape != faces.keypoints.shape: raise SubmissionError([f"found points {tuple(points.shape)}; expected {tuple(faces.keypoints.shape)}"])
+    if outside not in ("raise", "clip", "allow"):
+        raise ValueError(f"outside is {outside!r}; choose 'raise', 'clip' or 'allow'")
+    if names is not None:
+        _check_names(list(names), faces)
+    if points.shape != faces.keypoints.shape:
+        raise SubmissionError(
+            [f"found points {tuple(points.shape)}; expected {tuple(faces.keypoints.shape)}"]
+        )
     points = points.detach().double().cpu()
     if outside == "clip":
         points = points.clamp(min=0).minimum(_limits(faces))
@@ -359,17 +422,18 @@ def _csv_rows(path):
         raise SubmissionError(f"{path}: this is no CSV table (the file is empty)")
     for line, row in rows:
         if len(row) != len(rows[0][1]):
-            raise SubmissionError(f"{path}: line {line} has {len(row)} fields; expected {len(rows[0][1])}, "
-                                  "as in the first line")
+            raise SubmissionError(
+                f"{path}: line {line} has {len(row)} fields; expected {len(rows[0][1])}, as in the first line"
+            )
     return rows
 
 
 def read_submission(
-    path: str | os.PathLike, # a CSV file
-    faces: KeypointDataset, # the faces asked for, from `load` or `crop_faces`
-    columns: Sequence[str] = ("Id", "Predicted"), # names of the two columns
-    outside: bool = False, # whether points may lie outside their picture
-) -> Tensor: # (N,K,2) pixels of the original pictures
+    path: str | os.PathLike,  # a CSV file
+    faces: KeypointDataset,  # the faces asked for, from `load` or `crop_faces`
+    columns: Sequence[str] = ("Id", "Predicted"),  # names of the two columns
+    outside: bool = False,  # whether points may lie outside their picture
+) -> Tensor:  # (N,K,2) pixels of the original pictures
     "Read a CSV of answers; a SubmissionError names file and line and lists what is wrong."
     (_, header), *rows = _csv_rows(path)
     table = pd.DataFrame([row for _, row in rows], columns=header, dtype=object)
@@ -379,15 +443,16 @@ def read_submission(
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw117
 def wild_folds(
-    fold: int, # 0 to folds - 1: the part to judge on
-    folds: int = 5, # parts
-    name: str = "lfpw", # a data set of `kpnb.datasets.load` with boxes or points
-    size: int | tuple[int, int] = 128, # (H, W) of the crops
-    crop: float = 0.25, # added around the box on every side, as a share of its size
-    root: str | os.PathLike | None = None, # data folder; default: that of `kpnb.core.data_dir`
-) -> tuple[KeypointDataset, KeypointDataset]: # training, held back
+    fold: int,  # 0 to folds - 1: the part to judge on
+    folds: int = 5,  # parts
+    name: str = "lfpw",  # a data set of `kpnb.datasets.load` with boxes or points
+    size: int | tuple[int, int] = 128,  # (H, W) of the crops
+    crop: float = 0.25,  # added around the box on every side, as a share of its size
+    root: str | os.PathLike | None = None,  # data folder; default: that of `kpnb.core.data_dir`
+) -> tuple[KeypointDataset, KeypointDataset]:  # training, held back
     "The training part of a data set in colour crops, in random parts of equal size; the same parts as those of `kpnb.metrics.lfpw_folds`."
-    if not 0 <= fold < folds: raise ValueError(f"wild_folds: fold is {fold}; expected 0 to {folds - 1}")
+    if not 0 <= fold < folds:
+        raise ValueError(f"wild_folds: fold is {fold}; expected 0 to {folds - 1}")
     ds = load(name, root=root, split="train", size=size, crop=crop, keep_aspect=True)
     return ds.fold(fold, folds)
 
@@ -400,24 +465,39 @@ def _shaken(ds, seed):
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw118
 def lfpw_68(
-    fold: int = 0, # the part to judge on; the network never sees it before the end
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    network: str = "coarse-to-fine", # or "resnet18"
-    epochs: int = 60, # rounds of training
-    data: tuple[KeypointDataset, KeypointDataset] | None = None, # other training and held-back parts; default: `wild_folds(fold)`
-    root: str | os.PathLike | None = None, # data folder
-    **kw, # further settings of `fit`, such as checkpoint and resume
-) -> dict: # nme, nme_shaken (shares of the inter-ocular distance), mean_nme of the average face, pred (N,K,2) in pixels of the files, held, model, history, seconds
+    fold: int = 0,  # the part to judge on; the network never sees it before the end
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    network: str = "coarse-to-fine",  # or "resnet18"
+    epochs: int = 60,  # rounds of training
+    data: tuple[KeypointDataset, KeypointDataset]
+    | None = None,  # other training and held-back parts; default: `wild_folds(fold)`
+    root: str | os.PathLike | None = None,  # data folder
+    **kw,  # further settings of `fit`, such as checkpoint and resume
+) -> dict:  # nme, nme_shaken (shares of the inter-ocular distance), mean_nme of the average face, pred (N,K,2) in pixels of the files, held, model, history, seconds
     "Train on faces in the wild with 68 points, and judge once, at the end, on a part that was held back."
-    if network not in ("coarse-to-fine", "resnet18"): raise ValueError(f"lfpw_68: network is {network!r}; choose 'coarse-to-fine' or 'resnet18'")
+    if network not in ("coarse-to-fine", "resnet18"):
+        raise ValueError(f"lfpw_68: network is {network!r}; choose 'coarse-to-fine' or 'resnet18'")
     train, held = data or wild_folds(fold, root=root)
     seed_everything(seed)
     ours, k = network == "coarse-to-fine", train.keypoints.shape[1]
     model = CoarseToFine(k, in_channels=3, deep=True) if ours else ResNet18Regressor(k)
-    settings = dict(epochs=epochs, batch_size=16, lr=4e-3 if ours else 2e-3, weight_decay=0.05, schedule="one-cycle", loss=PointLoss(smooth_l1), fast="auto")
+    settings = dict(
+        epochs=epochs,
+        batch_size=16,
+        lr=4e-3 if ours else 2e-3,
+        weight_decay=0.05,
+        schedule="one-cycle",
+        loss=PointLoss(smooth_l1),
+        fast="auto",
+    )
     augment = augmentation(degrees=25.0, scale=(0.8, 1.25), shift=0.08, light=0.4)
     history = fit(model, train, seed=seed, augment=augment, restore_best=False, **(settings | kw))
-    return _judge_wild(model, train, held, fold) | {"held": held, "model": model, "history": history, "seconds": sum(history["seconds"])}
+    return _judge_wild(model, train, held, fold) | {
+        "held": held,
+        "model": model,
+        "history": history,
+        "seconds": sum(history["seconds"]),
+    }
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw119
 def _judge_wild(model, train, held, seed):
@@ -425,9 +505,14 @@ def _judge_wild(model, train, held, seed):
     truth, again = to_original(held), _shaken(held, seed)
     mean = mean_points(train.keypoints, train.visible).expand_as(truth)
 
-    def error(points): return nme(points, truth, held.visible, eyes=IBUG_EYES)
+    def error(points):
+        return nme(points, truth, held.visible, eyes=IBUG_EYES)
 
     pred = to_original(held, predict_mirrored(model, held))
     shaken = to_original(again, predict_mirrored(model, again))
-    return {"nme": error(pred), "nme_shaken": error(shaken), "mean_nme": error(to_original(held, mean)),
-            "pred": pred}
+    return {
+        "nme": error(pred),
+        "nme_shaken": error(shaken),
+        "mean_nme": error(to_original(held, mean)),
+        "pred": pred,
+    }

@@ -46,78 +46,120 @@ from .uncertainty import interval95
 class TinyFCN(nn.Module):
     "Three halvings whose scores are enlarged and added (as in FCN-8s, Long et al. 2015), thin enough to train in a second: pictures (N,3,H,W) in [0, 1] to logits (N,classes,H,W)."
 
-    def __init__(self,
-                 classes: int, # C
-                 channels: Sequence[int] = (12, 24, 32), # of the maps at 1/2, 1/4 and 1/8 of the size
-                 in_channels: int = 3, # 1 for grey pictures
-                 ):
+    def __init__(
+        self,
+        classes: int,  # C
+        channels: Sequence[int] = (12, 24, 32),  # of the maps at 1/2, 1/4 and 1/8 of the size
+        in_channels: int = 3,  # 1 for grey pictures
+    ):
         super().__init__()
         self.classes, self.prepare = classes, Signed()
-        self.stages = nn.ModuleList([nn.Sequential(nn.Conv2d(i, c, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(c, c, 3, padding=1), nn.ReLU()) for i, c in zip((in_channels, *channels), channels)])
+        self.stages = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.Conv2d(i, c, 3, stride=2, padding=1),
+                    nn.ReLU(),
+                    nn.Conv2d(c, c, 3, padding=1),
+                    nn.ReLU(),
+                )
+                for i, c in zip((in_channels, *channels), channels)
+            ]
+        )
         self.scores = nn.ModuleList([nn.Conv2d(c, classes, 1) for c in channels])
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d): nn.init.xavier_normal_(layer.weight); nn.init.zeros_(layer.bias)
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         z, maps = self.prepare(x), []
-        for stage, score in zip(self.stages, self.scores): z = stage(z); maps.append(score(z))
+        for stage, score in zip(self.stages, self.scores):
+            z = stage(z)
+            maps.append(score(z))
         total = maps[-1]
-        for m in maps[-2::-1]: total = m + F.interpolate(total, m.shape[-2:], mode="bilinear", align_corners=False)
+        for m in maps[-2::-1]:
+            total = m + F.interpolate(total, m.shape[-2:], mode="bilinear", align_corners=False)
         return F.interpolate(total, x.shape[-2:], mode="bilinear", align_corners=False)
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-012
-METRICS = ("train_loss", "valid_loss", "valid_accuracy") # what the source's table holds
+METRICS = ("train_loss", "valid_loss", "valid_accuracy")  # what the source's table holds
 
 
 def train_cell(
-    cell: Mapping, # with lr and weight_decay; "seed" for another start (default 0)
-    train: KeypointDataset, # with masks
-    valid: KeypointDataset, # with masks
-    epochs: int = 8, # rounds over the training data
-    batch_size: int = 16, # pictures in a batch
-) -> tuple[nn.Module, History]: # the trained network, and its history
+    cell: Mapping,  # with lr and weight_decay; "seed" for another start (default 0)
+    train: KeypointDataset,  # with masks
+    valid: KeypointDataset,  # with masks
+    epochs: int = 8,  # rounds over the training data
+    batch_size: int = 16,  # pictures in a batch
+) -> tuple[nn.Module, History]:  # the trained network, and its history
     "Train a `TinyFCN` with SGD of momentum 0.9 and a constant learning rate. The seed decides the first weights and the order."
     seed = int(cell.get("seed", 0))
     seed_everything(seed)
     model = TinyFCN(len(train.mask_names))
-    try: return model, fit_masks(model, train, valid, epochs=epochs, batch_size=batch_size, lr=cell["lr"], optimizer="sgd", weight_decay=cell["weight_decay"],
-                                 schedule=None, seed=seed, restore_best=False, progress=False)
-    except TrainingDiverged as e: return model, e.history
+    try:
+        return model, fit_masks(
+            model,
+            train,
+            valid,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=cell["lr"],
+            optimizer="sgd",
+            weight_decay=cell["weight_decay"],
+            schedule=None,
+            seed=seed,
+            restore_best=False,
+            progress=False,
+        )
+    except TrainingDiverged as e:
+        return model, e.history
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-013
 def last_metrics(
-    history: History, # of `train_cell`
-) -> dict[str, float]: # the `METRICS`
+    history: History,  # of `train_cell`
+) -> dict[str, float]:  # the `METRICS`
     "The last row's numbers; NaN after a training that diverged. The last row, not the best: nobody may choose an epoch by the numbers that are compared."
-    if history.stopped == "error" or not len(history): return dict.fromkeys(METRICS, math.nan)
+    if history.stopped == "error" or not len(history):
+        return dict.fromkeys(METRICS, math.nan)
     return {k: float(history.rows[-1][k]) for k in METRICS}
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-019
 def _optuna():
     "Optuna, or an error that says how to get it."
-    try: return importlib.import_module("optuna")
-    except ImportError as e: raise ImportError("kpnb.sweep needs Optuna: pip install 'kpnb[sweep]', or pip install optuna") from e
+    try:
+        return importlib.import_module("optuna")
+    except ImportError as e:
+        raise ImportError("kpnb.sweep needs Optuna: pip install 'kpnb[sweep]', or pip install optuna") from e
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-020
 def _checked_grid(grid):
     "A grid as lists of distinct values, or an error."
-    if not isinstance(grid, Mapping) or not grid: raise ValueError(f"grid: found {grid!r}; expected a dictionary such as {{'lr': [0.1, 0.01]}}")
+    if not isinstance(grid, Mapping) or not grid:
+        raise ValueError(f"grid: found {grid!r}; expected a dictionary such as {{'lr': [0.1, 0.01]}}")
     found = {}
     for name, values in grid.items():
-        values = [values] if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__") else list(values)
+        values = (
+            [values] if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__") else list(values)
+        )
         odd = [v for v in values if not isinstance(v, (bool, int, float, str)) or v != v]
-        if odd: raise ValueError(f"grid: {name} holds {odd[0]!r}, a {type(odd[0]).__name__}; expected Python numbers, strings or booleans")
-        if not values or len(set(values)) < len(values): raise ValueError(f"grid: the values of {name} are {values}; expected at least one, each once")
+        if odd:
+            raise ValueError(
+                f"grid: {name} holds {odd[0]!r}, a {type(odd[0]).__name__}; expected Python numbers, strings or booleans"
+            )
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"grid: the values of {name} are {values}; expected at least one, each once")
         found[str(name)] = values
     return found
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-021
-def _no_password(url): return re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", url)
+def _no_password(url):
+    return re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", url)
 
 
 def _storage(where):
     "An Optuna storage from a file's name or a database URL, and its name without a password."
-    if not isinstance(where, (str, os.PathLike)): return where, type(where).__name__
+    if not isinstance(where, (str, os.PathLike)):
+        return where, type(where).__name__
     text, optuna, shown = str(where), _optuna(), None
     path = _sqlite_file(text)
     options = {"engine_kwargs": {"connect_args": {"timeout": 60}}} if text.startswith("sqlite") else {}
@@ -129,7 +171,9 @@ def _storage(where):
         # The connection gets the file's own name: a ? or a # in a URL would cut it.
         connect = functools.partial(sqlite3.connect, path, timeout=60, check_same_thread=False)
         options = {"engine_kwargs": {"creator": connect}}
-    for attempt in range(20): # two processes that make a new file at the same moment get into each other's way
+    for attempt in range(
+        20
+    ):  # two processes that make a new file at the same moment get into each other's way
         if path is not None:
             _check_sqlite(path)
         try:
@@ -137,7 +181,9 @@ def _storage(where):
         except Exception as e:
             theirs = type(e).__module__.split(".")[0] == "sqlalchemy"
             if path is not None and (attempt == 19 or not theirs):
-                raise DataError(f"storage: {path} cannot be opened: {type(e).__name__}: {e}", _TAKE_A_COPY) from e
+                raise DataError(
+                    f"storage: {path} cannot be opened: {type(e).__name__}: {e}", _TAKE_A_COPY
+                ) from e
             if attempt == 19 or not theirs:
                 raise
             time.sleep(0.05 + 0.2 * random.random())
@@ -148,7 +194,12 @@ def _sqlite_file(text):
     if "://" not in text:
         return Path(text).expanduser().resolve()
     kind, _, rest = text.partition(":///")
-    if kind not in ("sqlite", "sqlite+pysqlite") or not rest or "?" in rest or rest.startswith((":memory:", "file:")):
+    if (
+        kind not in ("sqlite", "sqlite+pysqlite")
+        or not rest
+        or "?" in rest
+        or rest.startswith((":memory:", "file:"))
+    ):
         return None
     return Path(unquote(rest)).resolve()
 
@@ -158,15 +209,17 @@ _TAKE_A_COPY = "Nothing was changed: take a copy of the file, or choose another 
 
 def _check_sqlite(path):
     "An error that names the file if it is no database, or a damaged one."
-    if not path.exists() or (path.is_file() and not path.stat().st_size): # a new one
+    if not path.exists() or (path.is_file() and not path.stat().st_size):  # a new one
         return
     if not path.is_file():
         raise DataError(f"storage: {path} is no file; expected a database of studies")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=60)) as db:
-            problems = [text for text, in db.execute("PRAGMA quick_check(3)") if text != "ok"]
+            problems = [text for (text,) in db.execute("PRAGMA quick_check(3)") if text != "ok"]
     except sqlite3.Error as e:
-        kind = "is a file, but no database of studies" if "not a database" in str(e) else "is a damaged database"
+        kind = (
+            "is a file, but no database of studies" if "not a database" in str(e) else "is a damaged database"
+        )
         raise DataError(f"storage: {path} {kind}: {e}", _TAKE_A_COPY) from e
     if problems:
         raise DataError([f"storage: {path} is a damaged database: {p}" for p in problems], _TAKE_A_COPY)
@@ -175,25 +228,31 @@ def _check_sqlite(path):
 @dataclass
 class GridStudy:
     "A grid, what is measured in each cell, and the study that keeps the results. Made by `grid_study`."
-    study: object # Optuna's
-    objective: Callable # cell -> metrics
-    facts: dict # grid, metrics, target, maximise, seed, settings: what may not change
-    storage: object # Optuna's
-    where: str # the storage in words
+
+    study: object  # Optuna's
+    objective: Callable  # cell -> metrics
+    facts: dict  # grid, metrics, target, maximise, seed, settings: what may not change
+    storage: object  # Optuna's
+    where: str  # the storage in words
 
     @property
-    def grid(self) -> dict[str, list]: return self.facts["grid"]
+    def grid(self) -> dict[str, list]:
+        return self.facts["grid"]
 
-    def __len__(self): return math.prod(map(len, self.grid.values()))
-    def __repr__(self): return f"GridStudy {self.study.study_name!r}: {len(self.states()['COMPLETE'])} of {len(self)} cells done, in {self.where}"
+    def __len__(self):
+        return math.prod(map(len, self.grid.values()))
+
+    def __repr__(self):
+        return f"GridStudy {self.study.study_name!r}: {len(self.states()['COMPLETE'])} of {len(self)} cells done, in {self.where}"
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-023
 @patch
-def states(self: GridStudy) -> dict[str, set[int]]: # state -> numbers of cells
+def states(self: GridStudy) -> dict[str, set[int]]:  # state -> numbers of cells
     "Which cells have a trial that is COMPLETE, RUNNING, WAITING or FAIL."
     found = {name: set() for name in ("COMPLETE", "RUNNING", "WAITING", "FAIL")}
     for t in self.study.get_trials(deepcopy=False):
-        if "grid_id" in t.system_attrs: found.setdefault(t.state.name, set()).add(t.system_attrs["grid_id"])
+        if "grid_id" in t.system_attrs:
+            found.setdefault(t.state.name, set()).add(t.system_attrs["grid_id"])
     return found
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-025
@@ -203,18 +262,30 @@ def check(self: GridStudy) -> None:
     name = f"the study {self.study.study_name!r} in {self.where}"
     try:
         then, trials = self.study.user_attrs.get("kpnb"), self.study.get_trials(deepcopy=False)
-    except Exception as e: # whatever a damaged database makes of it
+    except Exception as e:  # whatever a damaged database makes of it
         raise DataError(f"{name} cannot be read: {type(e).__name__}: {e}", _TAKE_A_COPY) from e
     if then is None:
-        if trials: raise ValueError(f"{name} was not made by grid_study; give another name")
+        if trials:
+            raise ValueError(f"{name} was not made by grid_study; give another name")
         self.study.set_user_attr("kpnb", self.facts)
         then = self.study.user_attrs["kpnb"]
-    if not isinstance(then, Mapping) or not all(isinstance(then.get(g), Mapping) for g in ("grid", "settings")):
-        raise DataError(f"{name}: what it says about its experiment is {then!r}; expected grid, settings, ...", _TAKE_A_COPY)
+    if not isinstance(then, Mapping) or not all(
+        isinstance(then.get(g), Mapping) for g in ("grid", "settings")
+    ):
+        raise DataError(
+            f"{name}: what it says about its experiment is {then!r}; expected grid, settings, ...",
+            _TAKE_A_COPY,
+        )
     a, b = _facts(then), _facts(self.facts)
-    other = [f"{k} was {a.get(k, 'not there')}, and is {b.get(k, 'not there')} now" for k in dict.fromkeys([*a, *b])
-             if (k in a) != (k in b) or (a.get(k) != b.get(k) and _as_json(k, a.get(k)) != _as_json(k, b.get(k)))]
-    if other: raise ValueError(f"{name} is another experiment: {'; '.join(other)}. Nothing was changed: say what you said then, or give another name")
+    other = [
+        f"{k} was {a.get(k, 'not there')}, and is {b.get(k, 'not there')} now"
+        for k in dict.fromkeys([*a, *b])
+        if (k in a) != (k in b) or (a.get(k) != b.get(k) and _as_json(k, a.get(k)) != _as_json(k, b.get(k)))
+    ]
+    if other:
+        raise ValueError(
+            f"{name} is another experiment: {'; '.join(other)}. Nothing was changed: say what you said then, or give another name"
+        )
 
 
 def _facts(facts):
@@ -228,47 +299,65 @@ def _as_json(name, value):
     try:
         return json.dumps(value, sort_keys=True, default=_plain)
     except (TypeError, ValueError) as e:
-        raise ValueError(f"settings: {name} is {value!r}, which cannot be stored ({e}); expected numbers, strings, lists and dictionaries") from e
+        raise ValueError(
+            f"settings: {name} is {value!r}, which cannot be stored ({e}); expected numbers, strings, lists and dictionaries"
+        ) from e
 
 
 def _plain(value):
     "Numbers of NumPy, paths and sets, as JSON knows them."
-    if isinstance(value, np.generic): return value.item()
-    if isinstance(value, os.PathLike): return os.fspath(value)
-    if isinstance(value, (set, frozenset)): return sorted(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
     raise TypeError(f"a {type(value).__name__}")
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-026
 def grid_study(
-    objective: Callable[[dict], Mapping], # takes a cell such as {"lr": 0.1, "weight_decay": 0.0}, returns a number for each metric
-    grid: Mapping[str, Sequence], # name -> values
-    storage="sweep.db", # file name (SQLite), database URL for several machines, or an Optuna storage
-    name: str = "grid", # of the study; a storage holds many
+    objective: Callable[
+        [dict], Mapping
+    ],  # takes a cell such as {"lr": 0.1, "weight_decay": 0.0}, returns a number for each metric
+    grid: Mapping[str, Sequence],  # name -> values
+    storage="sweep.db",  # file name (SQLite), database URL for several machines, or an Optuna storage
+    name: str = "grid",  # of the study; a storage holds many
     *,
-    metrics: Sequence[str] = METRICS, # what the objective returns
-    target: str | None = None, # the metric that other Optuna tools shall see; default: the last
-    maximise: bool | None = None, # whether large values of the target are good; default: by its name, and if that says nothing, yes
-    seed: int = 0, # of the order of the cells
-    settings: Mapping | None = None, # what else belongs to the experiment, such as {"epochs": 8}: numbers, strings, lists and tuples
+    metrics: Sequence[str] = METRICS,  # what the objective returns
+    target: str | None = None,  # the metric that other Optuna tools shall see; default: the last
+    maximise: bool
+    | None = None,  # whether large values of the target are good; default: by its name, and if that says nothing, yes
+    seed: int = 0,  # of the order of the cells
+    settings: Mapping
+    | None = None,  # what else belongs to the experiment, such as {"epochs": 8}: numbers, strings, lists and tuples
 ) -> GridStudy:
     "Open a study of all cells of a grid, or make it; `run` does the work. SQLite is for processes of one machine, and not for network folders."
     optuna, metrics, grid = _optuna(), list(metrics), _checked_grid(grid)
     target = metrics[-1] if target is None and metrics else target
-    if target not in metrics: raise ValueError(f"target is {target!r}; expected one of the metrics {metrics}")
+    if target not in metrics:
+        raise ValueError(f"target is {target!r}; expected one of the metrics {metrics}")
     columns = [*grid, *metrics, "seconds"]
     if len({*columns}) < len(columns):
         twice = next(c for c in columns if columns.count(c) > 1)
-        raise ValueError(f"the table would have two columns {twice!r}: found the grid {[*grid]}, the metrics {metrics}, and seconds")
+        raise ValueError(
+            f"the table would have two columns {twice!r}: found the grid {[*grid]}, the metrics {metrics}, and seconds"
+        )
     maximise = known_mode(target) != "min" if maximise is None else bool(maximise)
     settings = {str(k): json.loads(_as_json(k, v)) for k, v in (settings or {}).items()}
-    facts = dict(grid=grid, metrics=metrics, target=target, maximise=maximise, seed=int(seed), settings=settings)
+    facts = dict(
+        grid=grid, metrics=metrics, target=target, maximise=maximise, seed=int(seed), settings=settings
+    )
     store, where = _storage(storage)
     sampler = optuna.samplers.GridSampler(facts["grid"], seed=seed)
     direction = "maximize" if maximise else "minimize"
     try:
-        study = optuna.create_study(storage=store, sampler=sampler, study_name=name, direction=direction, load_if_exists=True)
-    except Exception as e: # whatever a damaged database makes of it
-        raise DataError(f"the study {name!r} in {where} cannot be opened: {type(e).__name__}: {e}", _TAKE_A_COPY) from e
+        study = optuna.create_study(
+            storage=store, sampler=sampler, study_name=name, direction=direction, load_if_exists=True
+        )
+    except Exception as e:  # whatever a damaged database makes of it
+        raise DataError(
+            f"the study {name!r} in {where} cannot be opened: {type(e).__name__}: {e}", _TAKE_A_COPY
+        ) from e
     found = GridStudy(study, objective, facts, store, where)
     found.check()
     return found
@@ -277,20 +366,25 @@ def grid_study(
 class _Beat:
     "While it is open, a thread counts in a trial's attribute `beat`."
 
-    def __init__(self, trial, seconds): self.trial, self.seconds, self.over = trial, seconds, threading.Event()
+    def __init__(self, trial, seconds):
+        self.trial, self.seconds, self.over = trial, seconds, threading.Event()
 
     def __enter__(self):
         self.thread = threading.Thread(target=self._count, daemon=True)
         self.thread.start()
 
-    def __exit__(self, *_): self.over.set(); self.thread.join()
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
 
     def _count(self):
         n = 0
         while not self.over.wait(self.seconds):
             n += 1
-            try: self.trial.set_user_attr("beat", n)
-            except Exception: pass # a busy database, or a trial that others gave up: the next beat tries again
+            try:
+                self.trial.set_user_attr("beat", n)
+            except Exception:
+                pass  # a busy database, or a trial that others gave up: the next beat tries again
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-029
 class _Taken(Exception):
@@ -303,35 +397,60 @@ def _one(self: GridStudy, trial, beat, told):
     everyone = self.study.get_trials(deepcopy=False)
     cell_of = {t.number: t.system_attrs.get("grid_id") for t in everyone}
     # Our trial is RUNNING for everybody to see before we look at the others: of two processes with one cell at least one finds the other here.
-    if any(cell_of[t.number] == cell_of[trial.number] and t.number != trial.number and t.state.name in ("RUNNING", "COMPLETE") for t in everyone): raise _Taken
+    if any(
+        cell_of[t.number] == cell_of[trial.number]
+        and t.number != trial.number
+        and t.state.name in ("RUNNING", "COMPLETE")
+        for t in everyone
+    ):
+        raise _Taken
     cell = {name: trial.suggest_categorical(name, values) for name, values in self.grid.items()}
     start = time.perf_counter()
-    with _Beat(trial, beat): found = _numbers(self.objective(dict(cell)), self.facts["metrics"])
+    with _Beat(trial, beat):
+        found = _numbers(self.objective(dict(cell)), self.facts["metrics"])
     told.append(trial.number)
-    trial.set_user_attr("metrics", found); trial.set_user_attr("seconds", time.perf_counter() - start)
+    trial.set_user_attr("metrics", found)
+    trial.set_user_attr("seconds", time.perf_counter() - start)
     value = found[self.facts["target"]]
-    return value if value == value else -math.inf if self.facts["maximise"] else math.inf # Optuna takes NaN for a failure, and would never end
+    return (
+        value if value == value else -math.inf if self.facts["maximise"] else math.inf
+    )  # Optuna takes NaN for a failure, and would never end
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-030
 def _numbers(found, metrics):
     "What an objective returned, as floats; an error for anything but the metrics."
     if not isinstance(found, Mapping) or set(found) != set(metrics):
-        raise ValueError(f"the objective returned {sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__}; expected a dictionary with {', '.join(metrics)}")
-    try: return {k: float(found[k]) for k in metrics}
-    except (TypeError, ValueError) as e: raise ValueError(f"the objective returned {dict(found)}; expected a number for each metric") from e
+        raise ValueError(
+            f"the objective returned {sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__}; expected a dictionary with {', '.join(metrics)}"
+        )
+    try:
+        return {k: float(found[k]) for k in metrics}
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"the objective returned {dict(found)}; expected a number for each metric") from e
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-031
 @patch
 def _bury(self: GridStudy, seen, grace):
     "Fail trials whose counter has not moved for `grace` seconds; `seen` remembers counters."
     optuna = _optuna()
-    running = {t.number: t.user_attrs.get("beat", 0) for t in self.study.get_trials(deepcopy=False) if t.state.name == "RUNNING"}
+    running = {
+        t.number: t.user_attrs.get("beat", 0)
+        for t in self.study.get_trials(deepcopy=False)
+        if t.state.name == "RUNNING"
+    }
     for number, count in running.items():
-        if seen.get(number, (None,))[0] != count: seen[number] = (count, time.monotonic())
+        if seen.get(number, (None,))[0] != count:
+            seen[number] = (count, time.monotonic())
         elif time.monotonic() - seen[number][1] > grace:
-            plain = optuna.load_study(study_name=self.study.study_name, storage=self.storage, sampler=optuna.samplers.RandomSampler())
-            try: plain.tell(number, state=optuna.trial.TrialState.FAIL)
-            except (ValueError, RuntimeError): pass # it has ended in the meantime
+            plain = optuna.load_study(
+                study_name=self.study.study_name,
+                storage=self.storage,
+                sampler=optuna.samplers.RandomSampler(),
+            )
+            try:
+                plain.tell(number, state=optuna.trial.TrialState.FAIL)
+            except (ValueError, RuntimeError):
+                pass  # it has ended in the meantime
 
 
 @patch
@@ -339,86 +458,117 @@ def _again(self: GridStudy):
     "Queue each cell that has only failed."
     optuna, s = _optuna(), self.states()
     lost = s["FAIL"] - s["COMPLETE"] - s["RUNNING"] - s["WAITING"]
-    failed = {t.system_attrs.get("grid_id"): t for t in self.study.get_trials(deepcopy=False) if t.state.name == "FAIL"}
+    failed = {
+        t.system_attrs.get("grid_id"): t
+        for t in self.study.get_trials(deepcopy=False)
+        if t.state.name == "FAIL"
+    }
     for cell in lost:
         attrs = {k: failed[cell].system_attrs[k] for k in ("grid_id", "search_space")}
         self.study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.WAITING, system_attrs=attrs))
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-032
 def run(
-    study: GridStudy, # of `grid_study`
-    cells: int | None = None, # measure at most so many now; default: until all cells are done
-    progress: bool = True, # show a bar
-    beat: float = 2.0, # seconds between two signs of life
-    grace: float = 30.0, # seconds without one after which another process is taken for dead; many times `beat`
-) -> GridStudy: # the same study
+    study: GridStudy,  # of `grid_study`
+    cells: int | None = None,  # measure at most so many now; default: until all cells are done
+    progress: bool = True,  # show a bar
+    beat: float = 2.0,  # seconds between two signs of life
+    grace: float = 30.0,  # seconds without one after which another process is taken for dead; many times `beat`
+) -> GridStudy:  # the same study
     "Measure the cells that are not done. Several processes may do this at once; a cell that another one holds is waited for, and taken over if that one dies. An error of the objective ends the run; the next run repeats its cell."
-    if not 0 < 3 * beat <= grace: raise ValueError(f"run: beat is {beat} and grace {grace} seconds; expected a grace of at least 3 beats")
+    if not 0 < 3 * beat <= grace:
+        raise ValueError(
+            f"run: beat is {beat} and grace {grace} seconds; expected a grace of at least 3 beats"
+        )
     study.check()
     seen, told, old = {}, [], _optuna().logging.get_verbosity()
     _optuna().logging.set_verbosity(_optuna().logging.CRITICAL)
     try:
-        with tqdm(total=len(study), desc=study.study.study_name, unit="cell", disable=not progress or in_test()) as bar:
+        with tqdm(
+            total=len(study), desc=study.study.study_name, unit="cell", disable=not progress or in_test()
+        ) as bar:
             while _go_on(study, cells, told, bar):
-                study._bury(seen, grace); study._again()
+                study._bury(seen, grace)
+                study._again()
                 s = study.states()
-                if len(s["COMPLETE"] | s["RUNNING"]) == len(study): time.sleep(min(beat, 0.5)) # the rest is in other hands
-                else: _measure_one(study, beat, told)
-    finally: _optuna().logging.set_verbosity(old)
+                if len(s["COMPLETE"] | s["RUNNING"]) == len(study):
+                    time.sleep(min(beat, 0.5))  # the rest is in other hands
+                else:
+                    _measure_one(study, beat, told)
+    finally:
+        _optuna().logging.set_verbosity(old)
     return study
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-033
 def _go_on(study, cells, told, bar):
     "Whether there is something left to do in this call."
     done = len(study.states()["COMPLETE"])
-    bar.n = done; bar.refresh()
+    bar.n = done
+    bar.refresh()
     return done < len(study) and (cells is None or len(told) < cells)
 
 
 def _measure_one(study, beat, told):
     "One trial. A result that comes after others have given it up is dropped: the cell has another trial."
     before = len(told)
-    try: study.study.optimize(lambda trial: study._one(trial, beat, told), n_trials=1, catch=(_Taken,))
+    try:
+        study.study.optimize(lambda trial: study._one(trial, beat, told), n_trials=1, catch=(_Taken,))
     except (ValueError, RuntimeError):
-        if len(told) == before: raise
-    if len(told) == before: time.sleep(0.2 * random.random()) # taken: two that meet must not meet again
+        if len(told) == before:
+            raise
+    if len(told) == before:
+        time.sleep(0.2 * random.random())  # taken: two that meet must not meet again
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-035
 def as_table(
-    study: GridStudy, # of `grid_study`, whole or not
-) -> pd.DataFrame: # columns: the grid's names, the metrics, seconds
+    study: GridStudy,  # of `grid_study`, whole or not
+) -> pd.DataFrame:  # columns: the grid's names, the metrics, seconds
     "A row for each finished cell, in the grid's order. Failed, running and dropped trials are not counted."
     names, metrics = [*study.grid], study.facts["metrics"]
     done = {}
     for t in study.study.get_trials(deepcopy=False):
-        if t.state.name == "COMPLETE": done.setdefault(t.system_attrs["grid_id"], {**t.params, **t.user_attrs["metrics"], "seconds": t.user_attrs["seconds"]})
+        if t.state.name == "COMPLETE":
+            done.setdefault(
+                t.system_attrs["grid_id"],
+                {**t.params, **t.user_attrs["metrics"], "seconds": t.user_attrs["seconds"]},
+            )
     rows = sorted(done.values(), key=lambda r: [study.grid[n].index(r[n]) for n in names])
     return pd.DataFrame(rows, columns=[*names, *metrics, "seconds"])
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-048
 def plot_grid(
-    table: pd.DataFrame, # of `as_table`, or its mean over seeds
-    value: str, # a column to show
-    rows: str = "lr", # column along y
-    cols: str = "weight_decay", # column along x
-    ax: Axes | None = None, # where to draw; default: a new figure
-    maximise: bool | None = None, # whether large is good; default: by the column's name
-    baseline: float | None = None, # cells this near to it get brackets
-    near: float = 0.005, # how near
-    title: str | None = None, # default: the column's name
+    table: pd.DataFrame,  # of `as_table`, or its mean over seeds
+    value: str,  # a column to show
+    rows: str = "lr",  # column along y
+    cols: str = "weight_decay",  # column along x
+    ax: Axes | None = None,  # where to draw; default: a new figure
+    maximise: bool | None = None,  # whether large is good; default: by the column's name
+    baseline: float | None = None,  # cells this near to it get brackets
+    near: float = 0.005,  # how near
+    title: str | None = None,  # default: the column's name
 ) -> Axes:
     "A heatmap of one number over two hyperparameters, dark where it is good, with a frame around the best cell; – where there is none."
     missing = [c for c in (value, rows, cols) if c not in table]
-    if missing: raise ValueError(f"plot_grid: no column {missing[0]!r}; found {', '.join(map(str, table))}")
-    if table.duplicated([rows, cols]).any(): raise ValueError(f"plot_grid: some cells of {rows} × {cols} have more than one row; take the mean over the others first")
+    if missing:
+        raise ValueError(f"plot_grid: no column {missing[0]!r}; found {', '.join(map(str, table))}")
+    if table.duplicated([rows, cols]).any():
+        raise ValueError(
+            f"plot_grid: some cells of {rows} × {cols} have more than one row; take the mean over the others first"
+        )
     m = table.pivot(index=rows, columns=cols, values=value).sort_index(ascending=False).astype(float)
     if maximise is None and known_mode(value) is None:
-        raise ValueError(f"plot_grid: the name {value!r} does not say whether large is good; give maximise=True or maximise=False")
+        raise ValueError(
+            f"plot_grid: the name {value!r} does not say whether large is good; give maximise=True or maximise=False"
+        )
     maximise = known_mode(value) == "max" if maximise is None else maximise
-    if ax is None: ax = figure(width=4.6, height=3.4)[1]
+    if ax is None:
+        ax = figure(width=4.6, height=3.4)[1]
     _cells(ax, m.to_numpy(), maximise, baseline, near)
-    ax.set_xticks(range(m.shape[1]), [f"{c:g}" if isinstance(c, (int, float)) else c for c in m.columns]); ax.set_yticks(range(m.shape[0]), [f"{r:g}" if isinstance(r, (int, float)) else r for r in m.index])
-    ax.set(xlabel=cols.replace("_", " "), ylabel=rows.replace("_", " ").replace("lr", "learning rate")); ax.set_title(value.replace("_", " ") if title is None else title, fontsize=11); ax.grid(False)
+    ax.set_xticks(range(m.shape[1]), [f"{c:g}" if isinstance(c, (int, float)) else c for c in m.columns])
+    ax.set_yticks(range(m.shape[0]), [f"{r:g}" if isinstance(r, (int, float)) else r for r in m.index])
+    ax.set(xlabel=cols.replace("_", " "), ylabel=rows.replace("_", " ").replace("lr", "learning rate"))
+    ax.set_title(value.replace("_", " ") if title is None else title, fontsize=11)
+    ax.grid(False)
     return ax
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-049
@@ -430,113 +580,187 @@ def _cells(ax, m, maximise, baseline, near):
     share = (np.where(np.isfinite(good), good, low) - low) / max(high - low, 1e-12)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
     for (i, j), v in np.ndenumerate(m):
-        text = "–" if not np.isfinite(v) else f"({v:.3f})" if baseline is not None and abs(v - baseline) < near else f"{v:.3f}"
-        ax.text(j, i, text, ha="center", va="center", fontsize=9.5, color="white" if share[i, j] > 0.65 else "black")
-    if not finite.size: return
+        text = (
+            "–"
+            if not np.isfinite(v)
+            else f"({v:.3f})"
+            if baseline is not None and abs(v - baseline) < near
+            else f"{v:.3f}"
+        )
+        ax.text(
+            j,
+            i,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9.5,
+            color="white" if share[i, j] > 0.65 else "black",
+        )
+    if not finite.size:
+        return
     i, j = np.unravel_index(np.nanargmax(np.where(np.isfinite(good), good, np.nan)), m.shape)
     ax.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, fill=False, ec=COLOURS["vermilion"], lw=2.5))
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-056
 def show_cell(
-    history: History, # of the cell's training
-    image: Tensor, # (C,H,W) a validation picture
-    truth: Tensor, # (H,W) labels, 255 for void
-    answer: Tensor, # (H,W) labels
-    names: Sequence[str] = (), # of the labels
-    baseline: float | None = None, # accuracy of "background everywhere"
-): # a Figure
+    history: History,  # of the cell's training
+    image: Tensor,  # (C,H,W) a validation picture
+    truth: Tensor,  # (H,W) labels, 255 for void
+    answer: Tensor,  # (H,W) labels
+    names: Sequence[str] = (),  # of the labels
+    baseline: float | None = None,  # accuracy of "background everywhere"
+):  # a Figure
     "A training's losses and accuracy, and one answer."
     fig, axes = figure(3, width=9, height=2.5, gridspec_kw={"width_ratios": [1.5, 1.5, 2]})
-    plot_history(history, axes[0], log=False, best=None, title="losses"); axes[0].set(ylim=(0, 2), yticks=[0, 1, 2])
+    plot_history(history, axes[0], log=False, best=None, title="losses")
+    axes[0].set(ylim=(0, 2), yticks=[0, 1, 2])
     axes[1].plot(history.df["epoch"], history.df["valid_accuracy"], color=COLOURS["green"], marker="o", ms=3)
     if baseline is not None:
         axes[1].axhline(baseline, color=COLOURS["black"], ls=":", lw=1.5)
-        axes[1].text(0.98, baseline - 0.02, "background", ha="right", va="top", fontsize=9, transform=axes[1].get_yaxis_transform())
-    axes[1].set(ylim=(0, 1), yticks=[0, 0.5, 1], xlabel="epoch", title=f"valid accuracy: {history.rows[-1]['valid_accuracy']:.3f}")
-    for ax in axes[:2]: ax.set_xticks(history.df["epoch"].iloc[[0, -1]])
+        axes[1].text(
+            0.98,
+            baseline - 0.02,
+            "background",
+            ha="right",
+            va="top",
+            fontsize=9,
+            transform=axes[1].get_yaxis_transform(),
+        )
+    axes[1].set(
+        ylim=(0, 1),
+        yticks=[0, 0.5, 1],
+        xlabel="epoch",
+        title=f"valid accuracy: {history.rows[-1]['valid_accuracy']:.3f}",
+    )
+    for ax in axes[:2]:
+        ax.set_xticks(history.df["epoch"].iloc[[0, -1]])
     twice, masks = torch.cat([image, image], -1), torch.cat([truth, answer.to(truth.dtype)], -1)
-    show_mask(twice, masks, list(names) or None, axes[2], title="left the truth, right the answer", legend=False)
+    show_mask(
+        twice, masks, list(names) or None, axes[2], title="left the truth, right the answer", legend=False
+    )
     return fig
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-061
 def f_ratio(
-    values, # (k, n): k cells, n seeds each
-    shuffles: int = 2000, # random redistributions for the p-value
-    seed: int = 0, # of the redistributions
-) -> dict[str, float]: # F, p and within: the standard deviation inside a cell
+    values,  # (k, n): k cells, n seeds each
+    shuffles: int = 2000,  # random redistributions for the p-value
+    seed: int = 0,  # of the redistributions
+) -> dict[str, float]:  # F, p and within: the standard deviation inside a cell
     "Variance between cells over variance within cells, and how often chance alone gives as much when all values are dealt out anew (Fisher's F with a permutation test)."
     v = np.asarray(values, dtype=np.float64)
-    if v.ndim != 2 or min(v.shape) < 2 or not np.isfinite(v).all(): raise ValueError(f"f_ratio: found shape {v.shape}{'' if np.isfinite(v).all() else ' with values that are not finite'}; expected (cells, seeds), at least 2 of each, all finite")
+    if v.ndim != 2 or min(v.shape) < 2 or not np.isfinite(v).all():
+        raise ValueError(
+            f"f_ratio: found shape {v.shape}{'' if np.isfinite(v).all() else ' with values that are not finite'}; expected (cells, seeds), at least 2 of each, all finite"
+        )
     ratio = lambda x: x.shape[-1] * x.mean(-1).var(-1, ddof=1) / np.maximum(x.var(-1, ddof=1).mean(-1), 1e-30)
     rng, found = np.random.default_rng(seed), ratio(v)
     dealt = np.stack([rng.permutation(v.ravel()).reshape(v.shape) for _ in range(shuffles)])
-    return {"F": float(found), "p": float((1 + (ratio(dealt) >= found).sum()) / (1 + shuffles)), "within": float(np.sqrt(v.var(-1, ddof=1).mean()))}
+    return {
+        "F": float(found),
+        "p": float((1 + (ratio(dealt) >= found).sum()) / (1 + shuffles)),
+        "within": float(np.sqrt(v.var(-1, ddof=1).mean())),
+    }
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-065
 def difference_interval(
-    a, # n numbers, one for each seed
-    b, # the same seeds of another cell
-) -> tuple[float, float, float]: # mean of a - b, lower and upper end of the 95 % interval
+    a,  # n numbers, one for each seed
+    b,  # the same seeds of another cell
+) -> tuple[float, float, float]:  # mean of a - b, lower and upper end of the 95 % interval
     "The mean difference of two cells over the same seeds, with Student's interval for pairs."
     a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
-    if a.ndim != 1 or a.shape != b.shape or len(a) < 2: raise ValueError(f"difference_interval: found shapes {a.shape} and {b.shape}; expected the same seeds twice, at least 2")
+    if a.ndim != 1 or a.shape != b.shape or len(a) < 2:
+        raise ValueError(
+            f"difference_interval: found shapes {a.shape} and {b.shape}; expected the same seeds twice, at least 2"
+        )
     mean, half = interval95(a - b)
     return mean, mean - half, mean + half
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-071
 def show_ranking(
-    by_seed: pd.DataFrame, # accuracy: a row for each cell, a column for each seed
-    chosen: Sequence, # columns in use
-    baseline: float | None = None, # accuracy of "background everywhere"
+    by_seed: pd.DataFrame,  # accuracy: a row for each cell, a column for each seed
+    chosen: Sequence,  # columns in use
+    baseline: float | None = None,  # accuracy of "background everywhere"
 ) -> Axes:
     "Cells from best to worst by their mean over the chosen seeds."
-    if not len(chosen) or any(s not in by_seed for s in chosen): raise ValueError(f"show_ranking: seeds are {list(chosen)}; expected some of {list(by_seed)}")
+    if not len(chosen) or any(s not in by_seed for s in chosen):
+        raise ValueError(f"show_ranking: seeds are {list(chosen)}; expected some of {list(by_seed)}")
     mean = by_seed[list(chosen)].mean(axis=1).sort_values(ascending=False, kind="stable")
     ax = figure(width=7.5, height=0.32 * len(mean) + 1.2)[1]
     y = np.arange(len(mean))
     ax.plot(by_seed.loc[mean.index], y, "o", color="#bbbbbb", ms=4)
     ax.plot(by_seed.loc[mean.index, list(chosen)], y, "o", color=COLOURS["blue"], ms=5)
     ax.vlines(mean, y - 0.35, y + 0.35, color=COLOURS["vermilion"], lw=2.5)
-    if baseline is not None: ax.axvline(baseline, color=COLOURS["black"], ls=":", lw=1.5)
-    ax.set_yticks(y, [" · ".join(f"{v:g}" for v in np.atleast_1d(np.array(c, dtype=float))) for c in mean.index]); ax.invert_yaxis()
+    if baseline is not None:
+        ax.axvline(baseline, color=COLOURS["black"], ls=":", lw=1.5)
+    ax.set_yticks(
+        y, [" · ".join(f"{v:g}" for v in np.atleast_1d(np.array(c, dtype=float))) for c in mean.index]
+    )
+    ax.invert_yaxis()
     spread = by_seed.to_numpy().max() - by_seed.to_numpy().min() + 1e-6
-    ax.set(xlabel="validation accuracy", ylabel=" · ".join(map(str, by_seed.index.names)).replace("_", " "), xlim=(by_seed.to_numpy().min() - 0.04 * spread, by_seed.to_numpy().max() + 0.04 * spread))
+    ax.set(
+        xlabel="validation accuracy",
+        ylabel=" · ".join(map(str, by_seed.index.names)).replace("_", " "),
+        xlim=(by_seed.to_numpy().min() - 0.04 * spread, by_seed.to_numpy().max() + 0.04 * spread),
+    )
     ax.set_title(f"mean over seed{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}", fontsize=11)
     return ax
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-076
-FINER = {"lr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3], "weight_decay": [1e-4, 1e-3, 1e-2, 0.03, 0.1], "seed": [100, 101]}
+FINER = {
+    "lr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3],
+    "weight_decay": [1e-4, 1e-3, 1e-2, 0.03, 0.1],
+    "seed": [100, 101],
+}
 
 
 def finer_table(
-    storage="finer.db", # as for `grid_study`
-    grid: Mapping[str, Sequence] = FINER, # lr, weight_decay and seed
-    train: KeypointDataset | None = None, # default: the lesson's 256 pets of 32×32 pixels
-    valid: KeypointDataset | None = None, # default: the lesson's 200
-    **settings, # for `train_cell`
-) -> pd.DataFrame: # rows: learning rates, columns: weight decays; validation accuracy, mean over the seeds, NaN where one diverged
+    storage="finer.db",  # as for `grid_study`
+    grid: Mapping[str, Sequence] = FINER,  # lr, weight_decay and seed
+    train: KeypointDataset | None = None,  # default: the lesson's 256 pets of 32×32 pixels
+    valid: KeypointDataset | None = None,  # default: the lesson's 200
+    **settings,  # for `train_cell`
+) -> pd.DataFrame:  # rows: learning rates, columns: weight decays; validation accuracy, mean over the seeds, NaN where one diverged
     "Train a finer grid; some minutes. Stopped and called again it goes on; several processes may share it."
-    train, valid = (few_labels(pets(n, 32, seed=s, points=1)) if d is None else d for d, n, s in ((train, 256, 1), (valid, 200, 2)))
-    study = grid_study(lambda cell: last_metrics(train_cell(cell, train, valid, **settings)[1]), grid, storage, "finer", settings=settings)
+    train, valid = (
+        few_labels(pets(n, 32, seed=s, points=1)) if d is None else d
+        for d, n, s in ((train, 256, 1), (valid, 200, 2))
+    )
+    study = grid_study(
+        lambda cell: last_metrics(train_cell(cell, train, valid, **settings)[1]),
+        grid,
+        storage,
+        "finer",
+        settings=settings,
+    )
     by_cell = as_table(run(study)).groupby(["lr", "weight_decay"])["valid_accuracy"]
     return by_cell.agg(lambda v: v.mean(skipna=False)).unstack()
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-081
 def search(
-    objective: Callable[[dict], float], # settings -> a number
-    space: Mapping[str, tuple[float, float]], # name -> smallest and largest value, both above 0; drawn on a logarithmic scale
-    how: str = "random", # "random" or "tpe"
-    trials: int = 16, # how many settings are tried
-    seed: int = 0, # of the draws
-    maximise: bool = True, # whether large is good
-    startup: int = 10, # how many trials TPE draws at random before it begins; Optuna's usual number
-) -> pd.DataFrame: # a row for each trial in its order: the settings, and value
+    objective: Callable[[dict], float],  # settings -> a number
+    space: Mapping[
+        str, tuple[float, float]
+    ],  # name -> smallest and largest value, both above 0; drawn on a logarithmic scale
+    how: str = "random",  # "random" or "tpe"
+    trials: int = 16,  # how many settings are tried
+    seed: int = 0,  # of the draws
+    maximise: bool = True,  # whether large is good
+    startup: int = 10,  # how many trials TPE draws at random before it begins; Optuna's usual number
+) -> pd.DataFrame:  # a row for each trial in its order: the settings, and value
     "Search a space with Optuna, in memory."
     optuna = _optuna()
-    if how not in ("random", "tpe"): raise ValueError(f"search: how is {how!r}; choose 'random' or 'tpe'")
+    if how not in ("random", "tpe"):
+        raise ValueError(f"search: how is {how!r}; choose 'random' or 'tpe'")
     bad = {k: r for k, r in space.items() if not 0 < r[0] <= r[1]}
-    if bad: raise ValueError(f"search: the range of {next(iter(bad))} is {next(iter(bad.values()))}; expected smallest and largest, both above 0")
-    sampler = optuna.samplers.RandomSampler(seed=seed) if how == "random" else optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+    if bad:
+        raise ValueError(
+            f"search: the range of {next(iter(bad))} is {next(iter(bad.values()))}; expected smallest and largest, both above 0"
+        )
+    sampler = (
+        optuna.samplers.RandomSampler(seed=seed)
+        if how == "random"
+        else optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+    )
     study, rows = optuna.create_study(sampler=sampler, direction="maximize" if maximise else "minimize"), []
     for _ in range(trials):
         trial = study.ask()
@@ -547,25 +771,29 @@ def search(
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-082
 def best_so_far(
-    values, # (..., trials) in their order; NaN for a failed trial
-    maximise: bool = True, # whether large is good
-) -> np.ndarray: # the same shape: the best value up to each trial
+    values,  # (..., trials) in their order; NaN for a failed trial
+    maximise: bool = True,  # whether large is good
+) -> np.ndarray:  # the same shape: the best value up to each trial
     "What a search has found after each trial; failed trials count as trials."
     return (np.fmax if maximise else np.fmin).accumulate(np.asarray(values, dtype=np.float64), axis=-1)
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-087
 def show_searches(
-    curves: Mapping[str, np.ndarray], # name -> (repeats, trials) values
-    ax: Axes | None = None, # where to draw; default: a new figure
-    ylabel: str = "best so far", # with its unit
+    curves: Mapping[str, np.ndarray],  # name -> (repeats, trials) values
+    ax: Axes | None = None,  # where to draw; default: a new figure
+    ylabel: str = "best so far",  # with its unit
 ) -> Axes:
     "The median over the repeats, and a band from the 10th to the 90th percentile."
-    if ax is None: ax = figure(width=7, height=3.6)[1]
+    if ax is None:
+        ax = figure(width=7, height=3.6)[1]
     for (name, values), colour in zip(curves.items(), COLOURS.values()):
         v = np.asarray(values, dtype=np.float64)
-        if v.ndim != 2: raise ValueError(f"show_searches: {name} has the shape {v.shape}; expected (repeats, trials)")
+        if v.ndim != 2:
+            raise ValueError(f"show_searches: {name} has the shape {v.shape}; expected (repeats, trials)")
         x = np.arange(1, v.shape[1] + 1)
         ax.plot(x, np.median(v, axis=0), color=colour, label=name)
         ax.fill_between(x, *np.quantile(v, [0.1, 0.9], axis=0), color=colour, alpha=0.12, lw=0)
-    ax.set(xlabel="trials", ylabel=ylabel); ax.legend(loc="lower right"); ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="trials", ylabel=ylabel)
+    ax.legend(loc="lower right")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     return ax

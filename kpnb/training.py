@@ -56,9 +56,9 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def masked_mean(
-    values: Tensor, # (N,K,...) something for each keypoint
-    visible: Tensor, # (N,K) bool
-) -> Tensor: # scalar; 0 where nothing is visible
+    values: Tensor,  # (N,K,...) something for each keypoint
+    visible: Tensor,  # (N,K) bool
+) -> Tensor:  # scalar; 0 where nothing is visible
     "The mean over visible keypoints; half precision is added up in float32, as `torch.mean` does."
     w = visible.reshape(visible.shape + (1,) * (values.ndim - 2)).expand_as(values)
     kept, wide = torch.where(w, values, 0.0), None
@@ -71,50 +71,60 @@ def masked_mean(
 
 
 def point_mse(
-    output: Tensor, # (N,K,2) normalised coordinates
-    batch: dict, # with image, keypoints in pixels, visible
-) -> Tensor: # scalar
+    output: Tensor,  # (N,K,2) normalised coordinates
+    batch: dict,  # with image, keypoints in pixels, visible
+) -> Tensor:  # scalar
     "Mean squared error of the visible keypoints, in normalised units; 0 if none is visible."
     target = normalise(batch["keypoints"], batch["image"].shape[-2:])
     if output.shape != target.shape:
-        raise ValueError(f"point_mse: the network answers {tuple(output.shape)}; expected {tuple(target.shape)}")
+        raise ValueError(
+            f"point_mse: the network answers {tuple(output.shape)}; expected {tuple(target.shape)}"
+        )
     seen = batch["visible"]
     target = torch.where(seen[..., None], target, 0.0)
     return masked_mean((torch.where(seen[..., None], output.float(), 0.0) - target) ** 2, seen)
 
 # %% ../nbs/workshop/07_training.ipynb #0eef8efb
 def visible_points(
-    batch: dict, # with visible (N,K)
+    batch: dict,  # with visible (N,K)
 ) -> int:
     "How many points of a batch count."
     return int(batch["visible"].sum())
 
 
 point_mse.batch_weight = visible_points
-point_mse.takes = ("points",) # what a network must answer with, as its `space` says
+point_mse.takes = ("points",)  # what a network must answer with, as its `space` says
 
 
-def _weight(loss, batch): return getattr(loss, "batch_weight", lambda b: len(b["image"]))(batch)
+def _weight(loss, batch):
+    return getattr(loss, "batch_weight", lambda b: len(b["image"]))(batch)
 
 # %% ../nbs/workshop/07_training.ipynb #62a79819
 class _Means:
     "Means of named numbers over batches."
-    def __init__(self): self.sums = {}
+
+    def __init__(self):
+        self.sums = {}
 
     def add(self, name, value, weight):
         "Add a scalar with its weight, or one number for each picture, where NaN means that there is nothing to measure."
         value, (total, so_far) = torch.as_tensor(value).detach().cpu().double(), self.sums.get(name, (0.0, 0))
-        if value.ndim > 1: raise ValueError(f"{name} has the shape {tuple(value.shape)}; expected one number, or one for each picture")
-        if value.ndim: value, weight = value[~value.isnan()].mean(), int((~value.isnan()).sum())
+        if value.ndim > 1:
+            raise ValueError(
+                f"{name} has the shape {tuple(value.shape)}; expected one number, or one for each picture"
+            )
+        if value.ndim:
+            value, weight = value[~value.isnan()].mean(), int((~value.isnan()).sum())
         self.sums[name] = (total + float(value) * weight, so_far + weight) if weight else (total, so_far)
 
-    def row(self): return {name: total / weight if weight else math.nan for name, (total, weight) in self.sums.items()}
+    def row(self):
+        return {name: total / weight if weight else math.nan for name, (total, weight) in self.sums.items()}
 
 # %% ../nbs/workshop/07_training.ipynb #393ddefe
 def mean_points(
-    keypoints: Tensor, # (N,K,2)
-    visible: Tensor, # (N,K) bool
-) -> Tensor: # (K,2) floats; NaN for a keypoint that is never visible
+    keypoints: Tensor,  # (N,K,2)
+    visible: Tensor,  # (N,K) bool
+) -> Tensor:  # (K,2) floats; NaN for a keypoint that is never visible
     "The mean place of each keypoint, over the pictures in which it can be seen."
     w = visible[..., None]
     mean = torch.where(w, keypoints.double(), 0.0).sum(0) / w.sum(0)
@@ -128,15 +138,19 @@ def _variance(points, visible):
 
 # %% ../nbs/workshop/07_training.ipynb #0b52c270
 def r_and_skill(
-    pred: Tensor, # (N,K,2) pixels
-    keypoints: Tensor, # (N,K,2) pixels
-    visible: Tensor, # (N,K) bool
-    mean: Tensor | None = None, # (K,2) the mean predictor's answer; default: the mean of these keypoints
-) -> tuple[float, float]: # R = variance of the answers / variance of the targets; skill = 1 - MSE / MSE(mean predictor)
+    pred: Tensor,  # (N,K,2) pixels
+    keypoints: Tensor,  # (N,K,2) pixels
+    visible: Tensor,  # (N,K) bool
+    mean: Tensor | None = None,  # (K,2) the mean predictor's answer; default: the mean of these keypoints
+) -> tuple[
+    float, float
+]:  # R = variance of the answers / variance of the targets; skill = 1 - MSE / MSE(mean predictor)
     "How much the answers vary, and how much better they are than always the mean. NaN for constant targets."
-    pred, keypoints = pred.double(), keypoints.double() # whole numbers and half precision, too
+    pred, keypoints = pred.double(), keypoints.double()  # whole numbers and half precision, too
     mean = mean_points(keypoints, visible) if mean is None else mean.to(keypoints)
-    known = visible & mean.isfinite().all(-1) # the mean predictor has no answer for a point that it has never seen
+    known = visible & mean.isfinite().all(
+        -1
+    )  # the mean predictor has no answer for a point that it has never seen
 
     def error(answer):
         return float((torch.where(known[..., None], answer - keypoints, 0.0) ** 2).sum())
@@ -147,25 +161,30 @@ def r_and_skill(
 
 # %% ../nbs/workshop/07_training.ipynb #b06167e2
 def decode_points(
-    output: Tensor, # (N,K,2) normalised coordinates
-    batch: dict, # with image
-) -> Tensor | None: # (N,K,2) pixels; None if the output has another shape, such as that of a heatmap
+    output: Tensor,  # (N,K,2) normalised coordinates
+    batch: dict,  # with image
+) -> Tensor | None:  # (N,K,2) pixels; None if the output has another shape, such as that of a heatmap
     "The default way from a network's output to pixels."
-    if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[-1] != 2: return None
+    if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[-1] != 2:
+        return None
     return denormalise(output.float(), batch["image"].shape[-2:])
 
 
 def _float(x):
     "Network outputs in float32, also where they come in a tuple or a dictionary."
-    if isinstance(x, Tensor): return x.float() if x.is_floating_point() else x
-    if isinstance(x, dict): return {k: _float(v) for k, v in x.items()}
+    if isinstance(x, Tensor):
+        return x.float() if x.is_floating_point() else x
+    if isinstance(x, dict):
+        return {k: _float(v) for k, v in x.items()}
     return type(x)(map(_float, x)) if type(x) in (list, tuple) else x
 
 # %% ../nbs/workshop/07_training.ipynb #5710bb94
 def _device_of(model, device=None):
     "Where to compute: as asked, else where the model is."
     first = next(model.parameters(), None)
-    return torch.device(device) if device is not None else first.device if first is not None else pick_device()
+    return (
+        torch.device(device) if device is not None else first.device if first is not None else pick_device()
+    )
 
 
 @contextlib.contextmanager
@@ -187,49 +206,60 @@ def _outputs(model, ds, batch_size, device):
 
 # %% ../nbs/workshop/07_training.ipynb #551d88b2
 def predict(
-    model: nn.Module, # a network
-    ds, # a KeypointDataset
-    batch_size: int = 256, # pictures at a time
-    decode: Callable = decode_points, # (output, batch) -> (N,K,2) pixels
-    device: str | torch.device | None = None, # default: where the model is
-) -> Tensor: # (N,K,2) pixels, on the CPU
+    model: nn.Module,  # a network
+    ds,  # a KeypointDataset
+    batch_size: int = 256,  # pictures at a time
+    decode: Callable = decode_points,  # (output, batch) -> (N,K,2) pixels
+    device: str | torch.device | None = None,  # default: where the model is
+) -> Tensor:  # (N,K,2) pixels, on the CPU
     "A network's answers for a whole data set, in eval mode."
     parts = []
     with _looking(model):
         for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
             if (points := decode(output, batch)) is None:
-                raise ValueError(f"predict: the network answers {tuple(getattr(output, 'shape', ()))}; expected (N,K,2), "
-                                 "or give decode, which turns it into pixels")
+                raise ValueError(
+                    f"predict: the network answers {tuple(getattr(output, 'shape', ()))}; expected (N,K,2), "
+                    "or give decode, which turns it into pixels"
+                )
             parts.append(points.cpu())
     return torch.cat(parts)
 
 # %% ../nbs/workshop/07_training.ipynb #5f0d9d30
-_RESERVED = ("loss", "mse", "error_px", "R", "skill", "n_ignored") # what `evaluate` itself gives
+_RESERVED = ("loss", "mse", "error_px", "R", "skill", "n_ignored")  # what `evaluate` itself gives
 
 
 def _check_metrics(metrics):
     "An error for metrics that are no functions, or have a name that `evaluate` uses itself."
     if metrics is not None and not isinstance(metrics, Mapping):
-        raise ValueError(f"metrics is a {type(metrics).__name__}; expected a dictionary of names and functions")
+        raise ValueError(
+            f"metrics is a {type(metrics).__name__}; expected a dictionary of names and functions"
+        )
     for name, f in (metrics or {}).items():
         if not isinstance(name, str) or not callable(f):
-            raise ValueError(f"metrics: {name!r} is {f!r}; expected a name and a function (output, batch) -> number(s)")
+            raise ValueError(
+                f"metrics: {name!r} is {f!r}; expected a name and a function (output, batch) -> number(s)"
+            )
         if name in _RESERVED:
-            raise ValueError(f"metrics: the name {name!r} is taken: `evaluate` gives {', '.join(_RESERVED)} itself; "
-                             "give your metric another name")
+            raise ValueError(
+                f"metrics: the name {name!r} is taken: `evaluate` gives {', '.join(_RESERVED)} itself; "
+                "give your metric another name"
+            )
 
 
 def evaluate(
-    model: nn.Module, # a network
-    ds, # a KeypointDataset
+    model: nn.Module,  # a network
+    ds,  # a KeypointDataset
     *,
-    loss: Callable = point_mse, # (output, batch) -> scalar
-    decode: Callable | None = decode_points, # (output, batch) -> (N,K,2) pixels; None for networks without points
-    metrics: dict[str, Callable] | None = None, # name -> (output, batch) -> scalar, or one number for each picture
-    mean: Tensor | None = None, # (K,2) pixels, the mean predictor's answer: `mean_points` of the training data; default: of this data
-    batch_size: int = 256, # pictures at a time
-    device: str | torch.device | None = None, # default: where the model is
-) -> dict: # loss, metrics; and with points: mse (coordinates / size), error_px, R, skill, n_ignored
+    loss: Callable = point_mse,  # (output, batch) -> scalar
+    decode: Callable
+    | None = decode_points,  # (output, batch) -> (N,K,2) pixels; None for networks without points
+    metrics: dict[str, Callable]
+    | None = None,  # name -> (output, batch) -> scalar, or one number for each picture
+    mean: Tensor
+    | None = None,  # (K,2) pixels, the mean predictor's answer: `mean_points` of the training data; default: of this data
+    batch_size: int = 256,  # pictures at a time
+    device: str | torch.device | None = None,  # default: where the model is
+) -> dict:  # loss, metrics; and with points: mse (coordinates / size), error_px, R, skill, n_ignored
     "A network's numbers on a data set, in eval mode."
     _check_metrics(metrics)
     means, points, functions = _Means(), [], {"loss": loss} | (metrics or {})
@@ -251,7 +281,8 @@ def evaluate(
 def _add_points(means, pred, batch):
     "Add the errors of a batch of points."
     kp, seen, (h, w) = batch["keypoints"], batch["visible"], batch["image"].shape[-2:]
-    if pred.shape != kp.shape: raise ValueError(f"decode gives points of shape {tuple(pred.shape)}; expected {tuple(kp.shape)}")
+    if pred.shape != kp.shape:
+        raise ValueError(f"decode gives points of shape {tuple(pred.shape)}; expected {tuple(kp.shape)}")
     difference, weight = torch.where(seen[..., None], pred - kp, 0.0), int(seen.sum())
     means.add("mse", masked_mean((difference / difference.new_tensor([w, h])) ** 2, seen), weight)
     means.add("error_px", masked_mean(difference.norm(dim=-1), seen), weight)
@@ -259,87 +290,117 @@ def _add_points(means, pred, batch):
 # %% ../nbs/workshop/07_training.ipynb #27359487
 class TrainingDiverged(FloatingPointError):
     "The loss or a weight is NaN or infinite; the message says where and what to look at."
-    history = None # of the epochs before, if `fit` was running
+
+    history = None  # of the epochs before, if `fit` was running
 
 # %% ../nbs/workshop/07_training.ipynb #efff57e7
 def train_epoch(
-    model: nn.Module, # a network, on the device of the batches
-    batches: Iterable[dict], # of training data
-    optimizer: torch.optim.Optimizer, # for the network's parameters
-    loss: Callable = point_mse, # (output, batch) -> scalar
-    schedule=None, # a learning-rate scheduler that steps after every batch
-    amp: bool = False, # compute in bfloat16 where that is safe
-    clip: float | None = None, # largest norm of the gradient
-    epoch: int = 1, # for messages
-    on_batch: Callable = lambda epoch, i, loss: None, # called after each batch
-) -> dict: # train_loss, n_train (pictures), n_ignored (keypoints)
+    model: nn.Module,  # a network, on the device of the batches
+    batches: Iterable[dict],  # of training data
+    optimizer: torch.optim.Optimizer,  # for the network's parameters
+    loss: Callable = point_mse,  # (output, batch) -> scalar
+    schedule=None,  # a learning-rate scheduler that steps after every batch
+    amp: bool = False,  # compute in bfloat16 where that is safe
+    clip: float | None = None,  # largest norm of the gradient
+    epoch: int = 1,  # for messages
+    on_batch: Callable = lambda epoch, i, loss: None,  # called after each batch
+) -> dict:  # train_loss, n_train (pictures), n_ignored (keypoints)
     "Show the network every batch once, and improve it after each."
     model.train()
     tally = _Tally(loss)
     for i, batch in enumerate(batches, 1):
-        with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=amp): output = model(batch["image"])
+        with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=amp):
+            output = model(batch["image"])
         value = loss(_float(output), batch)
-        if not value.isfinite().all(): raise TrainingDiverged(_why(model, batch, output, value, epoch, i, optimizer))
-        optimizer.zero_grad(); value.backward()
-        if clip is not None: nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if not value.isfinite().all():
+            raise TrainingDiverged(_why(model, batch, output, value, epoch, i, optimizer))
+        optimizer.zero_grad()
+        value.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
-        if schedule is not None: schedule.step()
-        tally.add(value.item(), batch); on_batch(epoch, i, value.item())
+        if schedule is not None:
+            schedule.step()
+        tally.add(value.item(), batch)
+        on_batch(epoch, i, value.item())
     return tally.row(model, epoch, optimizer)
 
 # %% ../nbs/workshop/07_training.ipynb #c369d65c
 class _Tally:
     "What an epoch adds up."
-    def __init__(self, loss): self.loss, self.means, self.pictures, self.ignored = loss, _Means(), 0, 0
+
+    def __init__(self, loss):
+        self.loss, self.means, self.pictures, self.ignored = loss, _Means(), 0, 0
 
     def add(self, number, batch):
         self.means.add("train_loss", number, _weight(self.loss, batch))
         self.pictures += len(batch["image"])
-        if "visible" in batch: self.ignored += int((~batch["visible"]).sum())
+        if "visible" in batch:
+            self.ignored += int((~batch["visible"]).sum())
 
     def row(self, model, epoch, optimizer):
-        if bad := _bad_weights(model): raise TrainingDiverged(f"after epoch {epoch}, at learning rate {_lr(optimizer):.3g}: {bad}")
+        if bad := _bad_weights(model):
+            raise TrainingDiverged(f"after epoch {epoch}, at learning rate {_lr(optimizer):.3g}: {bad}")
         return self.means.row() | {"n_train": self.pictures, "n_ignored": self.ignored}
 
 
-def _lr(optimizer): return float(optimizer.param_groups[0]["lr"])
+def _lr(optimizer):
+    return float(optimizer.param_groups[0]["lr"])
 
 # %% ../nbs/workshop/07_training.ipynb #85cc482b
 def _bad_weights(model):
     "Which weights are not finite, in words; empty if none."
     names = [k for k, v in model.named_parameters() if not v.isfinite().all()]
-    return f"weights are no longer finite ({', '.join(names[:3])}{', ...' if names[3:] else ''}): the last step was too large" if names else ""
+    return (
+        f"weights are no longer finite ({', '.join(names[:3])}{', ...' if names[3:] else ''}): the last step was too large"
+        if names
+        else ""
+    )
 
 
 def _why(model, batch, output, value, epoch, i, optimizer):
     "What a NaN loss comes from, in words."
     seen = batch.get("visible")
-    looks = [(not batch["image"].isfinite().all(), "the pictures hold values that are not finite"),
-             (seen is not None and not batch["keypoints"][seen].isfinite().all(), "visible keypoints are not finite"),
-             (_bad_weights(model), _bad_weights(model)),
-             (isinstance(output, Tensor) and not output.isfinite().all(), "the network's output overflows"),
-             (seen is not None and seen.numel() and not seen.any(), "no keypoint of this batch is visible")]
-    reason = next((text for bad, text in looks if bad), "pictures, targets, weights and output are finite, so look at the loss function")
+    looks = [
+        (not batch["image"].isfinite().all(), "the pictures hold values that are not finite"),
+        (
+            seen is not None and not batch["keypoints"][seen].isfinite().all(),
+            "visible keypoints are not finite",
+        ),
+        (_bad_weights(model), _bad_weights(model)),
+        (isinstance(output, Tensor) and not output.isfinite().all(), "the network's output overflows"),
+        (seen is not None and seen.numel() and not seen.any(), "no keypoint of this batch is visible"),
+    ]
+    reason = next(
+        (text for bad, text in looks if bad),
+        "pictures, targets, weights and output are finite, so look at the loss function",
+    )
     return f"the loss is {value.mean().item()} in epoch {epoch}, batch {i}, at learning rate {_lr(optimizer):.3g}: {reason}"
 
 # %% ../nbs/workshop/07_training.ipynb #ce61ce26
-_SMALL = frozenset("""loss error errors mse rmse mae nme nll gnll bce ce ece mce ace brier crps kl ause distance distances
-    perplexity failure failures wrong miss misses fpr fnr regret cost risk seconds time latency cross_entropy""".split())
-_LARGE = frozenset("""accuracy acc skill iou miou meaniou dice jaccard f1 precision recall sensitivity specificity pck pckh
-    oks ap auc auroc auprc ssim psnr r2 likelihood elbo correct hits tpr tnr""".split())
-_TURNED = frozenset("""non not no minus negative neg inverse gap drop std variance change diff difference delta
-    count number""".split()) # words that turn a name round, or make another measure of it
+_SMALL = frozenset(
+    """loss error errors mse rmse mae nme nll gnll bce ce ece mce ace brier crps kl ause distance distances
+    perplexity failure failures wrong miss misses fpr fnr regret cost risk seconds time latency cross_entropy""".split()
+)
+_LARGE = frozenset(
+    """accuracy acc skill iou miou meaniou dice jaccard f1 precision recall sensitivity specificity pck pckh
+    oks ap auc auroc auprc ssim psnr r2 likelihood elbo correct hits tpr tnr""".split()
+)
+_TURNED = frozenset(
+    """non not no minus negative neg inverse gap drop std variance change diff difference delta
+    count number""".split()
+)  # words that turn a name round, or make another measure of it
 
 
 def known_mode(
-    name: str, # of a measure, such as "valid_accuracy" or "pck@0.1"
-) -> str | None: # "min", "max", or None: the name does not say
+    name: str,  # of a measure, such as "valid_accuracy" or "pck@0.1"
+) -> str | None:  # "min", "max", or None: the name does not say
     "Whether small or large values of a measure are good, as far as its name tells."
     found = re.findall(r"[a-z]+\d*", name.lower())
     words = {*found, *(w.rstrip("0123456789") for w in found), *map("_".join, zip(found, found[1:]))}
     if words & _TURNED or re.match(r"\s*1\s*-", name):
         return None
-    if words & {"loss", "error", "errors"}: # of anything: an IoU loss is a loss
+    if words & {"loss", "error", "errors"}:  # of anything: an IoU loss is a loss
         return "min"
     small, large = bool(words & _SMALL), bool(words & _LARGE)
     if small == large:
@@ -350,25 +411,34 @@ def known_mode(
 @dataclass(repr=False)
 class History:
     "One row for each epoch, and how the training ended."
-    rows: list[dict] = field(default_factory=list) # epoch, train_loss, valid_loss, R, skill, lr, seconds, ...
-    monitor: str = "valid_loss" # the column that decides which epoch is best
-    mode: str | None = None # "min" or "max"; default: by the monitor's name
-    stopped: str = "running" # "finished", "early", "time", "callback", "interrupted" or "error"
+
+    rows: list[dict] = field(
+        default_factory=list
+    )  # epoch, train_loss, valid_loss, R, skill, lr, seconds, ...
+    monitor: str = "valid_loss"  # the column that decides which epoch is best
+    mode: str | None = None  # "min" or "max"; default: by the monitor's name
+    stopped: str = "running"  # "finished", "early", "time", "callback", "interrupted" or "error"
 
     @property
-    def df(self) -> pd.DataFrame: return pd.DataFrame(self.rows) # for pandas and plots
+    def df(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)  # for pandas and plots
 
     @property
-    def best(self) -> dict: # the best row; an error if no row has a finite value
+    def best(self) -> dict:  # the best row; an error if no row has a finite value
         rows = [r for r in self.rows if math.isfinite(r.get(self.monitor, math.nan))]
-        if not rows: raise ValueError(f"History: no epoch has a finite {self.monitor!r}; columns: {', '.join(self.df)}")
+        if not rows:
+            raise ValueError(
+                f"History: no epoch has a finite {self.monitor!r}; columns: {', '.join(self.df)}"
+            )
         choose = min if _mode("History: monitor", self.monitor, self.mode) == "min" else max
         return choose(rows, key=lambda r: r[self.monitor])
 
     @property
-    def best_epoch(self) -> int: return self.best["epoch"] # counted from 1
+    def best_epoch(self) -> int:
+        return self.best["epoch"]  # counted from 1
 
-    def __len__(self): return len(self.rows)
+    def __len__(self):
+        return len(self.rows)
 
 
 def _mode(what, monitor, mode):
@@ -376,31 +446,43 @@ def _mode(what, monitor, mode):
     if mode not in (None, "min", "max"):
         raise ValueError(f"mode is {mode!r}; expected 'min', 'max', or None: by the monitor's name")
     if (mode or known_mode(monitor)) is None:
-        raise ValueError(f"{what} is {monitor!r}, and this name does not say whether small or large values are good; "
-                         "give mode='min' or mode='max'")
+        raise ValueError(
+            f"{what} is {monitor!r}, and this name does not say whether small or large values are good; "
+            "give mode='min' or mode='max'"
+        )
     return mode or known_mode(monitor)
 
 # %% ../nbs/workshop/07_training.ipynb #5a9a1dd5
 @patch
-def __getitem__(self: History,
-                column: str, # such as "valid_loss"
-                ) -> list: # one value for each epoch
-    if self.rows and not any(column in r for r in self.rows): raise KeyError(f"{column!r}; the columns are {', '.join(self.df)}")
+def __getitem__(
+    self: History,
+    column: str,  # such as "valid_loss"
+) -> list:  # one value for each epoch
+    if self.rows and not any(column in r for r in self.rows):
+        raise KeyError(f"{column!r}; the columns are {', '.join(self.df)}")
     return [r.get(column, math.nan) for r in self.rows]
 
 
 @patch
 def waited(self: History) -> int:
     "Epochs since the best one; 0 if the last one is the best so far."
-    if self.rows and self.monitor not in self.rows[-1]: raise ValueError(f"monitor is {self.monitor!r}; the columns are {', '.join(self.rows[-1])}")
-    try: return len(self) - self.best_epoch
-    except ValueError: return len(self)
+    if self.rows and self.monitor not in self.rows[-1]:
+        raise ValueError(f"monitor is {self.monitor!r}; the columns are {', '.join(self.rows[-1])}")
+    try:
+        return len(self) - self.best_epoch
+    except ValueError:
+        return len(self)
 
 
 @patch
 def __repr__(self: History):
-    if not self.rows: return f"History: no epochs ({self.stopped})"
-    row, best = (self.best, f"best epoch {self.best_epoch}") if self.waited() < len(self) else (self.rows[-1], "last epoch")
+    if not self.rows:
+        return f"History: no epochs ({self.stopped})"
+    row, best = (
+        (self.best, f"best epoch {self.best_epoch}")
+        if self.waited() < len(self)
+        else (self.rows[-1], "last epoch")
+    )
     numbers = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float))
     return f"History: {len(self)} epochs ({self.stopped}); {best}: {numbers}"
 
@@ -417,101 +499,143 @@ def _repr_html_(self: History):
 
 # %% ../nbs/workshop/07_training.ipynb #d741a184
 @patch
-def to_csv(self: History,
-           path: str | os.PathLike, # the file
-           ) -> None:
+def to_csv(
+    self: History,
+    path: str | os.PathLike,  # the file
+) -> None:
     "Write the rows as a CSV that `pandas.read_csv` reads without options; the units are in the table of notebook 07."
     write_safely(path, self.df.to_csv(index=False, lineterminator="\n").encode())
 
 # %% ../nbs/workshop/07_training.ipynb #54657321
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": functools.partial(torch.optim.SGD, momentum=0.9)}
+OPTIMIZERS = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
+}
 
 
 def make_optimizer(
-    model: nn.Module, # whose parameters
-    optimizer: str | Callable = "adamw", # "adamw", "adam", "sgd" (momentum 0.9), or (params, lr) -> optimizer
-    lr: float = 1e-3, # learning rate
-    weight_decay: float | None = None, # as the optimiser defines it; default: 0.01 for adamw, else 0
+    model: nn.Module,  # whose parameters
+    optimizer: str
+    | Callable = "adamw",  # "adamw", "adam", "sgd" (momentum 0.9), or (params, lr) -> optimizer
+    lr: float = 1e-3,  # learning rate
+    weight_decay: float | None = None,  # as the optimiser defines it; default: 0.01 for adamw, else 0
 ) -> torch.optim.Optimizer:
     "An optimiser by name, or by a function of your own, for the weights that require a gradient."
     params = [p for p in model.parameters() if p.requires_grad]
-    if not params: raise ValueError("make_optimizer: no weight of the network requires a gradient")
+    if not params:
+        raise ValueError("make_optimizer: no weight of the network requires a gradient")
     if callable(optimizer):
-        if weight_decay is not None: raise ValueError("weight_decay is for optimisers given by name; put it into your function")
-        return optimizer(params, lr=lr) if isinstance(optimizer, (type, functools.partial)) else optimizer(params, lr)
-    if optimizer not in OPTIMIZERS: raise ValueError(f"optimizer is {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}, or give a function")
+        if weight_decay is not None:
+            raise ValueError("weight_decay is for optimisers given by name; put it into your function")
+        return (
+            optimizer(params, lr=lr)
+            if isinstance(optimizer, (type, functools.partial))
+            else optimizer(params, lr)
+        )
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizer is {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}, or give a function"
+        )
     decay = weight_decay if weight_decay is not None else 0.01 if optimizer == "adamw" else 0.0
     return OPTIMIZERS[optimizer](params, lr=lr, weight_decay=decay)
 
 # %% ../nbs/workshop/07_training.ipynb #ad1c9564
-SCHEDULES = {"one-cycle": lambda o, lr, steps: torch.optim.lr_scheduler.OneCycleLR(o, lr, total_steps=max(steps, 2)),
-             "cosine": lambda o, lr, steps: torch.optim.lr_scheduler.CosineAnnealingLR(o, max(steps, 1))}
+SCHEDULES = {
+    "one-cycle": lambda o, lr, steps: torch.optim.lr_scheduler.OneCycleLR(o, lr, total_steps=max(steps, 2)),
+    "cosine": lambda o, lr, steps: torch.optim.lr_scheduler.CosineAnnealingLR(o, max(steps, 1)),
+}
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, # to steer
-    schedule: str | Callable | None, # "one-cycle", "cosine", None, or (optimizer, lr, steps) -> scheduler
-    lr: float, # the largest learning rate
-    steps: int, # batches in the whole training
+    optimizer: torch.optim.Optimizer,  # to steer
+    schedule: str | Callable | None,  # "one-cycle", "cosine", None, or (optimizer, lr, steps) -> scheduler
+    lr: float,  # the largest learning rate
+    steps: int,  # batches in the whole training
 ):
     "A learning-rate schedule by name, or by a function of your own; it steps after every batch."
-    if schedule is None: return None
+    if schedule is None:
+        return None
     if not callable(schedule) and schedule not in SCHEDULES:
-        raise ValueError(f"schedule is {schedule!r}; choose one of {', '.join(SCHEDULES)}, None, or give a function")
+        raise ValueError(
+            f"schedule is {schedule!r}; choose one of {', '.join(SCHEDULES)}, None, or give a function"
+        )
     made = (schedule if callable(schedule) else SCHEDULES[schedule])(optimizer, lr, steps)
-    if isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau): raise ValueError("schedule: ReduceLROnPlateau waits for a metric; schedules here step after every batch")
+    if isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ValueError(
+            "schedule: ReduceLROnPlateau waits for a metric; schedules here step after every batch"
+        )
     return made
 
 # %% ../nbs/workshop/07_training.ipynb #729ca520
 def has_bf16(
-    device: torch.device, # a CPU or an accelerator
+    device: torch.device,  # a CPU or an accelerator
 ) -> bool:
     "Whether a device computes in bfloat16 with instructions of its own."
-    if device.type == "cuda": return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
-    checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
+    checks = [
+        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ]
     return device.type == "cpu" and any(check() for check in checks if check is not None)
 
 
 def conv_weights(
-    model: nn.Module, # any network
+    model: nn.Module,  # any network
 ) -> int:
     "How many weights of a network belong to two-dimensional convolutions."
-    return sum(p.numel() for m in model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) for p in m.parameters(recurse=False) if p.ndim == 4)
+    return sum(
+        p.numel()
+        for m in model.modules()
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
+        for p in m.parameters(recurse=False)
+        if p.ndim == 4
+    )
 
 # %% ../nbs/workshop/07_training.ipynb #9b93121e
 def precision_pays(
-    model: nn.Module, # a network
-    device: torch.device, # where it runs
-    weights: int = 5_000, # of convolutions, from which on it pays
+    model: nn.Module,  # a network
+    device: torch.device,  # where it runs
+    weights: int = 5_000,  # of convolutions, from which on it pays
 ) -> bool:
     "Whether training in bfloat16 is expected to be faster for this network on this device."
     return conv_weights(model) >= weights and has_bf16(device)
 
 
 def precision(
-    model: nn.Module, # a network
-    device: torch.device, # where it runs
-    amp: bool | str = "auto", # compute in bfloat16: True, False, or "auto" as in `precision_pays`
-    channels_last: bool | str = "auto", # keep the channels of a pixel together in memory: True, False or "auto"
-) -> tuple[bool, bool]: # amp, channels_last
+    model: nn.Module,  # a network
+    device: torch.device,  # where it runs
+    amp: bool | str = "auto",  # compute in bfloat16: True, False, or "auto" as in `precision_pays`
+    channels_last: bool
+    | str = "auto",  # keep the channels of a pixel together in memory: True, False or "auto"
+) -> tuple[bool, bool]:  # amp, channels_last
     "Whether to train in bfloat16 and in the channels-last layout."
     for name, value in (("amp", amp), ("channels_last", channels_last)):
-        if value not in (True, False, "auto"): raise ValueError(f"{name} is {value!r}; expected True, False or 'auto'")
-    if amp == "auto": amp = precision_pays(model, device)
-    if channels_last == "auto": channels_last = conv_weights(model) > 0 and (amp or device.type == "cpu")
+        if value not in (True, False, "auto"):
+            raise ValueError(f"{name} is {value!r}; expected True, False or 'auto'")
+    if amp == "auto":
+        amp = precision_pays(model, device)
+    if channels_last == "auto":
+        channels_last = conv_weights(model) > 0 and (amp or device.type == "cpu")
     return bool(amp), bool(channels_last)
 
 # %% ../nbs/workshop/07_training.ipynb #20c22e2c
 def random_states(
-    generator: torch.Generator, # that shuffles and augments
-    device: torch.device = torch.device("cpu"), # where the network runs
-) -> dict: # of tensors, numbers and strings
+    generator: torch.Generator,  # that shuffles and augments
+    device: torch.device = torch.device("cpu"),  # where the network runs
+) -> dict:  # of tensors, numbers and strings
     "The state of every random generator that a training may draw from: this one, torch's, Python's and NumPy's."
     kind, keys, *rest = np.random.get_state()
-    states = {"shuffle": generator.get_state(), "torch": torch.get_rng_state(), "python": json.dumps(random.getstate()),
-              "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *map(float, rest)]}
-    if device.type == "cuda": states["cuda"] = torch.cuda.get_rng_state(device)
-    if device.type == "mps": states["mps"] = torch.mps.get_rng_state()
+    states = {
+        "shuffle": generator.get_state(),
+        "torch": torch.get_rng_state(),
+        "python": json.dumps(random.getstate()),
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *map(float, rest)],
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 
@@ -530,26 +654,35 @@ def _numpy_state(stored):
 
 
 def restore_random(
-    states: dict, # from `random_states`
-    generator: torch.Generator, # that shuffles and augments
-    device: torch.device = torch.device("cpu"), # where the network runs
+    states: dict,  # from `random_states`
+    generator: torch.Generator,  # that shuffles and augments
+    device: torch.device = torch.device("cpu"),  # where the network runs
 ) -> None:
     "Put the states back."
     generator.set_state(states["shuffle"])
     torch.set_rng_state(states["torch"])
     random.setstate(_python_state(states["python"]))
     np.random.set_state(_numpy_state(states["numpy"]))
-    if "cuda" in states and device.type == "cuda": torch.cuda.set_rng_state(states["cuda"], device)
-    if "mps" in states and device.type == "mps": torch.mps.set_rng_state(states["mps"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+    if "mps" in states and device.type == "mps":
+        torch.mps.set_rng_state(states["mps"])
 
 # %% ../nbs/workshop/07_training.ipynb #64aed4ae
 def _check_storable(x, at):
     "An error if a part of a checkpoint could not be read back."
-    if isinstance(x, Tensor) or x is None or type(x) in (bool, int, float, str): return
-    if type(x) in (dict, OrderedDict, Counter): items = x.items()
-    elif type(x) in (list, tuple): items = enumerate(x)
-    else: raise TypeError(f"checkpoint: {at} is a {type(x).__name__}; expected tensors, numbers, strings, lists and dictionaries")
-    for k, v in items: _check_storable(v, f"{at}[{k!r}]")
+    if isinstance(x, Tensor) or x is None or type(x) in (bool, int, float, str):
+        return
+    if type(x) in (dict, OrderedDict, Counter):
+        items = x.items()
+    elif type(x) in (list, tuple):
+        items = enumerate(x)
+    else:
+        raise TypeError(
+            f"checkpoint: {at} is a {type(x).__name__}; expected tensors, numbers, strings, lists and dictionaries"
+        )
+    for k, v in items:
+        _check_storable(v, f"{at}[{k!r}]")
 
 
 def _bytes(tensor):
@@ -560,7 +693,9 @@ def _bytes(tensor):
 def _feed(digest, x):
     "Add a part of a checkpoint to a digest: its values, types, shapes and names."
     if isinstance(x, Tensor):
-        digest.update(f"{x.dtype} {tuple(x.shape)} {zlib.crc32(_bytes(x))}".encode()) # weights are large, and this is fast
+        digest.update(
+            f"{x.dtype} {tuple(x.shape)} {zlib.crc32(_bytes(x))}".encode()
+        )  # weights are large, and this is fast
     elif isinstance(x, dict):
         digest.update(f"dict {len(x)}".encode())
         for key, value in x.items():
@@ -578,7 +713,9 @@ def _digests(content):
     "A digest of each entry of a checkpoint's parts: `model 0.weight` -> text."
     found = {}
     for part, x in content.items():
-        for name, value in ({f"{part} {k}": v for k, v in x.items()} if isinstance(x, dict) and x else {part: x}).items():
+        for name, value in (
+            {f"{part} {k}": v for k, v in x.items()} if isinstance(x, dict) and x else {part: x}
+        ).items():
             digest = hashlib.sha256()
             _feed(digest, value)
             found[name] = digest.hexdigest()
@@ -586,8 +723,8 @@ def _digests(content):
 
 
 def save_checkpoint(
-    path: str | os.PathLike, # the file
-    content: dict, # tensors, numbers, strings, lists and dictionaries, among them "settings"
+    path: str | os.PathLike,  # the file
+    content: dict,  # tensors, numbers, strings, lists and dictionaries, among them "settings"
 ) -> None:
     "Save with torch, in one step, with a digest of each part."
     content = {name: part for name, part in content.items() if name != "digest"}
@@ -598,7 +735,8 @@ def save_checkpoint(
     write_safely(path, buffer.getbuffer())
 
 # %% ../nbs/workshop/07_training.ipynb #a175696e
-def _shown(x): return x.get("", "something else") if isinstance(x, dict) else x
+def _shown(x):
+    return x.get("", "something else") if isinstance(x, dict) else x
 
 
 def _change(then, now, at=""):
@@ -623,14 +761,20 @@ def _read_checkpoint(path):
         raise DataError([f"{path} is no checkpoint of kpnb.training.fit"])
     then = content.pop("digest", None)
     if not isinstance(then, dict):
-        raise DataError([f"{path} holds no digest, so nobody can tell whether it is whole; an older kpnb wrote it, or it is damaged"],
-                        "Begin again with another file. The weights of its best epoch, if you trust them, are in "
-                        "torch.load(path, weights_only=True)['best']")
+        raise DataError(
+            [
+                f"{path} holds no digest, so nobody can tell whether it is whole; an older kpnb wrote it, or it is damaged"
+            ],
+            "Begin again with another file. The weights of its best epoch, if you trust them, are in "
+            "torch.load(path, weights_only=True)['best']",
+        )
     now = _digests(content)
     if wrong := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise DataError([f"{path} is damaged: {', '.join(map(str, wrong[:3]))}{more} is not what was saved"],
-                        "Take a copy of the file, or begin again with another one")
+        raise DataError(
+            [f"{path} is damaged: {', '.join(map(str, wrong[:3]))}{more} is not what was saved"],
+            "Take a copy of the file, or begin again with another one",
+        )
     return content
 
 
@@ -638,15 +782,17 @@ _SOFT = ("hints", "unseen", "versions", "changing")
 
 
 def load_checkpoint(
-    path: str | os.PathLike, # the file
-    settings: dict, # what must agree, as of `Recipe.fingerprint`
+    path: str | os.PathLike,  # the file
+    settings: dict,  # what must agree, as of `Recipe.fingerprint`
 ) -> dict:
     "Load what `save_checkpoint` has saved (data only, no code), if it is whole and was made under the same settings."
     content = _read_checkpoint(path)
     changing = content["settings"].get("changing", [])
     then, now = (_lasting(s, changing) for s in (content["settings"], settings))
     if change := _change(*({k: v for k, v in s.items() if k not in _SOFT} for s in (then, now))):
-        raise DataError([f"{path} was made with {change}"], "Continue with the same settings, or choose another file")
+        raise DataError(
+            [f"{path} was made with {change}"], "Continue with the same settings, or choose another file"
+        )
     for text in _doubts(then, now, changing):
         warnings.warn(f"{path}: {text}", stacklevel=4)
     return content
@@ -654,8 +800,10 @@ def load_checkpoint(
 
 def _lasting(settings, changing):
     "The settings without those that change by themselves while training."
+
     def stays(name):
         return not any(name == c or name.startswith((f"{c} ", f"{c}[", f"{c}.")) for c in changing)
+
     parts = {part: x for part, x in settings.items() if stays(part)}
     for part, x in parts.items():
         if isinstance(x, dict):
@@ -678,38 +826,50 @@ def _doubts(then, now, changing):
 @dataclass
 class Learning:
     "The settings of `fit` that decide what is learned."
-    loss: Callable = point_mse # (output, batch) -> scalar
-    epochs: int = 30 # rounds over the training data
-    batch_size: int = 64 # pictures in a batch
-    lr: float = 1e-3 # largest learning rate
-    optimizer: str | Callable = "adamw" # as in `make_optimizer`
-    weight_decay: float | None = None # as in `make_optimizer`
-    schedule: str | Callable | None = "one-cycle" # as in `make_schedule`
-    augment: Callable | None = None # (batch, generator) -> batch, for training batches
-    clip: float | None = None # largest norm of the gradient
-    seed: int = 0 # for the order, the augmentation and dropout; the initial weights are yours
-    amp: bool | str = "auto" # compute in bfloat16, as in `precision`
-    channels_last: bool | str = "auto" # memory layout, as in `precision`
-    fast: bool | str | None = None # sets `amp` and `channels_last` together
-    monitor: str | None = None # column that says which epoch is best; default: valid_loss, or train_loss without validation data
-    mode: str | None = None # whether small or large values of it are good: "min" or "max"; default: by its name
+
+    loss: Callable = point_mse  # (output, batch) -> scalar
+    epochs: int = 30  # rounds over the training data
+    batch_size: int = 64  # pictures in a batch
+    lr: float = 1e-3  # largest learning rate
+    optimizer: str | Callable = "adamw"  # as in `make_optimizer`
+    weight_decay: float | None = None  # as in `make_optimizer`
+    schedule: str | Callable | None = "one-cycle"  # as in `make_schedule`
+    augment: Callable | None = None  # (batch, generator) -> batch, for training batches
+    clip: float | None = None  # largest norm of the gradient
+    seed: int = 0  # for the order, the augmentation and dropout; the initial weights are yours
+    amp: bool | str = "auto"  # compute in bfloat16, as in `precision`
+    channels_last: bool | str = "auto"  # memory layout, as in `precision`
+    fast: bool | str | None = None  # sets `amp` and `channels_last` together
+    monitor: str | None = (
+        None  # column that says which epoch is best; default: valid_loss, or train_loss without validation data
+    )
+    mode: str | None = (
+        None  # whether small or large values of it are good: "min" or "max"; default: by its name
+    )
 
 # %% ../nbs/workshop/07_training.ipynb #c56a1dbe
 @dataclass
 class Recipe(Learning):
     "All settings of `fit`; give any of them to it by name."
-    decode: Callable | None = decode_points # (output, batch) -> (N,K,2) pixels, for R and skill; None for networks without points
-    metrics: dict[str, Callable] | None = None # name -> (output, batch) -> number(s), on validation data; columns valid_<name>
-    patience: int | None = None # stop after so many epochs without a better one
-    restore_best: bool = True # end with the weights of the best epoch
-    csv: str | os.PathLike | None = None # file that gets a row for each epoch
-    checkpoint: str | os.PathLike | None = None # file that gets the training's state after each epoch
-    resume: bool = False # go on from `checkpoint` if it exists
-    max_seconds: float | None = None # stop after the first epoch that ends later than this
-    callbacks: Callable | Sequence[Callable] = () # (model, history) after each epoch; one that returns True stops the training
-    device: str | torch.device | None = None # default: kpnb.core.device()
-    progress: bool | str = True # a line of text; "curve" is the same as live=True
-    live: bool = False # also a curve that grows while training
+
+    decode: Callable | None = (
+        decode_points  # (output, batch) -> (N,K,2) pixels, for R and skill; None for networks without points
+    )
+    metrics: dict[str, Callable] | None = (
+        None  # name -> (output, batch) -> number(s), on validation data; columns valid_<name>
+    )
+    patience: int | None = None  # stop after so many epochs without a better one
+    restore_best: bool = True  # end with the weights of the best epoch
+    csv: str | os.PathLike | None = None  # file that gets a row for each epoch
+    checkpoint: str | os.PathLike | None = None  # file that gets the training's state after each epoch
+    resume: bool = False  # go on from `checkpoint` if it exists
+    max_seconds: float | None = None  # stop after the first epoch that ends later than this
+    callbacks: (
+        Callable | Sequence[Callable]
+    ) = ()  # (model, history) after each epoch; one that returns True stops the training
+    device: str | torch.device | None = None  # default: kpnb.core.device()
+    progress: bool | str = True  # a line of text; "curve" is the same as live=True
+    live: bool = False  # also a curve that grows while training
 
 # %% ../nbs/workshop/07_training.ipynb #82e9967b
 def _recipe(recipe, settings):
@@ -717,23 +877,33 @@ def _recipe(recipe, settings):
     known = [f.name for f in fields(Recipe)]
     if wrong := [k for k in settings if k not in known]:
         close = difflib.get_close_matches(wrong[0], known, 1)
-        raise TypeError(f"fit has no setting {wrong[0]!r}; " + (f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"))
+        raise TypeError(
+            f"fit has no setting {wrong[0]!r}; "
+            + (f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}")
+        )
     return replace(recipe or Recipe(), **settings)
 
 # %% ../nbs/workshop/07_training.ipynb #ffa16b3b
 @patch
-def check(self: Recipe,
-          train, # a data set
-          valid=None, # a data set
-          ) -> Recipe:
+def check(
+    self: Recipe,
+    train,  # a data set
+    valid=None,  # a data set
+) -> Recipe:
     "A copy with the open defaults filled in, or an error that names what is wrong."
-    for name in ("epochs", "batch_size", "patience"): _check_count(name, getattr(self, name))
-    if isinstance(self.seed, bool) or not isinstance(self.seed, int): raise ValueError(f"seed is {self.seed!r}; expected a whole number")
-    for name in ("lr", "clip", "max_seconds"): _check_positive(name, getattr(self, name))
-    if self.progress not in (True, False, "curve"): raise ValueError(f"progress is {self.progress!r}; expected True, False or 'curve'")
-    if self.resume and self.checkpoint is None: raise ValueError("resume=True needs a checkpoint file")
+    for name in ("epochs", "batch_size", "patience"):
+        _check_count(name, getattr(self, name))
+    if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+        raise ValueError(f"seed is {self.seed!r}; expected a whole number")
+    for name in ("lr", "clip", "max_seconds"):
+        _check_positive(name, getattr(self, name))
+    if self.progress not in (True, False, "curve"):
+        raise ValueError(f"progress is {self.progress!r}; expected True, False or 'curve'")
+    if self.resume and self.checkpoint is None:
+        raise ValueError("resume=True needs a checkpoint file")
     for name, ds in (("train", train), ("valid", valid)):
-        if ds is not None and not len(ds): raise ValueError(f"{name} is empty")
+        if ds is not None and not len(ds):
+            raise ValueError(f"{name} is empty")
     _check_metrics(self.metrics)
     _check_something_counts("train", train, self.loss)
     monitor = self.monitor or ("valid_loss" if valid is not None else "train_loss")
@@ -741,23 +911,37 @@ def check(self: Recipe,
     callbacks = (self.callbacks,) if callable(self.callbacks) else tuple(self.callbacks or ())
     both = {} if self.fast is None else {"amp": self.fast, "channels_last": self.fast}
     live = self.live or self.progress == "curve"
-    return replace(self, monitor=monitor, mode=mode, device=pick_device(self.device), callbacks=callbacks, live=live, **both)
+    return replace(
+        self,
+        monitor=monitor,
+        mode=mode,
+        device=pick_device(self.device),
+        callbacks=callbacks,
+        live=live,
+        **both,
+    )
 
 # %% ../nbs/workshop/07_training.ipynb #a7b47491
 def _check_count(name, v):
-    if not (name == "patience" and v is None) and (isinstance(v, bool) or not isinstance(v, int) or v < 1): raise ValueError(f"{name} is {v!r}; expected a whole number of at least 1")
+    if not (name == "patience" and v is None) and (isinstance(v, bool) or not isinstance(v, int) or v < 1):
+        raise ValueError(f"{name} is {v!r}; expected a whole number of at least 1")
 
 
 def _check_positive(name, v):
-    if not (name != "lr" and v is None) and (isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < math.inf): raise ValueError(f"{name} is {v!r}; expected a number above 0")
+    if not (name != "lr" and v is None) and (
+        isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < math.inf
+    ):
+        raise ValueError(f"{name} is {v!r}; expected a number above 0")
 
 
 def _checked_mode(monitor, mode):
     "The mode of a monitor; an error if nobody can tell, or if it would keep the worst epoch."
     mode, known = _mode("monitor", monitor, mode), known_mode(monitor)
     if known and mode != known:
-        raise ValueError(f"monitor is {monitor!r} and mode is {mode!r}, which would keep the worst epoch; set mode={known!r}, or leave "
-                         "it out. If it really is a measure of the other kind, give it another name")
+        raise ValueError(
+            f"monitor is {monitor!r} and mode is {mode!r}, which would keep the worst epoch; set mode={known!r}, or leave "
+            "it out. If it really is a measure of the other kind, give it another name"
+        )
     return mode
 
 
@@ -774,19 +958,29 @@ def _check_something_counts(name, ds, loss):
         whole["mask"] = ds.masks
     try:
         weight = weigh(whole)
-    except (KeyError, TypeError, ValueError): # it needs more than this; the first epoch will tell
+    except (KeyError, TypeError, ValueError):  # it needs more than this; the first epoch will tell
         return
     if not weight:
         raise ValueError(f"{name}: there is nothing to learn from: in its {len(ds)} pictures {_NOTHING}")
 
 # %% ../nbs/workshop/07_training.ipynb #bd23161c
-_PLAIN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
-          types.ClassMethodDescriptorType, np.ufunc)
-_OF_CLASSES = frozenset("""__module__ __doc__ __dict__ __weakref__ __annotations__ __annotate__ __qualname__ __hash__
+_PLAIN = (
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodWrapperType,
+    types.ClassMethodDescriptorType,
+    np.ufunc,
+)
+_OF_CLASSES = frozenset(
+    """__module__ __doc__ __dict__ __weakref__ __annotations__ __annotate__ __qualname__ __hash__
     __dataclass_fields__ __dataclass_params__ __match_args__ __firstlineno__ __static_attributes__ __abstractmethods__
-    __slots__ __slotnames__ __parameters__ __orig_bases__ __annotations_cache__ __annotate_func__ _abc_impl __repr__""".split())
-_OF_MODULES = frozenset(vars(nn.Module())) # how torch keeps its own books
-_INSTALLED = {str(Path(p).resolve()) for p in map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))}
+    __slots__ __slotnames__ __parameters__ __orig_bases__ __annotations_cache__ __annotate_func__ _abc_impl __repr__""".split()
+)
+_OF_MODULES = frozenset(vars(nn.Module()))  # how torch keeps its own books
+_INSTALLED = {
+    str(Path(p).resolve()) for p in map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
+}
 
 
 def _own(x):
@@ -798,7 +992,10 @@ def _own(x):
     file = getattr(sys.modules.get(root), "__file__", None)
     if file is None:
         return root in ("__main__", "__mp_main__") or root not in sys.modules
-    return not any(str(p) in _INSTALLED or p.name in ("site-packages", "dist-packages") for p in Path(file).resolve().parents)
+    return not any(
+        str(p) in _INSTALLED or p.name in ("site-packages", "dist-packages")
+        for p in Path(file).resolve().parents
+    )
 
 
 def _code_text(code, doc=None):
@@ -821,29 +1018,32 @@ def _globals_of(code):
     return dict.fromkeys([*names, *inner])
 
 
-def _short(text): return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+def _short(text):
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 # %% ../nbs/workshop/07_training.ipynb #descr01
 class _Description:
     "What decides a result, written down so that it can be compared in another session."
 
     def __init__(self, weights=True):
-        self.facts = {} # name -> number or text; "" is the thing itself
-        self.hints = {} # the same for global variables: a function that uses one need not depend on it
-        self.unseen = [] # what nobody can look into
-        self.weights, self.known = weights, {} # whether the weights of networks count; id -> (name, object)
+        self.facts = {}  # name -> number or text; "" is the thing itself
+        self.hints = {}  # the same for global variables: a function that uses one need not depend on it
+        self.unseen = []  # what nobody can look into
+        self.weights, self.known = weights, {}  # whether the weights of networks count; id -> (name, object)
 
     def add(self, at, x):
         "Describe `x` under the name `at`."
         if id(x) in self.known:
             self.facts[at] = f"the same as {self.known[id(x)][0] or 'the whole'}"
             return
-        lasting = issubclass(type(x), (types.FunctionType, type, nn.Module)) # others only must not go round in circles
+        lasting = issubclass(
+            type(x), (types.FunctionType, type, nn.Module)
+        )  # others only must not go round in circles
         try:
             if lasting or isinstance(x, (dict, list)) or hasattr(x, "__dict__"):
                 self.known[id(x)] = (at, x)
             self._add(at, x)
-        except Exception as e: # an object that does not want to be looked at, or one nested without end
+        except Exception as e:  # an object that does not want to be looked at, or one nested without end
             self._cannot(at, x, type(e).__name__)
         if not lasting:
             self.known.pop(id(x), None)
@@ -867,7 +1067,7 @@ class _Description:
             self._container(at, x)
         elif isinstance(x, types.ModuleType):
             self.facts[at] = x.__name__
-        elif isinstance(x, (logging.Logger, RemovableHandle)): # what they hold decides nothing
+        elif isinstance(x, (logging.Logger, RemovableHandle)):  # what they hold decides nothing
             self.facts[at] = type(x).__name__
         elif isinstance(x, (functools.partial, types.MethodType, types.FunctionType)):
             self._function(at, x)
@@ -926,7 +1126,10 @@ class _Description:
 
 
 def _name_of(x):
-    module, name = getattr(x, "__module__", None), getattr(x, "__qualname__", None) or getattr(x, "__name__", None)
+    module, name = (
+        getattr(x, "__module__", None),
+        getattr(x, "__qualname__", None) or getattr(x, "__name__", None),
+    )
     if not isinstance(name, str):
         return _name_of(type(x))
     return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
@@ -935,7 +1138,7 @@ def _name_of(x):
 @patch
 def _function(self: _Description, at, f):
     "Functions by name, code, defaults, closure and globals; partials and methods by their parts."
-    f = getattr(f, "_torchdynamo_orig_callable", f) # what torch.compile has taken in
+    f = getattr(f, "_torchdynamo_orig_callable", f)  # what torch.compile has taken in
     if isinstance(f, functools.partial):
         self.facts[at] = f"partial of {_name_of(f.func)}"
         parts = {"function": f.func} | {f"argument {i}": v for i, v in enumerate(f.args)} | f.keywords
@@ -952,15 +1155,15 @@ def _function(self: _Description, at, f):
 @patch
 def _inside(self: _Description, at, f):
     "The parts of a function; its code is written down at once."
-    names = f.__code__.co_varnames[:f.__code__.co_argcount]
+    names = f.__code__.co_varnames[: f.__code__.co_argcount]
     defaults = f.__defaults__ or ()
-    parts = {f"{n} (default)": v for n, v in zip(names[len(names) - len(defaults):], defaults)}
+    parts = {f"{n} (default)": v for n, v in zip(names[len(names) - len(defaults) :], defaults)}
     parts |= {f"{n} (default)": v for n, v in (f.__kwdefaults__ or {}).items()}
     for name, cell in zip(f.__code__.co_freevars, f.__closure__ or ()):
-        with contextlib.suppress(ValueError): # a cell that is still empty
+        with contextlib.suppress(ValueError):  # a cell that is still empty
             parts[f"{name} (closure)"] = cell.cell_contents
     parts |= {f"attribute {k}": v for k, v in vars(f).items() if k != "__wrapped__"}
-    if _own(f) or "<" in f.__qualname__: # all lambdas of a module have one name
+    if _own(f) or "<" in f.__qualname__:  # all lambdas of a module have one name
         python = ".".join(map(str, sys.version_info[:2]))
         self.facts[f"{at} code".strip()] = f"{_short(_code_text(f.__code__, f.__doc__))} of Python {python}"
     if _own(f):
@@ -997,7 +1200,7 @@ def _class(self: _Description, at, c):
 @patch
 def _module(self: _Description, at, m):
     "A network by its layers and their settings."
-    m = getattr(m, "_orig_mod", m) # what torch.compile has taken in
+    m = getattr(m, "_orig_mod", m)  # what torch.compile has taken in
     own = _own(type(m))
     self.facts[at] = f"{type(m).__name__}({' '.join(m.extra_repr().split())})"
     inner = self if own or self.weights else _Description(self.weights)
@@ -1007,7 +1210,7 @@ def _module(self: _Description, at, m):
     for name, value in vars(m).items():
         if name not in _OF_MODULES:
             inner.add(f"{at} {name}".strip(), value)
-    if inner is not self and inner.facts: # the layers of libraries would fill pages
+    if inner is not self and inner.facts:  # the layers of libraries would fill pages
         self.facts[f"{at} settings".strip()] = _short(repr(inner.facts))
         self.unseen += inner.unseen
     for i, hook in enumerate([*m._forward_hooks.values(), *m._forward_pre_hooks.values()]):
@@ -1021,7 +1224,7 @@ def _module(self: _Description, at, m):
 @patch
 def _object(self: _Description, at, x):
     "Anything else by its class and its fields."
-    slots = copyreg._slotnames(type(x)) # as pickle finds them
+    slots = copyreg._slotnames(type(x))  # as pickle finds them
     fields_of = {s: getattr(x, s) for s in slots if hasattr(x, s)} | getattr(x, "__dict__", {})
     text = repr(x) if not fields_of and not _own(type(x)) and type(x) is not object else ""
     if text and (text.startswith("<") or " at 0x" in text):
@@ -1061,7 +1264,13 @@ def _described_data(name, ds):
     if ds is None:
         return None, []
     if isinstance(ds, KeypointDataset) and type(ds).batches is KeypointDataset.batches:
-        parts = [ds.images, torch.where(ds.visible[..., None], ds.keypoints, 0.0), ds.visible, ds.masks, getattr(ds, "to_file", None)]
+        parts = [
+            ds.images,
+            torch.where(ds.visible[..., None], ds.keypoints, 0.0),
+            ds.visible,
+            ds.masks,
+            getattr(ds, "to_file", None),
+        ]
         crc = zlib.crc32(repr([(int(a), int(b)) for a, b in ds.pairs or ()]).encode())
         for part in parts:
             crc = crc if part is None else _crc(part, crc)
@@ -1071,18 +1280,26 @@ def _described_data(name, ds):
         return f"{len(ds)} pictures, checksum {_batch_crc(ds.batches(256, device='cpu')):08x}", []
     d = _Description()
     d.add("", ds)
-    return d.facts | {"length": len(ds)}, [f"{name} (it gives other pictures each time)", *(f"{name} {u}" for u in d.unseen)]
+    return d.facts | {"length": len(ds)}, [
+        f"{name} (it gives other pictures each time)",
+        *(f"{name} {u}" for u in d.unseen),
+    ]
 
 # %% ../nbs/workshop/07_training.ipynb #95b7f272
 @patch
-def describe(self: Recipe,
-             model: nn.Module, # the network
-             ) -> dict: # name -> text or number, or a dictionary of them
+def describe(
+    self: Recipe,
+    model: nn.Module,  # the network
+) -> dict:  # name -> text or number, or a dictionary of them
     "All settings that decide the result, as text that is the same in the next session. It takes milliseconds."
     shapes = {k: list(v.shape) for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     frozen = [k for k, p in model.named_parameters() if not p.requires_grad]
-    versions = {"kpnb": kpnb.__version__, "torch": str(torch.__version__), "Python": ".".join(map(str, sys.version_info[:2])),
-                "device": torch.device(self.device).type if self.device is not None else pick_device().type}
+    versions = {
+        "kpnb": kpnb.__version__,
+        "torch": str(torch.__version__),
+        "Python": ".".join(map(str, sys.version_info[:2])),
+        "device": torch.device(self.device).type if self.device is not None else pick_device().type,
+    }
     found = {"network": shapes, "hints": {}, "unseen": [], "versions": versions}
     named = [f.name for f in fields(Learning)] + ["decode", "metrics"]
     parts = {n: getattr(self, n) for n in named} | {"layers": model, "frozen weights": frozen}
@@ -1096,11 +1313,12 @@ def describe(self: Recipe,
 
 
 @patch
-def fingerprint(self: Recipe,
-                model: nn.Module, # the network
-                train, # a data set
-                valid=None, # a data set
-                ) -> dict: # name -> text or number, or a dictionary of them
+def fingerprint(
+    self: Recipe,
+    model: nn.Module,  # the network
+    train,  # a data set
+    valid=None,  # a data set
+) -> dict:  # name -> text or number, or a dictionary of them
     "What a checkpoint must agree with: `describe`, and a checksum of all data."
     found = self.describe(model)
     for name, ds in (("train", train), ("valid", valid)):
@@ -1115,21 +1333,30 @@ class _Run:
     def __init__(self, model, train, valid, r):
         self.model, self.train, self.valid, self.r = model.to(r.device), train, valid, r
         self.amp, last = precision(model, r.device, r.amp, r.channels_last)
-        self.layout, self.had_layout = (torch.channels_last if last else torch.contiguous_format), _layout(model)
+        self.layout, self.had_layout = (
+            (torch.channels_last if last else torch.contiguous_format),
+            _layout(model),
+        )
         model.to(memory_format=self.layout)
         self.optimizer = make_optimizer(model, r.optimizer, r.lr, r.weight_decay)
-        self.planned = r.epochs * math.ceil(len(train) / r.batch_size) # steps
+        self.planned = r.epochs * math.ceil(len(train) / r.batch_size)  # steps
         self.schedule = make_schedule(self.optimizer, r.schedule, r.lr, self.planned)
         self.generator, self.mean, self.steps = make_generator(r.seed), _mean_answer(train, valid), 0
         self.history = History(monitor=r.monitor, mode=None if known_mode(r.monitor) else r.mode)
-        self.kept = ([], None) # the rows, and the weights of the best of them: they change together
+        self.kept = ([], None)  # the rows, and the weights of the best of them: they change together
         self.settings = None if r.checkpoint is None else r.fingerprint(model, train, valid)
         self.show, self.start, self.enough = _Display(r), time.perf_counter(), None
         self.grad = torch.is_grad_enabled()
 
     def batches(self):
         "Training batches in the network's memory layout."
-        for batch in self.train.batches(self.r.batch_size, shuffle=True, generator=self.generator, augment=self.r.augment, device=self.r.device):
+        for batch in self.train.batches(
+            self.r.batch_size,
+            shuffle=True,
+            generator=self.generator,
+            augment=self.r.augment,
+            device=self.r.device,
+        ):
             self.steps += 1
             yield batch | {"image": batch["image"].contiguous(memory_format=self.layout)}
 
@@ -1137,28 +1364,58 @@ class _Run:
 def _layout(model):
     "The memory layout of a network's convolutions."
     weights = (p for p in model.parameters() if p.ndim == 4 and not p.is_contiguous())
-    return torch.channels_last if any(p.is_contiguous(memory_format=torch.channels_last) for p in weights) else torch.contiguous_format
+    return (
+        torch.channels_last
+        if any(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+        else torch.contiguous_format
+    )
 
 # %% ../nbs/workshop/07_training.ipynb #2b095053
 def _mean_answer(train, valid):
     "The mean of the training targets in pixels of the validation pictures; None without points or validation data."
-    if valid is None: return None
-    if hasattr(train, "keypoints"): parts = [(normalise(train.keypoints.cpu(), train.size), train.visible.cpu())]
-    else: parts = [(normalise(b["keypoints"], b["image"].shape[-2:]), b["visible"]) for b in train.batches(256, device="cpu") if "keypoints" in b]
-    if not parts: return None
-    size = valid.size if hasattr(valid, "size") else next(iter(valid.batches(1, device="cpu")))["image"].shape[-2:]
+    if valid is None:
+        return None
+    if hasattr(train, "keypoints"):
+        parts = [(normalise(train.keypoints.cpu(), train.size), train.visible.cpu())]
+    else:
+        parts = [
+            (normalise(b["keypoints"], b["image"].shape[-2:]), b["visible"])
+            for b in train.batches(256, device="cpu")
+            if "keypoints" in b
+        ]
+    if not parts:
+        return None
+    size = (
+        valid.size
+        if hasattr(valid, "size")
+        else next(iter(valid.batches(1, device="cpu")))["image"].shape[-2:]
+    )
     return denormalise(mean_points(*map(torch.cat, zip(*parts))), size)
 
 # %% ../nbs/workshop/07_training.ipynb #b0edaed0
 @patch
 def judge(self: _Run, epoch):
     "The validation columns of a row."
-    if self.valid is None: return {}
+    if self.valid is None:
+        return {}
     r = self.r
-    found = evaluate(self.model, self.valid, loss=r.loss, decode=r.decode, metrics=r.metrics, mean=self.mean, batch_size=max(r.batch_size, 256), device=r.device)
+    found = evaluate(
+        self.model,
+        self.valid,
+        loss=r.loss,
+        decode=r.decode,
+        metrics=r.metrics,
+        mean=self.mean,
+        batch_size=max(r.batch_size, 256),
+        device=r.device,
+    )
     if not math.isfinite(found["loss"]):
         hidden = hasattr(self.valid, "visible") and not self.valid.visible.any()
-        reason = "no keypoint of the validation data is visible" if hidden else "the weights are finite, so look at the validation data and the loss function"
+        reason = (
+            "no keypoint of the validation data is visible"
+            if hidden
+            else "the weights are finite, so look at the validation data and the loss function"
+        )
         raise TrainingDiverged(f"the validation loss is {found['loss']} after epoch {epoch}: {reason}")
     return {k if k in ("R", "skill") else f"valid_{k}": v for k, v in found.items()}
 
@@ -1168,9 +1425,15 @@ def _unusable(run, saved):
     names = ("model", "optimizer", "schedule", "best", "rows", "random", "counts")
     if missing := [f"{name} is missing" for name in names if name not in saved]:
         return missing
-    problems = [*_wrong_counts(saved), *_wrong_rows(saved, run.r), *_wrong_weights("model", saved["model"], run.model)]
+    problems = [
+        *_wrong_counts(saved),
+        *_wrong_rows(saved, run.r),
+        *_wrong_weights("model", saved["model"], run.model),
+    ]
     problems += _wrong_weights("best", saved["best"], run.model)
-    problems += _wrong_random(saved["random"], saved["settings"].get("versions", {}).get("device"), run.r.device)
+    problems += _wrong_random(
+        saved["random"], saved["settings"].get("versions", {}).get("device"), run.r.device
+    )
     return problems or [*_wrong_optimizer(run, saved)]
 
 
@@ -1221,10 +1484,15 @@ def _wrong_weights(what, found, model):
 
 def _wrong_random(states, then, device):
     "Try each state on a generator that nobody uses."
-    tries = {"shuffle": lambda s: torch.Generator().set_state(s), "torch": lambda s: torch.Generator().set_state(s),
-             "python": lambda s: random.Random().setstate(_python_state(s)),
-             "numpy": lambda s: np.random.RandomState().set_state(_numpy_state(s))}
-    if device.type in ("cuda", "mps") and device.type == then: # on another device than then, the first state there will do
+    tries = {
+        "shuffle": lambda s: torch.Generator().set_state(s),
+        "torch": lambda s: torch.Generator().set_state(s),
+        "python": lambda s: random.Random().setstate(_python_state(s)),
+        "numpy": lambda s: np.random.RandomState().set_state(_numpy_state(s)),
+    }
+    if (
+        device.type in ("cuda", "mps") and device.type == then
+    ):  # on another device than then, the first state there will do
         tries[device.type] = lambda s: torch.Generator(device).set_state(s)
     if not isinstance(states, dict):
         yield f"random is {_kind(states)}; expected a dictionary of {', '.join(tries)}"
@@ -1256,14 +1524,16 @@ def _wrong_optimizer(run, saved):
         schedule = make_schedule(trial, r.schedule, r.lr, run.planned)
         trial.load_state_dict(copy.deepcopy(found))
         mine = {id(p) for p in stand_in}
-        if all(id(p) in mine for g in trial.param_groups for p in g["params"]): # else it holds the network's own
+        if all(
+            id(p) in mine for g in trial.param_groups for p in g["params"]
+        ):  # else it holds the network's own
             for p in stand_in:
                 p.grad = torch.zeros_like(p)
             trial.step()
         what = "schedule"
         if schedule is not None:
             schedule.load_state_dict(copy.deepcopy(saved["schedule"]))
-            if len(saved["rows"]) < r.epochs: # after its last step a schedule may refuse another one
+            if len(saved["rows"]) < r.epochs:  # after its last step a schedule may refuse another one
                 schedule.step()
     except Exception as e:
         yield f"{what} cannot be used: {type(e).__name__}: {e}"
@@ -1274,14 +1544,20 @@ def _wrong_groups(found, now, with_state):
     if not isinstance(found, dict) or not {"state", "param_groups"} <= set(found):
         return f"optimizer is {_kind(found)}; expected 'state' and 'param_groups'"
     groups, expected = found["param_groups"], now["param_groups"]
-    if not isinstance(groups, list) or len(groups) != len(expected) or not all(isinstance(g, dict) for g in groups):
+    if (
+        not isinstance(groups, list)
+        or len(groups) != len(expected)
+        or not all(isinstance(g, dict) for g in groups)
+    ):
         return f"optimizer param_groups is {_kind(groups)}; expected a list of {len(expected)} dictionaries"
     for i, (a, b) in enumerate(zip(groups, expected)):
         if lacking := [k for k in b if k not in a]:
             return f"optimizer param_groups[{i}] lacks {lacking[0]!r}"
         if a["params"] != b["params"]:
             return f"optimizer param_groups[{i}] is for {_count(a['params'])} weights; expected {len(b['params'])}"
-    if not isinstance(found["state"], dict) or sorted(found["state"], key=str) != sorted(with_state or [], key=str):
+    if not isinstance(found["state"], dict) or sorted(found["state"], key=str) != sorted(
+        with_state or [], key=str
+    ):
         return f"optimizer state is for {_count(found['state'])} weights; expected {_count(with_state)}"
     several = {}
     for i, state in found["state"].items():
@@ -1291,7 +1567,8 @@ def _wrong_groups(found, now, with_state):
         return f"optimizer state[{rare}] has other entries than that of most weights"
 
 
-def _count(x): return len(x) if hasattr(x, "__len__") else _kind(x)
+def _count(x):
+    return len(x) if hasattr(x, "__len__") else _kind(x)
 
 
 def _wrong_entries(found, schedule, steps, how):
@@ -1304,10 +1581,20 @@ def _wrong_entries(found, schedule, steps, how):
     if other := [k for k in {**now, **found} if (k in now) != (k in found)]:
         return f"schedule {other[0]} is {'missing' if other[0] in now else 'no entry of this schedule'}"
     for k, v in now.items():
-        alike = isinstance(found[k], (int, float)) if isinstance(v, (int, float)) else isinstance(found[k], type(v))
+        alike = (
+            isinstance(found[k], (int, float))
+            if isinstance(v, (int, float))
+            else isinstance(found[k], type(v))
+        )
         if v is not None and not alike or isinstance(v, list) and len(found[k]) != len(v):
-            return f"schedule {k} is {_kind(found[k])} of {_count(found[k])}; expected {_kind(v)} of {_count(v)}"
-        fixed = not k.startswith("_") and k != "last_epoch" and (v is None or isinstance(v, (bool, int, float, str, list)))
+            return (
+                f"schedule {k} is {_kind(found[k])} of {_count(found[k])}; expected {_kind(v)} of {_count(v)}"
+            )
+        fixed = (
+            not k.startswith("_")
+            and k != "last_epoch"
+            and (v is None or isinstance(v, (bool, int, float, str, list)))
+        )
         if isinstance(how, str) and fixed and found[k] != v:
             return f"schedule {k} is {found[k]}; expected {v}"
     if isinstance(how, str) and found["last_epoch"] != steps:
@@ -1320,7 +1607,7 @@ def keep(self: _Run, row):
     rows, best = [*self.kept[0], row], self.kept[1]
     if len(rows) == 1 or replace(self.history, rows=rows).waited() == 0:
         best = {k: v.detach().to("cpu", copy=True) for k, v in self.model.state_dict().items()}
-    self.kept = (rows, best) # in one step: no interruption can come between a row and its weights
+    self.kept = (rows, best)  # in one step: no interruption can come between a row and its weights
     self.history.rows = rows
 
 
@@ -1328,13 +1615,30 @@ def keep(self: _Run, row):
 def save(self: _Run):
     "Write CSV and checkpoint."
     rows, best = self.kept
-    if self.r.csv is not None: self.history.to_csv(self.r.csv)
-    if self.r.checkpoint is None: return
-    if len(rows) == 1: self.settings["changing"] = _changed(self.settings, self.r.describe(self.model))
-    schedule, optimizer = None if self.schedule is None else self.schedule.state_dict(), self.optimizer.state_dict()
-    parts = {"settings": self.settings, "model": self.model.state_dict(), "optimizer": optimizer, "schedule": schedule,
-             "best": best, "rows": rows, "random": random_states(self.generator, self.r.device),
-             "counts": {"epochs": len(rows), "steps": self.steps, "weights with a state": sorted(optimizer["state"])}}
+    if self.r.csv is not None:
+        self.history.to_csv(self.r.csv)
+    if self.r.checkpoint is None:
+        return
+    if len(rows) == 1:
+        self.settings["changing"] = _changed(self.settings, self.r.describe(self.model))
+    schedule, optimizer = (
+        None if self.schedule is None else self.schedule.state_dict(),
+        self.optimizer.state_dict(),
+    )
+    parts = {
+        "settings": self.settings,
+        "model": self.model.state_dict(),
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "best": best,
+        "rows": rows,
+        "random": random_states(self.generator, self.r.device),
+        "counts": {
+            "epochs": len(rows),
+            "steps": self.steps,
+            "weights with a state": sorted(optimizer["state"]),
+        },
+    }
     save_checkpoint(self.r.checkpoint, parts)
 
 
@@ -1347,7 +1651,9 @@ def _changed(then, now):
             found += [part] if x != before and part != "unseen" else []
             continue
         start = "" if part == "hints" else f"{part} "
-        found += [f"{start}{k}".strip() for k in {**before, **x} if before.get(k, "not set") != x.get(k, "not set")]
+        found += [
+            f"{start}{k}".strip() for k in {**before, **x} if before.get(k, "not set") != x.get(k, "not set")
+        ]
     return found
 
 
@@ -1357,15 +1663,20 @@ def load(self: _Run):
     path = self.r.checkpoint
     saved = load_checkpoint(path, self.settings)
     if problems := _unusable(self, saved):
-        raise DataError([f"{path}: {p}" for p in problems], "Nothing was changed: take a copy of the file, or begin again with another one")
+        raise DataError(
+            [f"{path}: {p}" for p in problems],
+            "Nothing was changed: take a copy of the file, or begin again with another one",
+        )
     self.settings, self.steps = saved["settings"], saved["counts"]["steps"]
     self.kept = (saved["rows"], saved["best"])
     self.history.rows = saved["rows"]
     self.model.load_state_dict(saved["model"])
     self.optimizer.load_state_dict(saved["optimizer"])
-    if self.schedule is not None: self.schedule.load_state_dict(saved["schedule"])
+    if self.schedule is not None:
+        self.schedule.load_state_dict(saved["schedule"])
     restore_random(saved["random"], self.generator, self.r.device)
-    if self.r.csv is not None: self.history.to_csv(self.r.csv)
+    if self.r.csv is not None:
+        self.history.to_csv(self.r.csv)
 
 # %% ../nbs/workshop/07_training.ipynb #452a246e
 class _Display:
@@ -1374,22 +1685,32 @@ class _Display:
     def __init__(self, r):
         shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
         self.notebook, self.terminal = getattr(shell, "kernel", None) is not None, sys.stderr.isatty()
-        self.on, self.live, self.epochs = bool(r.progress) and not in_test(), r.live and not in_test(), r.epochs
+        self.on, self.live, self.epochs = (
+            bool(r.progress) and not in_test(),
+            r.live and not in_test(),
+            r.epochs,
+        )
         self.handles, self.last, self.start, self.next_curve = {}, 0.0, time.perf_counter(), 0.0
 
     def put(self, key, data):
         from IPython.display import display
-        if key in self.handles: self.handles[key].update(data, raw=True)
-        else: self.handles[key] = display(data, raw=True, display_id=True)
+
+        if key in self.handles:
+            self.handles[key].update(data, raw=True)
+        else:
+            self.handles[key] = display(data, raw=True, display_id=True)
 
     def line(self, epoch, text, end=False):
         bar = "#" * round(20 * epoch / self.epochs)
         text = f"[{bar:.<20}] epoch {epoch} of {self.epochs}{text}, {time.perf_counter() - self.start:.0f} s"
-        if self.on and self.notebook: self.put("line", {"text/plain": text})
-        elif self.on and self.terminal: print(f"\r{text:<110}", end="\n" if end else "", file=sys.stderr, flush=True)
+        if self.on and self.notebook:
+            self.put("line", {"text/plain": text})
+        elif self.on and self.terminal:
+            print(f"\r{text:<110}", end="\n" if end else "", file=sys.stderr, flush=True)
 
     def batch(self, epoch, i, loss):
-        if time.perf_counter() - self.last < 0.5: return
+        if time.perf_counter() - self.last < 0.5:
+            return
         self.last = time.perf_counter()
         self.line(epoch, f", batch {i}: loss {loss:.4g}")
 
@@ -1397,25 +1718,37 @@ class _Display:
 @patch
 def epoch(self: _Display, history, end=False):
     "Show the numbers of the last row, and the curve; at the end, the best row."
-    if not len(history): return
+    if not len(history):
+        return
     row = history.best if end and history.waited() < len(history) else history.rows[-1]
-    numbers = "".join(f", {k.replace('_', ' ')} {row[k]:.4g}" for k in ("train_loss", "valid_loss", "R", "skill") if k in row)
-    self.line(len(history), f" ({history.stopped}); best is epoch {row['epoch']}{numbers}" if end else numbers, end)
-    if not (self.live and self.notebook) or (time.perf_counter() < self.next_curve and not end): return
+    numbers = "".join(
+        f", {k.replace('_', ' ')} {row[k]:.4g}"
+        for k in ("train_loss", "valid_loss", "R", "skill")
+        if k in row
+    )
+    self.line(
+        len(history), f" ({history.stopped}); best is epoch {row['epoch']}{numbers}" if end else numbers, end
+    )
+    if not (self.live and self.notebook) or (time.perf_counter() < self.next_curve and not end):
+        return
     start = time.perf_counter()
     self.put("curve", {"image/png": _curve(history), "text/plain": "training curve"})
-    self.next_curve = time.perf_counter() + 5 * (time.perf_counter() - start) # drawing takes at most a sixth of the time
+    self.next_curve = time.perf_counter() + 5 * (
+        time.perf_counter() - start
+    )  # drawing takes at most a sixth of the time
 
 
 def _curve(history):
     "The training curve as a PNG in base64, which is what a notebook stores."
     import matplotlib.pyplot as plt
     from kpnb.plot import figure, plot_history
+
     fig, ax = figure(width=6, height=2.8)
     try:
         plot_history(history, ax) if history.waited() < len(history) else plot_history(history, ax, best=None)
         fig.savefig(buffer := io.BytesIO(), format="png", dpi=80)
-    finally: plt.close(fig)
+    finally:
+        plt.close(fig)
     return base64.b64encode(buffer.getvalue()).decode()
 
 # %% ../nbs/workshop/07_training.ipynb #37018abf
@@ -1424,15 +1757,33 @@ def _epochs(run):
     r, history = run.r, run.history
     while not _reason(run):
         epoch, start, lr = len(history) + 1, time.perf_counter(), _lr(run.optimizer)
-        row = {"epoch": epoch} | train_epoch(run.model, run.batches(), run.optimizer, r.loss, run.schedule, run.amp, r.clip, epoch, run.show.batch)
-        if math.isnan(row["train_loss"]): # no batch had a loss
-            raise ValueError(f"train: epoch {epoch} had nothing to learn from: in its {row['n_train']} pictures {_NOTHING}")
+        row = {"epoch": epoch} | train_epoch(
+            run.model,
+            run.batches(),
+            run.optimizer,
+            r.loss,
+            run.schedule,
+            run.amp,
+            r.clip,
+            epoch,
+            run.show.batch,
+        )
+        if math.isnan(row["train_loss"]):  # no batch had a loss
+            raise ValueError(
+                f"train: epoch {epoch} had nothing to learn from: in its {row['n_train']} pictures {_NOTHING}"
+            )
         row |= run.judge(epoch) | {"lr": lr, "seconds": time.perf_counter() - start}
         run.keep(row)
         run.save()
         run.show.epoch(history)
         late = r.max_seconds is not None and time.perf_counter() - run.start > r.max_seconds
-        run.enough = "callback" if any([f(run.model, history) is True for f in r.callbacks]) else "time" if late else None
+        run.enough = (
+            "callback"
+            if any([f(run.model, history) is True for f in r.callbacks])
+            else "time"
+            if late
+            else None
+        )
 
 
 def _reason(run):
@@ -1450,16 +1801,18 @@ def _check_takes(model, **parts):
     for name, part in parts.items():
         takes = getattr(part, "takes", None)
         if space is not None and takes is not None and space not in takes:
-            raise ValueError(f"fit: the network answers with {space}, and {name} takes {' or '.join(takes)}: "
-                             f"{_name_of(part)}; take a {name} for {space}, or a network that answers otherwise")
+            raise ValueError(
+                f"fit: the network answers with {space}, and {name} takes {' or '.join(takes)}: "
+                f"{_name_of(part)}; take a {name} for {space}, or a network that answers otherwise"
+            )
 
 
 def fit(
-    model: nn.Module, # trained in place, and moved to the device; left in eval mode
-    train, # a KeypointDataset, or anything with a length and the same `batches`
-    valid=None, # likewise, which the network never trains on
-    recipe: Recipe | None = None, # settings to start from; default: those of `Recipe`
-    **settings, # any of the settings of `Recipe`, such as epochs=10 or lr=3e-3
+    model: nn.Module,  # trained in place, and moved to the device; left in eval mode
+    train,  # a KeypointDataset, or anything with a length and the same `batches`
+    valid=None,  # likewise, which the network never trains on
+    recipe: Recipe | None = None,  # settings to start from; default: those of `Recipe`
+    **settings,  # any of the settings of `Recipe`, such as epochs=10 or lr=3e-3
 ) -> History:
     "Train a network: early stopping, best weights, CSV, checkpoints, and R and skill after each epoch."
     r = _recipe(recipe, settings).check(train, valid)
@@ -1468,15 +1821,18 @@ def fit(
     run = _Run(model, train, valid, r)
     seed_everything(r.seed)
     try:
-        if r.resume and Path(r.checkpoint).exists(): run.load()
+        if r.resume and Path(r.checkpoint).exists():
+            run.load()
         _epochs(run)
-    except KeyboardInterrupt: run.history.stopped = "interrupted"
+    except KeyboardInterrupt:
+        run.history.stopped = "interrupted"
     except TrainingDiverged as e:
         e.history = run.history
         raise
     finally:
-        try: run.finish(outside)
-        except KeyboardInterrupt: # once more: half of the best weights would be worse than none
+        try:
+            run.finish(outside)
+        except KeyboardInterrupt:  # once more: half of the best weights would be worse than none
             run.history.stopped = "interrupted"
             run.finish(outside)
     return run.history
@@ -1486,14 +1842,22 @@ def fit(
 def finish(self: _Run, outside):
     "Put the best weights and the session's random state back, and show the last line."
     self.history.rows, best = self.kept
-    if self.r.restore_best and best is not None: self.model.load_state_dict(best)
+    if self.r.restore_best and best is not None:
+        self.model.load_state_dict(best)
     self.model.to(memory_format=self.had_layout).eval()
-    torch.set_grad_enabled(self.grad) # an interruption may come between a network's answer and this
+    torch.set_grad_enabled(self.grad)  # an interruption may come between a network's answer and this
     restore_random(outside, self.generator, self.r.device)
-    if self.history.stopped == "running": self.history.stopped = "error"
-    else: self.show.epoch(self.history, end=True)
+    if self.history.stopped == "running":
+        self.history.stopped = "error"
+    else:
+        self.show.epoch(self.history, end=True)
 
 
 _given = [p for p in inspect.signature(fit).parameters.values() if p.kind is not p.VAR_KEYWORD]
-_named = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(Recipe)]
-fit.__signature__ = inspect.Signature([*_given, *_named], return_annotation=History) # so that help and completion know every setting
+_named = [
+    inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+    for f in fields(Recipe)
+]
+fit.__signature__ = inspect.Signature(
+    [*_given, *_named], return_annotation=History
+)  # so that help and completion know every setting

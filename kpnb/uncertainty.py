@@ -46,11 +46,11 @@ from .training import History, fit, masked_mean, predict, visible_points
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn007
 def label_sigma(
-    ds: KeypointDataset, # scenes, with `blur` and `yaw` in their `meta`
-    base: float = 1.0, # pixels: of a sharp face that looks at you
-    blur: float = 1.0, # pixels more for each pixel of blur
-    turned: float = 1.5, # on the far side of a head in profile, a share on top
-) -> Tensor: # (N,K) pixels
+    ds: KeypointDataset,  # scenes, with `blur` and `yaw` in their `meta`
+    base: float = 1.0,  # pixels: of a sharp face that looks at you
+    blur: float = 1.0,  # pixels more for each pixel of blur
+    turned: float = 1.5,  # on the far side of a head in profile, a share on top
+) -> Tensor:  # (N,K) pixels
     "How careless our imaginary annotator is, point by point: the standard deviation of x and of y."
     side = torch.zeros(ds.keypoints.shape[1])
     for left, right in mirror_pairs(ds.keypoint_names, ds.pairs):
@@ -60,20 +60,24 @@ def label_sigma(
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn008
 def noisy_labels(
-    ds: KeypointDataset, # exact labels
-    sigma: Tensor, # (N,K) pixels, from `label_sigma`
-    seed: int = 0, # of the errors
-) -> KeypointDataset: # with other `keypoints`; what leaves the picture is not visible, what was hidden stays so
+    ds: KeypointDataset,  # exact labels
+    sigma: Tensor,  # (N,K) pixels, from `label_sigma`
+    seed: int = 0,  # of the errors
+) -> (
+    KeypointDataset
+):  # with other `keypoints`; what leaves the picture is not visible, what was hidden stays so
     "The same pictures, labelled by an annotator whose x and y err independently with these standard deviations."
     if sigma.shape != ds.keypoints.shape[:2]:
-        raise ValueError(f"noisy_labels: sigma is {tuple(sigma.shape)}; "
-                         f"expected {tuple(ds.keypoints.shape[:2])}, one for each point")
+        raise ValueError(
+            f"noisy_labels: sigma is {tuple(sigma.shape)}; "
+            f"expected {tuple(ds.keypoints.shape[:2])}, one for each point"
+        )
     noise = torch.randn(ds.keypoints.shape, generator=make_generator(seed)).to(ds.keypoints)
     moved = ds.keypoints + sigma[..., None] * noise
     return replace(ds, keypoints=moved, visible=ds.visible & inside(moved, ds.size))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn017
-LOG_VAR = (-16.0, 8.0) # bounds of the log-variance while training: σ from 0.0003 to 55 halves of the picture
+LOG_VAR = (-16.0, 8.0)  # bounds of the log-variance while training: σ from 0.0003 to 55 halves of the picture
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn018
@@ -83,10 +87,10 @@ def _wide(*tensors):
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn019
 def bounded(
-    x: Tensor, # any numbers, such as log-variances
-    low: float = LOG_VAR[0], # smallest result
-    high: float = LOG_VAR[1], # largest result
-) -> Tensor: # as x, within the bounds
+    x: Tensor,  # any numbers, such as log-variances
+    low: float = LOG_VAR[0],  # smallest result
+    high: float = LOG_VAR[1],  # largest result
+) -> Tensor:  # as x, within the bounds
     "Values cut at bounds, whose gradient passes through the cut, so that what has gone too far can come back."
     return x.detach().clamp(low, high) + (x - x.detach())
 
@@ -97,12 +101,13 @@ def _held(x, bounds, share=1.0):
 
 
 def gaussian_nll(
-    mean: Tensor, # any shape
-    log_var: Tensor, # of the same shape: logarithm of the variance
-    target: Tensor, # of the same shape
-    full: bool = True, # with the constant ½·log 2π, so that it is a density in nats; torch leaves it out by default
-    bounds: tuple[float, float] | None = None, # of the log-variance while training, as `LOG_VAR`; None: the exact score
-) -> Tensor: # of the same shape, nats
+    mean: Tensor,  # any shape
+    log_var: Tensor,  # of the same shape: logarithm of the variance
+    target: Tensor,  # of the same shape
+    full: bool = True,  # with the constant ½·log 2π, so that it is a density in nats; torch leaves it out by default
+    bounds: tuple[float, float]
+    | None = None,  # of the log-variance while training, as `LOG_VAR`; None: the exact score
+) -> Tensor:  # of the same shape, nats
     "The negative log-likelihood of a normal distribution, element by element. Within `LOG_VAR` it is always finite."
     mean, log_var, target = _wide(mean, log_var, target)
     s = _held(log_var, bounds)
@@ -110,49 +115,66 @@ def gaussian_nll(
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn033
 def descend(
-    loss: Callable, # (mean, log_var, target) -> loss
-    mean: float, # where to start
-    log_var: float, # where to start
-    lr: float = 0.1, # step size
-    steps: int = 40, # of plain gradient descent
-) -> Tensor: # (steps + 1, 2): mean and log-variance
+    loss: Callable,  # (mean, log_var, target) -> loss
+    mean: float,  # where to start
+    log_var: float,  # where to start
+    lr: float = 0.1,  # step size
+    steps: int = 40,  # of plain gradient descent
+) -> Tensor:  # (steps + 1, 2): mean and log-variance
     "The path of gradient descent for one label at 0."
     x = torch.tensor([mean, log_var], dtype=torch.float64, requires_grad=True)
     path = [x.detach().clone()]
     for _ in range(steps):
         (g,) = torch.autograd.grad(loss(x[0], x[1], torch.zeros((), dtype=torch.float64)), x)
-        with torch.no_grad(): x -= lr * g
+        with torch.no_grad():
+            x -= lr * g
         path.append(x.detach().clone())
     return torch.stack(path)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn034
 def draw_descent(
-    mean: float = 2.0, # where to start
-    log_var: float = 1.0, # where to start
-    lr: float = 0.2, # step size
-    beta: float = 0.5, # of β-NLL
-): # figure
+    mean: float = 2.0,  # where to start
+    log_var: float = 1.0,  # where to start
+    lr: float = 0.2,  # step size
+    beta: float = 0.5,  # of β-NLL
+):  # figure
     "The loss of one label at 0 over mean and log-variance, with the paths of NLL and β-NLL."
     m, s = torch.meshgrid(torch.linspace(-4, 4, 161), torch.linspace(-4, 4, 161), indexing="xy")
     fig, ax = figure(width=6.5, height=3.6)
     height = gaussian_nll(m, s, torch.zeros(())).clamp(max=8)
-    ax.imshow((3 * height).floor(), extent=(-4, 4, -4, 4), origin="lower", aspect="auto", cmap="cividis", interpolation="bilinear", zorder=1) # in steps of 1/3
+    ax.imshow(
+        (3 * height).floor(),
+        extent=(-4, 4, -4, 4),
+        origin="lower",
+        aspect="auto",
+        cmap="cividis",
+        interpolation="bilinear",
+        zorder=1,
+    )  # in steps of 1/3
     ways = {"NLL": gaussian_nll, f"β-NLL, β = {beta:g}": lambda *a: beta_nll(*a, beta=beta)}
     for (name, loss), colour in zip(ways.items(), (COLOURS["orange"], COLOURS["sky"])):
         path = descend(loss, mean, log_var, lr).clamp(-50, 50)
         ax.plot(*path.T, ".-", color=colour, ms=5, lw=1.2, label=name)
     ax.plot([mean], [log_var], "o", ms=11, mfc="none", mec="white", mew=2)
-    ax.set(xlim=(-4, 4), ylim=(-4, 4), xticks=[-4, -2, 0, 2, 4], yticks=[-4, 0, 4], xlabel="mean", ylabel="log-variance"); ax.legend(loc="upper left", labelcolor="white", frameon=False)
+    ax.set(
+        xlim=(-4, 4),
+        ylim=(-4, 4),
+        xticks=[-4, -2, 0, 2, 4],
+        yticks=[-4, 0, 4],
+        xlabel="mean",
+        ylabel="log-variance",
+    )
+    ax.legend(loc="upper left", labelcolor="white", frameon=False)
     return fig
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn035
 def beta_nll(
-    mean: Tensor, # any shape
-    log_var: Tensor, # of the same shape
-    target: Tensor, # of the same shape
-    beta: float = 0.5, # 0: the plain NLL; 1: the mean learns as with a squared error
-    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`
-) -> Tensor: # of the same shape
+    mean: Tensor,  # any shape
+    log_var: Tensor,  # of the same shape
+    target: Tensor,  # of the same shape
+    beta: float = 0.5,  # 0: the plain NLL; 1: the mean learns as with a squared error
+    bounds: tuple[float, float] | None = None,  # of the log-variance, as for `gaussian_nll`
+) -> Tensor:  # of the same shape
     "The NLL, each element weighted with its variance to the power β, through which no gradient flows (Seitzer et al. 2022, arXiv:2203.09168)."
     if not 0 <= beta <= 1:
         raise ValueError(f"beta_nll: beta is {beta}; expected a number from 0 to 1")
@@ -162,8 +184,8 @@ def beta_nll(
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn040
 def gaussian_entropy(
-    log_var: Tensor, # any shape
-) -> Tensor: # of the same shape, nats
+    log_var: Tensor,  # any shape
+) -> Tensor:  # of the same shape, nats
     "The entropy ½·log(2π·var) + ½ of a normal distribution. In other units of length it shifts: the variance in px² gives another number than in mm²."
     (s,) = _wide(log_var)
     return HALF_LOG_2PI + 0.5 * s + 0.5
@@ -173,7 +195,10 @@ def _second_head(inputs, keypoints, full, start=-5.0):
     "The last layer of a second head: at first it promises the same everywhere, the log-variance `start`."
     layer = nn.Linear(inputs, (3 if full else 2) * keypoints)
     nn.init.zeros_(layer.weight)
-    with torch.no_grad(): layer.bias.view(keypoints, -1)[:] = torch.tensor([start / 2, 0.0, start / 2] if full else [start, start])
+    with torch.no_grad():
+        layer.bias.view(keypoints, -1)[:] = torch.tensor(
+            [start / 2, 0.0, start / 2] if full else [start, start]
+        )
     return layer
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn046
@@ -182,27 +207,52 @@ class GaussianNet(nn.Module):
 
     The mean is the soft-argmax of a map of a quarter of the picture's size; the second head is fully connected."""
 
-    def __init__(self,
-                 keypoints: int = 5, # K, the number of points
-                 size: tuple[int, int] = (48, 48), # (H, W) of the pictures, multiples of 8
-                 channels: Sequence[int] = (16, 32, 48), # of 1/2, 1/4 and 1/8 of the picture's size
-                 in_channels: int = 1, # 1 for grey pictures, 3 for colour
-                 *,
-                 start: float = -5.0, # the log-variance before training
-                 detach: bool = False, # no gradient from the second head into the shared layers
-                 dropout: float = 0.0, # rate of whole maps that are dropped
-                 full: bool = False, # three numbers for each point instead of two: a full covariance, see `cholesky_covariance`
-                 ):
+    def __init__(
+        self,
+        keypoints: int = 5,  # K, the number of points
+        size: tuple[int, int] = (48, 48),  # (H, W) of the pictures, multiples of 8
+        channels: Sequence[int] = (16, 32, 48),  # of 1/2, 1/4 and 1/8 of the picture's size
+        in_channels: int = 1,  # 1 for grey pictures, 3 for colour
+        *,
+        start: float = -5.0,  # the log-variance before training
+        detach: bool = False,  # no gradient from the second head into the shared layers
+        dropout: float = 0.0,  # rate of whole maps that are dropped
+        full: bool = False,  # three numbers for each point instead of two: a full covariance, see `cholesky_covariance`
+    ):
         super().__init__()
-        if any(s % 8 for s in size): raise ValueError(f"GaussianNet: size is {tuple(size)}; expected multiples of 8, since pictures are halved three times")
+        if any(s % 8 for s in size):
+            raise ValueError(
+                f"GaussianNet: size is {tuple(size)}; expected multiples of 8, since pictures are halved three times"
+            )
         (a, b, c), self.keypoints, self.detach = channels, keypoints, detach
-        self.body = nn.Sequential(nn.Conv2d(in_channels, a, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(), conv_block(a, b), SpatialDropout(dropout))
-        self.maps = nn.Sequential(conv_block(b, c, 5, pool=False), SpatialDropout(dropout), conv_block(c, c, 5, pool=False), nn.Conv2d(c, keypoints, 1))
-        self.spread = nn.Sequential(conv_block(b, c), SpatialDropout(dropout), nn.Flatten(), nn.Linear(c * size[0] * size[1] // 64, 64), nn.ReLU(), _second_head(64, keypoints, full, start))
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, a, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(a),
+            nn.ReLU(),
+            conv_block(a, b),
+            SpatialDropout(dropout),
+        )
+        self.maps = nn.Sequential(
+            conv_block(b, c, 5, pool=False),
+            SpatialDropout(dropout),
+            conv_block(c, c, 5, pool=False),
+            nn.Conv2d(c, keypoints, 1),
+        )
+        self.spread = nn.Sequential(
+            conv_block(b, c),
+            SpatialDropout(dropout),
+            nn.Flatten(),
+            nn.Linear(c * size[0] * size[1] // 64, 64),
+            nn.ReLU(),
+            _second_head(64, keypoints, full, start),
+        )
 
     def forward(self, x: Tensor) -> PointGaussian:
         z = self.body(x)
-        return PointGaussian(SoftArgmax2d()(self.maps(z)), self.spread(z.detach() if self.detach else z).float().unflatten(1, (self.keypoints, -1)))
+        return PointGaussian(
+            SoftArgmax2d()(self.maps(z)),
+            self.spread(z.detach() if self.detach else z).float().unflatten(1, (self.keypoints, -1)),
+        )
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn048
 class DistributionLoss:
@@ -211,16 +261,18 @@ class DistributionLoss:
     A function with a parameter `bounds`, as `gaussian_nll` has, is kept within them: that protects a training.
     With `bounds=None` the number is exact: for `metrics`."""
 
-    def __init__(self,
-                 f: Callable = gaussian_nll, # called with (N,K,2) means, (N,K,...) second outputs and (N,K,2) targets
-                 bounds: tuple[float, float] | None = LOG_VAR, # of the log-variance while training
-                 ):
+    def __init__(
+        self,
+        f: Callable = gaussian_nll,  # called with (N,K,2) means, (N,K,...) second outputs and (N,K,2) targets
+        bounds: tuple[float, float] | None = LOG_VAR,  # of the log-variance while training
+    ):
         self.f, self.bounds = f, bounds
 
-    def __call__(self,
-                 output: tuple, # mean and second output
-                 batch: dict, # with image, keypoints in pixels, visible
-                 ) -> Tensor: # scalar
+    def __call__(
+        self,
+        output: tuple,  # mean and second output
+        batch: dict,  # with image, keypoints in pixels, visible
+    ) -> Tensor:  # scalar
         seen, target = batch["visible"], normalise(batch["keypoints"], batch["image"].shape[-2:])
         # A point that is not seen may be NaN, in the label as in the answer, which would spoil the gradient of all.
         mean, second, target = (torch.where(seen[..., None], v, 0.0) for v in (*output, target))
@@ -234,7 +286,11 @@ class DistributionLoss:
 
     def __repr__(self):
         name = getattr(self.f, "__qualname__", self.f)
-        return f"DistributionLoss({name})" if self.bounds == LOG_VAR else f"DistributionLoss({name}, bounds={self.bounds})"
+        return (
+            f"DistributionLoss({name})"
+            if self.bounds == LOG_VAR
+            else f"DistributionLoss({name}, bounds={self.bounds})"
+        )
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn049
 def squared_error(mean: Tensor, second: Tensor, target: Tensor) -> Tensor:
@@ -244,11 +300,11 @@ def squared_error(mean: Tensor, second: Tensor, target: Tensor) -> Tensor:
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn050
 def faithful_nll(
-    mean: Tensor, # any shape
-    log_var: Tensor, # of the same shape
-    target: Tensor, # of the same shape
-    bounds: tuple[float, float] | None = None, # of the log-variance, as for `gaussian_nll`
-) -> Tensor: # of the same shape
+    mean: Tensor,  # any shape
+    log_var: Tensor,  # of the same shape
+    target: Tensor,  # of the same shape
+    bounds: tuple[float, float] | None = None,  # of the log-variance, as for `gaussian_nll`
+) -> Tensor:  # of the same shape
     "Half the squared error for the mean, and the NLL for the log-variance alone (Stirn et al. 2023, arXiv:2212.09184). Use it with `detach=True`."
     of_variance = gaussian_nll(mean.detach(), log_var, target, full=False, bounds=bounds)
     return 0.5 * squared_error(mean, log_var, target) + of_variance
@@ -257,36 +313,55 @@ def faithful_nll(
 class RootMeanSquare(DistributionLoss):
     "The root of the mean squared error of a batch."
 
-    def __init__(self): super().__init__(squared_error)
+    def __init__(self):
+        super().__init__(squared_error)
 
-    def __call__(self, output: tuple, batch: dict) -> Tensor: return (super().__call__(output, batch) + 1e-12).sqrt()
+    def __call__(self, output: tuple, batch: dict) -> Tensor:
+        return (super().__call__(output, batch) + 1e-12).sqrt()
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn052
-LOSSES = {"rmse": RootMeanSquare(), "mse": DistributionLoss(squared_error), "gnll": DistributionLoss(gaussian_nll),
-          "beta": DistributionLoss(beta_nll), "faithful": DistributionLoss(faithful_nll)}
+LOSSES = {
+    "rmse": RootMeanSquare(),
+    "mse": DistributionLoss(squared_error),
+    "gnll": DistributionLoss(gaussian_nll),
+    "beta": DistributionLoss(beta_nll),
+    "faithful": DistributionLoss(faithful_nll),
+}
 # The student project's settings; its patience is not known. The last three say what it did not use, so that no other recipe's setting stays on.
-PROJECT = dict(epochs=300, batch_size=256, lr=1e-4, optimizer="adam", schedule=None, patience=20,
-               weight_decay=0.0, augment=None, fast=False)
+PROJECT = dict(
+    epochs=300,
+    batch_size=256,
+    lr=1e-4,
+    optimizer="adam",
+    schedule=None,
+    patience=20,
+    weight_decay=0.0,
+    augment=None,
+    fast=False,
+)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn053
-def decode_mean(output: tuple, batch: dict) -> Tensor: # (N,K,2) pixels
+def decode_mean(output: tuple, batch: dict) -> Tensor:  # (N,K,2) pixels
     "The means in pixels, for `fit` and `evaluate`."
     h, w = batch["image"].shape[-2:]
     return (output[0].float() + 1) * output[0].new_tensor([w / 2, h / 2], dtype=torch.float32)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn054
 def train_uncertain(
-    model: nn.Module, # answers with a `PointGaussian`
-    train: KeypointDataset, # to learn from
-    valid: KeypointDataset, # chooses the best epoch, and ends the training
-    loss: str = "gnll", # one of `LOSSES`
-    **settings, # of `fit`; default: those of the student project, at most 300 epochs
-) -> History: # of the training
+    model: nn.Module,  # answers with a `PointGaussian`
+    train: KeypointDataset,  # to learn from
+    valid: KeypointDataset,  # chooses the best epoch, and ends the training
+    loss: str = "gnll",  # one of `LOSSES`
+    **settings,  # of `fit`; default: those of the student project, at most 300 epochs
+) -> History:  # of the training
     "Train with one of the losses of this lesson. Where there are variances, the best epoch is that of the smallest validation NLL, whatever the loss."
     if loss not in LOSSES:
         raise ValueError(f"train_uncertain: loss is {loss!r}; choose one of {', '.join(LOSSES)}")
     promises = {}
-    if loss not in ("rmse", "mse"): # the epochs are compared by the exact score, not by what a training is protected with
+    if loss not in (
+        "rmse",
+        "mse",
+    ):  # the epochs are compared by the exact score, not by what a training is protected with
         score = DistributionLoss(LOSSES["full" if loss == "full" else "gnll"].f, bounds=None)
         promises = dict(metrics={"nll": score}, monitor="valid_nll", mode="min")
     return fit(model, train, valid, loss=LOSSES[loss], decode=decode_mean, **(PROJECT | promises | settings))
@@ -295,122 +370,167 @@ def train_uncertain(
 @dataclass
 class Gaussians:
     "Answers with a promise, in pixels: independent normal distributions for x and y of each point."
-    mean: Tensor # (N,K,2) pixels
-    std: Tensor # (N,K,2) pixels
 
-    def scaled(self, factor: float) -> "Gaussians": # the same means with all standard deviations multiplied
+    mean: Tensor  # (N,K,2) pixels
+    std: Tensor  # (N,K,2) pixels
+
+    def scaled(self, factor: float) -> "Gaussians":  # the same means with all standard deviations multiplied
         return replace(self, std=self.std * factor)
 
-    def flat(self, ds: KeypointDataset) -> tuple[Tensor, Tensor, Tensor]: # means, standard deviations and targets of all coordinates that count, float64 (M,)
+    def flat(
+        self, ds: KeypointDataset
+    ) -> tuple[
+        Tensor, Tensor, Tensor
+    ]:  # means, standard deviations and targets of all coordinates that count, float64 (M,)
         if self.mean.shape != ds.keypoints.shape or self.std.shape != ds.keypoints.shape:
-            raise ValueError(f"Gaussians: mean {tuple(self.mean.shape)} and std {tuple(self.std.shape)}; expected {tuple(ds.keypoints.shape)} as the data set's points")
+            raise ValueError(
+                f"Gaussians: mean {tuple(self.mean.shape)} and std {tuple(self.std.shape)}; expected {tuple(ds.keypoints.shape)} as the data set's points"
+            )
         return tuple(x[ds.visible].double().flatten() for x in (self.mean, self.std, ds.keypoints))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn064
 def predict_gaussians(
-    model: nn.Module, # answers with a `PointGaussian`
-    ds: KeypointDataset, # any pictures
-    **kw, # batch_size and device of `predict`
-) -> Gaussians: # on the CPU, in pixels
+    model: nn.Module,  # answers with a `PointGaussian`
+    ds: KeypointDataset,  # any pictures
+    **kw,  # batch_size and device of `predict`
+) -> Gaussians:  # on the CPU, in pixels
     "A network's means and standard deviations for a whole data set."
     half = torch.tensor([ds.size[1] / 2, ds.size[0] / 2])
 
-    def decode(output, batch): return torch.cat([decode_mean(output, batch), torch.exp(output[1].float() / 2)], -1)
+    def decode(output, batch):
+        return torch.cat([decode_mean(output, batch), torch.exp(output[1].float() / 2)], -1)
 
     both = predict(model, ds, decode=decode, **kw)
     return Gaussians(both[..., :2], both[..., 2:] * half)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn065
 def constant_std(
-    pred: Gaussians, # on held-out pictures
-    ds: KeypointDataset, # those pictures
-) -> Tensor: # (K,2) pixels; NaN for a point that is never visible
+    pred: Gaussians,  # on held-out pictures
+    ds: KeypointDataset,  # those pictures
+) -> Tensor:  # (K,2) pixels; NaN for a point that is never visible
     "The best standard deviation that is the same in all pictures: for each point the root of the mean squared error of x, and of y."
     squares = torch.where(ds.visible[..., None], (pred.mean - ds.keypoints) ** 2, 0.0)
     return (squares.sum(0) / ds.visible.sum(0)[:, None]).sqrt()
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn072
-def _csv(table): return table.to_csv(index=False, lineterminator="\n").encode()
+def _csv(table):
+    return table.to_csv(index=False, lineterminator="\n").encode()
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn073
 def write_epochs(
-    path: str | os.PathLike, # the file
-    history: History, # of a training
-    unit: str = "nats", # of the loss; for RMSE and MSE "normalised units"
+    path: str | os.PathLike,  # the file
+    history: History,  # of a training
+    unit: str = "nats",  # of the loss; for RMSE and MSE "normalised units"
 ) -> None:
     "A CSV with a row for each epoch: train and validation loss, seconds and learning rate, units in the header."
-    names = {"epoch": "epoch", "train_loss": f"train_loss ({unit})", "valid_loss": f"valid_loss ({unit})", "seconds": "seconds (s)", "lr": "lr"}
+    names = {
+        "epoch": "epoch",
+        "train_loss": f"train_loss ({unit})",
+        "valid_loss": f"valid_loss ({unit})",
+        "seconds": "seconds (s)",
+        "lr": "lr",
+    }
     missing = [k for k in names if k not in history.df]
-    if missing: raise ValueError(f"write_epochs: the history has no {missing[0]!r}; it has {', '.join(map(str, history.df))}")
+    if missing:
+        raise ValueError(
+            f"write_epochs: the history has no {missing[0]!r}; it has {', '.join(map(str, history.df))}"
+        )
     write_safely(path, _csv(history.df[list(names)].rename(columns=names)))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn074
 def prediction_table(
-    pred: Gaussians, # of pictures
-    ds: KeypointDataset, # those pictures
-) -> pd.DataFrame: # a row for each picture and keypoint
+    pred: Gaussians,  # of pictures
+    ds: KeypointDataset,  # those pictures
+) -> pd.DataFrame:  # a row for each picture and keypoint
     "Prediction, target, variance, standard deviation, entropy and error of each point. A target that is not known is empty, and so is its error."
     n, k = ds.visible.shape
-    known = torch.where(ds.visible[..., None], ds.keypoints, math.nan) # a point that is not visible may hold anything
-    table = {"sample": [i for i in range(n) for _ in range(k)], "name": [s for s in ds.names for _ in range(k)], "keypoint": list(ds.keypoint_names) * n,
-             "visible": ds.visible.flatten().tolist()}
+    known = torch.where(
+        ds.visible[..., None], ds.keypoints, math.nan
+    )  # a point that is not visible may hold anything
+    table = {
+        "sample": [i for i in range(n) for _ in range(k)],
+        "name": [s for s in ds.names for _ in range(k)],
+        "keypoint": list(ds.keypoint_names) * n,
+        "visible": ds.visible.flatten().tolist(),
+    }
     for d, axis in enumerate("xy"):
         mean, std, target = (v[..., d].flatten().double() for v in (pred.mean, pred.std, known))
-        table |= {f"{axis}_predicted (px)": mean, f"{axis}_target (px)": target, f"{axis}_variance (px^2)": std**2, f"{axis}_std (px)": std,
-                  f"{axis}_entropy (nats)": gaussian_entropy(2 * std.log()), f"{axis}_error (px)": mean - target}
+        table |= {
+            f"{axis}_predicted (px)": mean,
+            f"{axis}_target (px)": target,
+            f"{axis}_variance (px^2)": std**2,
+            f"{axis}_std (px)": std,
+            f"{axis}_entropy (nats)": gaussian_entropy(2 * std.log()),
+            f"{axis}_error (px)": mean - target,
+        }
     table["error (px)"] = (pred.mean - known).norm(dim=-1).flatten().double()
     return pd.DataFrame({name: v.numpy() if isinstance(v, Tensor) else v for name, v in table.items()})
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn075
 def write_predictions(
-    path: str | os.PathLike, # the file
-    pred: Gaussians, # of pictures
-    ds: KeypointDataset, # those pictures
+    path: str | os.PathLike,  # the file
+    pred: Gaussians,  # of pictures
+    ds: KeypointDataset,  # those pictures
 ) -> None:
     "`prediction_table` as a CSV."
     write_safely(path, _csv(prediction_table(pred, ds)))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn086
 def standardised(
-    mean: Tensor, # any shape
-    std: Tensor, # of the same shape, above 0
-    target: Tensor, # of the same shape
-) -> Tensor: # of the same shape, float64
+    mean: Tensor,  # any shape
+    std: Tensor,  # of the same shape, above 0
+    target: Tensor,  # of the same shape
+) -> Tensor:  # of the same shape, float64
     "The errors in units of the promised standard deviation, z = (target − mean) / std."
-    if not mean.shape == std.shape == target.shape: raise ValueError(f"standardised: mean {tuple(mean.shape)}, std {tuple(std.shape)}, target {tuple(target.shape)}; expected the same shapes")
-    if mean.numel() == 0: raise ValueError("standardised: there is no value to measure")
+    if not mean.shape == std.shape == target.shape:
+        raise ValueError(
+            f"standardised: mean {tuple(mean.shape)}, std {tuple(std.shape)}, target {tuple(target.shape)}; expected the same shapes"
+        )
+    if mean.numel() == 0:
+        raise ValueError("standardised: there is no value to measure")
     mean, std, target = (x.detach().double() for x in (mean, std, target))
     z = (target - mean).div_(std)
     (small, large), (low, high) = std.aminmax(), z.aminmax()
-    if not (small > 0 and large < math.inf and low > -math.inf and high < math.inf): _complain(mean, std, target) # NaN fails every comparison
+    if not (small > 0 and large < math.inf and low > -math.inf and high < math.inf):
+        _complain(mean, std, target)  # NaN fails every comparison
     return z
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn087
 def _complain(mean, std, target):
     "An error that says which values are of no use."
-    for name, good in (("std", (std > 0) & std.isfinite()), ("mean", mean.isfinite()), ("target", target.isfinite())):
-        if not good.all(): raise ValueError(f"standardised: {int((~good).sum())} of {good.numel()} values of {name} are not finite{' or not above 0' * (name == 'std')}; leave missing points out first")
-    raise ValueError("standardised: an error divided by its std is larger than any number; is std in the same unit as the target?")
+    for name, good in (
+        ("std", (std > 0) & std.isfinite()),
+        ("mean", mean.isfinite()),
+        ("target", target.isfinite()),
+    ):
+        if not good.all():
+            raise ValueError(
+                f"standardised: {int((~good).sum())} of {good.numel()} values of {name} are not finite{' or not above 0' * (name == 'std')}; leave missing points out first"
+            )
+    raise ValueError(
+        "standardised: an error divided by its std is larger than any number; is std in the same unit as the target?"
+    )
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn088
 def coverage(
-    mean: Tensor, # any shape
-    std: Tensor, # of the same shape
-    target: Tensor, # of the same shape
-    levels: Sequence[float] = (0.5, 0.68, 0.9, 0.95), # of the central intervals
-) -> Tensor: # (L,) shares of the targets that lie in the interval of each level
+    mean: Tensor,  # any shape
+    std: Tensor,  # of the same shape
+    target: Tensor,  # of the same shape
+    levels: Sequence[float] = (0.5, 0.68, 0.9, 0.95),  # of the central intervals
+) -> Tensor:  # (L,) shares of the targets that lie in the interval of each level
     "How many targets lie in the central interval that should hold a share of them, such as μ ± 0.994 σ for 68 %."
     levels = torch.as_tensor(levels, dtype=torch.float64)
-    if not ((levels > 0) & (levels < 1)).all(): raise ValueError(f"coverage: levels are {levels.tolist()}; expected numbers between 0 and 1")
+    if not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(f"coverage: levels are {levels.tolist()}; expected numbers between 0 and 1")
     z = standardised(mean, std, target).abs().flatten()
     return (z <= torch.special.ndtri(0.5 + levels / 2).to(z)[:, None]).double().mean(1)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn091
 def pit(
-    mean: Tensor, # any shape
-    std: Tensor, # of the same shape
-    target: Tensor, # of the same shape
-) -> Tensor: # of the same shape, in [0, 1]
+    mean: Tensor,  # any shape
+    std: Tensor,  # of the same shape
+    target: Tensor,  # of the same shape
+) -> Tensor:  # of the same shape, in [0, 1]
     "The probability integral transform: the share of its own promised distribution that lies below each target (Dawid 1984)."
     return torch.special.ndtr(standardised(mean, std, target))
 
@@ -427,24 +547,31 @@ def _gaps(z, limits):
 # %% ../nbs/30_gaussian_nll.ipynb #gn094
 def _few(x, below):
     "Where x is below a number; numpy finds few among many several times faster than torch."
-    return torch.from_numpy(np.flatnonzero(x.numpy() < below)) if x.device.type == "cpu" else (x < below).nonzero()[:, 0]
+    return (
+        torch.from_numpy(np.flatnonzero(x.numpy() < below))
+        if x.device.type == "cpu"
+        else (x < below).nonzero()[:, 0]
+    )
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn095
 @functools.lru_cache(8)
 def _limits(levels):
     "Shares at equal steps, and how many standard deviations the central interval of each reaches."
-    expected = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu") # kept for the session, whatever the default device is now
+    expected = torch.linspace(
+        0, 1, levels, dtype=torch.float64, device="cpu"
+    )  # kept for the session, whatever the default device is now
     return expected, torch.special.ndtri(0.5 + expected / 2)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn096
 def calibration_curve(
-    mean: Tensor, # any shape
-    std: Tensor, # of the same shape
-    target: Tensor, # of the same shape
-    levels: int = 100, # from 0 to 1, both included
-) -> tuple[Tensor, Tensor]: # (L,) levels, (L,) shares found in their central intervals
+    mean: Tensor,  # any shape
+    std: Tensor,  # of the same shape
+    target: Tensor,  # of the same shape
+    levels: int = 100,  # from 0 to 1, both included
+) -> tuple[Tensor, Tensor]:  # (L,) levels, (L,) shares found in their central intervals
     "Coverage over level, in one pass (Kuleshov et al. 2018, arXiv:1807.00263)."
-    if levels < 2: raise ValueError(f"calibration_curve: levels is {levels}; expected at least 2")
+    if levels < 2:
+        raise ValueError(f"calibration_curve: levels is {levels}; expected at least 2")
     z = standardised(mean, std, target).abs_().flatten()
     expected, limits = (v.to(z.device, copy=True) for v in _limits(levels))
     return expected, torch.bincount(_gaps(z, limits), minlength=levels)[:levels].cumsum(0).double() / len(z)
@@ -454,41 +581,64 @@ def _area(expected, found):
     "Between a calibration curve and the diagonal, straight between levels."
     d = (found - expected).cpu().numpy()
     a, b = d[:-1], d[1:]
-    crossing = (a**2 + b**2) / (2 * np.maximum(abs(a) + abs(b), 1e-300)) # two triangles
+    crossing = (a**2 + b**2) / (2 * np.maximum(abs(a) + abs(b), 1e-300))  # two triangles
     return float(np.where(a * b < 0, crossing, abs(a + b) / 2).sum() / len(a))
 
 
 def miscalibration_area(
-    mean: Tensor, # any shape
-    std: Tensor, # of the same shape
-    target: Tensor, # of the same shape
-    levels: int = 100, # from 0 to 1, both included
-) -> float: # 0 to 0.5
+    mean: Tensor,  # any shape
+    std: Tensor,  # of the same shape
+    target: Tensor,  # of the same shape
+    levels: int = 100,  # from 0 to 1, both included
+) -> float:  # 0 to 0.5
     "The area between the calibration curve and the diagonal; the curve is straight between levels, as in the uncertainty-toolbox (Chung et al. 2021, arXiv:2109.10254)."
     return _area(*calibration_curve(mean, std, target, levels))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn098
 def draw_pit(
-    z: Tensor, # any shape: standardised errors
-    factor: float = 1.0, # by which all promised σ are multiplied
-    bins: int = 20, # of the histogram
-): # figure
+    z: Tensor,  # any shape: standardised errors
+    factor: float = 1.0,  # by which all promised σ are multiplied
+    bins: int = 20,  # of the histogram
+):  # figure
     "The PIT histogram and the calibration curve when every promised σ is multiplied by a factor."
     z = z.flatten().double() / factor
     curve = calibration_curve(torch.zeros_like(z), torch.ones_like(z), z)
     fig, (a, b) = figure(2, width=8, height=2.9)
-    a.hist(torch.special.ndtr(z).numpy(), bins=bins, range=(0, 1), density=True, histtype="stepfilled", color=COLOURS["sky"]); a.axhline(1, color="black", lw=1)
-    a.set(xlabel="PIT", ylabel="density", ylim=(0, 2.5), xticks=[0, 0.5, 1], yticks=[0, 1, 2], title=f"all σ × {factor:.2f}")
-    b.plot(*curve, color=COLOURS["blue"]); b.plot([0, 1], [0, 1], color="black", lw=1)
-    b.set(xlabel="promised share", ylabel="share found", aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], title=f"area {_area(*curve):.3f}")
+    a.hist(
+        torch.special.ndtr(z).numpy(),
+        bins=bins,
+        range=(0, 1),
+        density=True,
+        histtype="stepfilled",
+        color=COLOURS["sky"],
+    )
+    a.axhline(1, color="black", lw=1)
+    a.set(
+        xlabel="PIT",
+        ylabel="density",
+        ylim=(0, 2.5),
+        xticks=[0, 0.5, 1],
+        yticks=[0, 1, 2],
+        title=f"all σ × {factor:.2f}",
+    )
+    b.plot(*curve, color=COLOURS["blue"])
+    b.plot([0, 1], [0, 1], color="black", lw=1)
+    b.set(
+        xlabel="promised share",
+        ylabel="share found",
+        aspect="equal",
+        xticks=[0, 0.5, 1],
+        yticks=[0, 0.5, 1],
+        title=f"area {_area(*curve):.3f}",
+    )
     return fig
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn108
 def crps_gaussian(
-    mean: Tensor, # any shape
-    std: Tensor, # of the same shape
-    target: Tensor, # of the same shape
-) -> Tensor: # of the same shape, in the unit of the target
+    mean: Tensor,  # any shape
+    std: Tensor,  # of the same shape
+    target: Tensor,  # of the same shape
+) -> Tensor:  # of the same shape, in the unit of the target
     "The continuous ranked probability score of normal distributions (Gneiting and Raftery 2007)."
     z = standardised(mean, std, target)
     density = torch.exp(-0.5 * z**2 - HALF_LOG_2PI)
@@ -496,131 +646,179 @@ def crps_gaussian(
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn109
 def sharpness(
-    std: Tensor, # any shape
-) -> float: # in its unit
+    std: Tensor,  # any shape
+) -> float:  # in its unit
     "The root of the mean variance."
     return std.detach().double().square().mean().sqrt().item()
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn112
 class Sparsification(NamedTuple):
     "Mean error of what is left, over the share thrown away."
-    removed: Tensor # (M,) 0, 1/M, ..., (M-1)/M
-    by_std: Tensor # (M,) largest σ first
-    oracle: Tensor # (M,) largest error first
-    ause: float # area between them, over the mean error of all
+
+    removed: Tensor  # (M,) 0, 1/M, ..., (M-1)/M
+    by_std: Tensor  # (M,) largest σ first
+    oracle: Tensor  # (M,) largest error first
+    ause: float  # area between them, over the mean error of all
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn113
-def _left_over(values): # sorted, what is thrown away first comes first
+def _left_over(values):  # sorted, what is thrown away first comes first
     "The mean of what is left after 0, 1, 2, ... have been thrown away."
     return values.flip(0).cumsum(0).flip(0) / torch.arange(len(values), 0, -1, device=values.device)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn114
 def sparsification(
-    error: Tensor, # any shape, at least 0
-    std: Tensor, # of the same shape: the promise; only its order counts
-) -> Sparsification: # removed, by_std, oracle, ause
+    error: Tensor,  # any shape, at least 0
+    std: Tensor,  # of the same shape: the promise; only its order counts
+) -> Sparsification:  # removed, by_std, oracle, ause
     "The sparsification curve and its area to the oracle (Ilg et al. 2018, arXiv:1802.07095). Among equal promises the order is left open: each counts with their mean error."
-    if error.shape != std.shape or error.numel() == 0: raise ValueError(f"sparsification: error {tuple(error.shape)} and std {tuple(std.shape)}; expected the same shape, and not empty")
-    if not ((error >= 0).all() and error.isfinite().all() and std.isfinite().all()): raise ValueError("sparsification: expected finite values, and errors of at least 0")
+    if error.shape != std.shape or error.numel() == 0:
+        raise ValueError(
+            f"sparsification: error {tuple(error.shape)} and std {tuple(std.shape)}; expected the same shape, and not empty"
+        )
+    if not ((error >= 0).all() and error.isfinite().all() and std.isfinite().all()):
+        raise ValueError("sparsification: expected finite values, and errors of at least 0")
     e, s = (x.detach().double().flatten() for x in (error, std))
     _, group, size = torch.unique(s, return_inverse=True, return_counts=True)
     order = group.argsort(descending=True)
-    shared = (torch.zeros(len(size), dtype=e.dtype, device=e.device).index_add(0, group, e) / size)[group][order]
+    shared = (torch.zeros(len(size), dtype=e.dtype, device=e.device).index_add(0, group, e) / size)[group][
+        order
+    ]
     by_std, oracle = _left_over(shared), _left_over(e.sort(descending=True).values)
     total = float(e.mean())
-    return Sparsification(torch.arange(len(e)).double() / len(e), by_std, oracle, float((by_std - oracle).mean()) / total if total > 0 else 0.0)
+    return Sparsification(
+        torch.arange(len(e)).double() / len(e),
+        by_std,
+        oracle,
+        float((by_std - oracle).mean()) / total if total > 0 else 0.0,
+    )
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn115
 def draw_sparsification(
-    curves: dict[str, Sparsification], # by name
-    ax: Axes | None = None, # where to draw; default: a new figure
-    unit: str = "pixels", # of the errors
+    curves: dict[str, Sparsification],  # by name
+    ax: Axes | None = None,  # where to draw; default: a new figure
+    unit: str = "pixels",  # of the errors
 ) -> Axes:
     "Sparsification curves, and the oracle of the first."
     ax = figure(width=7.5, height=3)[1] if ax is None else ax
-    for name, c in curves.items(): # the last points are means of a handful of errors
-        ax.plot(100 * c.removed[c.removed < 0.99], c.by_std[c.removed < 0.99], label=f"{name}: AUSE {c.ause:.2f}")
+    for name, c in curves.items():  # the last points are means of a handful of errors
+        ax.plot(
+            100 * c.removed[c.removed < 0.99], c.by_std[c.removed < 0.99], label=f"{name}: AUSE {c.ause:.2f}"
+        )
     first = next(iter(curves.values()))
     ax.plot(100 * first.removed, first.oracle, "--", color="black", lw=1.2, label="oracle")
-    ax.set(xlabel="thrown away, largest σ first (%)", ylabel=f"mean error of the rest ({unit})", ylim=(0, None)); ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    ax.set(
+        xlabel="thrown away, largest σ first (%)", ylabel=f"mean error of the rest ({unit})", ylim=(0, None)
+    )
+    ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn122
 def judge(
-    pred: Gaussians, # of pictures
-    ds: KeypointDataset, # those pictures, with targets
-) -> dict: # rmse, crps, sharpness in pixels; nll in nats, for pixels; coverages, area, ause; n_used, n_ignored points
+    pred: Gaussians,  # of pictures
+    ds: KeypointDataset,  # those pictures, with targets
+) -> dict:  # rmse, crps, sharpness in pixels; nll in nats, for pixels; coverages, area, ause; n_used, n_ignored points
     "Every measure of this lesson, over the coordinates of the visible points."
     mean, std, target = pred.flat(ds)
     rms = (mean - target).square().mean().sqrt().item()
     shares = {f"in {v:.0%}": c for v, c in zip((0.5, 0.68, 0.9, 0.95), coverage(mean, std, target).tolist())}
-    return {"rmse": rms, "nll": gaussian_nll(mean, 2 * std.log(), target).mean().item(), "crps": crps_gaussian(mean, std, target).mean().item(),
-            "sharpness": sharpness(std)} | shares | {"area": miscalibration_area(mean, std, target), "ause": sparsification((mean - target).abs(), std).ause,
-            "n_used": int(ds.visible.sum()), "n_ignored": int((~ds.visible).sum())}
+    return (
+        {
+            "rmse": rms,
+            "nll": gaussian_nll(mean, 2 * std.log(), target).mean().item(),
+            "crps": crps_gaussian(mean, std, target).mean().item(),
+            "sharpness": sharpness(std),
+        }
+        | shares
+        | {
+            "area": miscalibration_area(mean, std, target),
+            "ause": sparsification((mean - target).abs(), std).ause,
+            "n_used": int(ds.visible.sum()),
+            "n_ignored": int((~ds.visible).sum()),
+        }
+    )
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn126
 def against_truth(
-    pred: Gaussians, # of pictures
-    sigma: Tensor, # (N,K) pixels: the standard deviation of each label
-    visible: Tensor, # (N,K) bool: points that count
-) -> dict: # correlation, ratio: of the mean predicted σ to the mean true one; predicted, true (M,)
+    pred: Gaussians,  # of pictures
+    sigma: Tensor,  # (N,K) pixels: the standard deviation of each label
+    visible: Tensor,  # (N,K) bool: points that count
+) -> dict:  # correlation, ratio: of the mean predicted σ to the mean true one; predicted, true (M,)
     "How well predicted standard deviations agree with known ones. x and y of a point are put together as the root of their mean variance."
     predicted, true = pred.std.double().square().mean(-1).sqrt()[visible], sigma.double()[visible]
-    return {"correlation": float(torch.corrcoef(torch.stack([predicted, true]))[0, 1]), "ratio": float(predicted.mean() / true.mean()), "predicted": predicted, "true": true}
+    return {
+        "correlation": float(torch.corrcoef(torch.stack([predicted, true]))[0, 1]),
+        "ratio": float(predicted.mean() / true.mean()),
+        "predicted": predicted,
+        "true": true,
+    }
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn132
 def draw_ellipses(
-    ax: Axes, # shows a picture
-    mean: Tensor, # (K,2) pixels
-    covariance: Tensor, # (K,2,2) pixels²; for independent x and y, `torch.diag_embed(std**2)`
-    share: float = 0.68, # of the labels that an ellipse should hold
-    colour: str = COLOURS["vermilion"], # of the lines
+    ax: Axes,  # shows a picture
+    mean: Tensor,  # (K,2) pixels
+    covariance: Tensor,  # (K,2,2) pixels²; for independent x and y, `torch.diag_embed(std**2)`
+    share: float = 0.68,  # of the labels that an ellipse should hold
+    colour: str = COLOURS["vermilion"],  # of the lines
 ) -> Axes:
     "Ellipses of two-dimensional normal distributions. In two dimensions μ ± 1 σ holds only 39 %: the radius for a share p is √(−2·log(1 − p))."
-    if not 0 < share < 1: raise ValueError(f"draw_ellipses: share is {share}; expected a number between 0 and 1")
+    if not 0 < share < 1:
+        raise ValueError(f"draw_ellipses: share is {share}; expected a number between 0 and 1")
     values, vectors = torch.linalg.eigh(covariance.detach().cpu().double())
     radius = math.sqrt(-2 * math.log(1 - share))
     for at, (small, large), v in zip(mean.tolist(), values.clamp(min=0).sqrt().tolist(), vectors):
         angle = math.degrees(math.atan2(float(v[1, 1]), float(v[0, 1])))
-        for c, lw in (("white", 2.6), (colour, 1.4)): ax.add_patch(Ellipse(at, 2 * radius * large, 2 * radius * small, angle=angle, fill=False, ec=c, lw=lw, zorder=3))
+        for c, lw in (("white", 2.6), (colour, 1.4)):
+            ax.add_patch(
+                Ellipse(
+                    at, 2 * radius * large, 2 * radius * small, angle=angle, fill=False, ec=c, lw=lw, zorder=3
+                )
+            )
     return ax
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn139
 def fit_scale(
-    mean: Tensor, # any shape
-    std: Tensor, # of the same shape
-    target: Tensor, # of the same shape, of held-out data
-) -> float: # multiply all standard deviations by it
+    mean: Tensor,  # any shape
+    std: Tensor,  # of the same shape
+    target: Tensor,  # of the same shape, of held-out data
+) -> float:  # multiply all standard deviations by it
     "The factor for all standard deviations with the smallest NLL: the root of the mean squared standardised error (Laves et al. 2020, arXiv:2104.12376)."
     return standardised(mean, std, target).square().mean().sqrt().item()
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn155
 class _Frozen(nn.Sequential):
     "Layers that stay in eval mode, so that batch norm keeps its statistics."
-    def train(self, mode: bool = True): return super().train(False)
+
+    def train(self, mode: bool = True):
+        return super().train(False)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn156
 def freeze_mean(
-    model: GaussianNet | ResNet18Gaussian, # trained
-    full: bool = False, # give a `GaussianNet` a new second head with three numbers for each point: a full covariance
-) -> nn.Module: # a copy
+    model: GaussianNet | ResNet18Gaussian,  # trained
+    full: bool = False,  # give a `GaussianNet` a new second head with three numbers for each point: a full covariance
+) -> nn.Module:  # a copy
     "A copy whose mean can no longer change: only its second head learns."
     model = copy.deepcopy(model).requires_grad_(False)
     if isinstance(model, ResNet18Gaussian):
-        if full: raise ValueError("freeze_mean: full=True needs a GaussianNet; a ResNet18Gaussian answers with two log-variances for each point")
+        if full:
+            raise ValueError(
+                "freeze_mean: full=True needs a GaussianNet; a ResNet18Gaussian answers with two log-variances for each point"
+            )
         model.encoder, head = _Frozen(model.encoder), model.log_var
-    else: model.body, model.maps, head = _Frozen(*model.body), _Frozen(*model.maps), model.spread
-    if full: head[-1] = _second_head(head[-1].in_features, model.keypoints, True)
+    else:
+        model.body, model.maps, head = _Frozen(*model.body), _Frozen(*model.maps), model.spread
+    if full:
+        head[-1] = _second_head(head[-1].in_features, model.keypoints, True)
     head.requires_grad_(True)
     return model
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn165
 def laplace_nll(
-    mean: Tensor, # any shape
-    log_scale: Tensor, # of the same shape: logarithm of b; the standard deviation is √2·b
-    target: Tensor, # of the same shape
-    bounds: tuple[float, float] | None = None, # of the log-variance while training; a scale keeps to their halves
-) -> Tensor: # of the same shape, nats
+    mean: Tensor,  # any shape
+    log_scale: Tensor,  # of the same shape: logarithm of b; the standard deviation is √2·b
+    target: Tensor,  # of the same shape
+    bounds: tuple[float, float]
+    | None = None,  # of the log-variance while training; a scale keeps to their halves
+) -> Tensor:  # of the same shape, nats
     "The negative log-likelihood of a Laplace distribution, |target − mean|/b + log 2b."
     mean, log_scale, target = _wide(mean, log_scale, target)
     a = _held(log_scale, bounds, 0.5)
@@ -628,19 +826,20 @@ def laplace_nll(
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn166
 def laplace_std(
-    log_scale: Tensor, # any shape: logarithm of b
-) -> Tensor: # of the same shape
+    log_scale: Tensor,  # any shape: logarithm of b
+) -> Tensor:  # of the same shape
     "The standard deviation √2·b of a Laplace distribution."
     return math.sqrt(2) * torch.exp(*_wide(log_scale))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn167
 def student_nll(
-    mean: Tensor, # any shape
-    log_scale: Tensor, # of the same shape: logarithm of the scale; the standard deviation is scale·√(ν/(ν − 2))
-    target: Tensor, # of the same shape
-    df: float = 4.0, # ν, degrees of freedom; the variance is infinite up to 2
-    bounds: tuple[float, float] | None = None, # of the log-variance while training; a scale keeps to their halves
-) -> Tensor: # of the same shape, nats
+    mean: Tensor,  # any shape
+    log_scale: Tensor,  # of the same shape: logarithm of the scale; the standard deviation is scale·√(ν/(ν − 2))
+    target: Tensor,  # of the same shape
+    df: float = 4.0,  # ν, degrees of freedom; the variance is infinite up to 2
+    bounds: tuple[float, float]
+    | None = None,  # of the log-variance while training; a scale keeps to their halves
+) -> Tensor:  # of the same shape, nats
     "The negative log-likelihood of Student's t distribution."
     if not df > 0:
         raise ValueError(f"student_nll: df is {df}; expected a number above 0")
@@ -652,76 +851,96 @@ def student_nll(
 # %% ../nbs/30_gaussian_nll.ipynb #gn177
 class Mixture(NamedTuple):
     "A mixture of normal distributions by its mean and variance, in pixels and px²."
-    mean: Tensor # (N,K,2)
-    aleatoric: Tensor # (N,K,2) mean of the members' variances
-    epistemic: Tensor # (N,K,2) variance of the members' means
+
+    mean: Tensor  # (N,K,2)
+    aleatoric: Tensor  # (N,K,2) mean of the members' variances
+    epistemic: Tensor  # (N,K,2) variance of the members' means
 
     @property
-    def gaussians(self) -> Gaussians: return Gaussians(self.mean, (self.aleatoric + self.epistemic).sqrt()) # mean and total standard deviation
+    def gaussians(self) -> Gaussians:
+        return Gaussians(
+            self.mean, (self.aleatoric + self.epistemic).sqrt()
+        )  # mean and total standard deviation
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn178
 def mix(
-    members: Sequence[Gaussians], # answers of several networks to the same pictures
-) -> Mixture: # mean, aleatoric, epistemic
+    members: Sequence[Gaussians],  # answers of several networks to the same pictures
+) -> Mixture:  # mean, aleatoric, epistemic
     "What several networks say together (Lakshminarayanan et al. 2017, arXiv:1612.01474)."
     if not members:
         raise ValueError("mix: there are no members")
     stacked = torch.stack([m.mean for m in members]), torch.stack([m.std for m in members])
-    means, stds = _wide(*stacked) # the square of 300 is too large for float16
+    means, stds = _wide(*stacked)  # the square of 300 is too large for float16
     return Mixture(means.mean(0), (stds**2).mean(0), means.var(0, correction=0))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn179
 def mc_dropout(
-    model: nn.Module, # with dropout, answers with a `PointGaussian`
-    ds: KeypointDataset, # any pictures
-    n: int = 16, # times to ask
-    seed: int = 0, # of the masks
-    **kw, # batch_size and device of `predict`
-) -> list[Gaussians]: # n answers
+    model: nn.Module,  # with dropout, answers with a `PointGaussian`
+    ds: KeypointDataset,  # any pictures
+    n: int = 16,  # times to ask
+    seed: int = 0,  # of the masks
+    **kw,  # batch_size and device of `predict`
+) -> list[Gaussians]:  # n answers
     "A network's answers with its dropout left on and everything else, such as batch norm, as in evaluation (Gal and Ghahramani 2016, arXiv:1506.02142)."
     drops = [m for m in model.modules() if "Dropout" in type(m).__name__ and getattr(m, "p", 0) > 0]
-    if not drops: raise ValueError("mc_dropout: the network has no dropout with a rate above 0")
-    def switch_on(layer, _): layer.train() # `predict` has switched it off
+    if not drops:
+        raise ValueError("mc_dropout: the network has no dropout with a rate above 0")
+
+    def switch_on(layer, _):
+        layer.train()  # `predict` has switched it off
+
     hooks = [m.register_forward_pre_hook(switch_on) for m in drops]
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return [predict_gaussians(model, ds, **kw) for _ in range(n)]
     finally:
-        for hook in hooks: hook.remove()
-        for m in drops: m.train(model.training)
+        for hook in hooks:
+            hook.remove()
+        for m in drops:
+            m.train(model.training)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn191
 class ROC(NamedTuple):
     "A ROC curve."
-    false_alarms: Tensor # (M,) share of ordinary cases at or above each limit, from 0 to 1
-    found: Tensor # (M,) share of strange cases at or above each limit
-    auc: float # area below; ties count one half
+
+    false_alarms: Tensor  # (M,) share of ordinary cases at or above each limit, from 0 to 1
+    found: Tensor  # (M,) share of strange cases at or above each limit
+    auc: float  # area below; ties count one half
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn192
 def roc(
-    ordinary: Tensor, # (A,) scores
-    strange: Tensor, # (B,) scores, that should be higher
-) -> ROC: # false_alarms, found, auc
+    ordinary: Tensor,  # (A,) scores
+    strange: Tensor,  # (B,) scores, that should be higher
+) -> ROC:  # false_alarms, found, auc
     "How well a score tells strange cases from ordinary ones (Hendrycks and Gimpel 2017, arXiv:1610.02136)."
     for name, v in (("ordinary", ordinary), ("strange", strange)):
-        if v.ndim != 1 or not len(v) or not v.isfinite().all(): raise ValueError(f"roc: {name} is {tuple(v.shape)}; expected one finite score for each case, at least one")
+        if v.ndim != 1 or not len(v) or not v.isfinite().all():
+            raise ValueError(
+                f"roc: {name} is {tuple(v.shape)}; expected one finite score for each case, at least one"
+            )
     ordinary, strange = ordinary.detach().double().cpu(), strange.detach().double().cpu()
     limits = torch.cat([ordinary, strange]).unique().flip(0)
-    above = lambda v: torch.cat([torch.zeros(1, dtype=v.dtype), 1 - torch.searchsorted(v.sort().values, limits).double() / len(v)])
+    above = lambda v: torch.cat(
+        [torch.zeros(1, dtype=v.dtype), 1 - torch.searchsorted(v.sort().values, limits).double() / len(v)]
+    )
     x, y = above(ordinary), above(strange)
     return ROC(x, y, float(torch.trapezoid(y, x)))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn204
 def map_covariance(
-    logits: Tensor, # (N,K,h,w) maps before the softmax; probabilities are refused
-    stride: float | tuple[float, float] = 1, # pixels of the picture for each cell; or (along y, along x)
-) -> tuple[Tensor, Tensor]: # (N,K,2) means in pixels, (N,K,2,2) covariances in pixels²
+    logits: Tensor,  # (N,K,h,w) maps before the softmax; probabilities are refused
+    stride: float | tuple[float, float] = 1,  # pixels of the picture for each cell; or (along y, along x)
+) -> tuple[Tensor, Tensor]:  # (N,K,2) means in pixels, (N,K,2,2) covariances in pixels²
     "Centre of gravity and spread of each map's softmax."
     mean, (logits,), (h, w) = decode_soft_argmax(logits, stride), _wide(logits), logits.shape[-2:]
     along_y, along_x = stride if isinstance(stride, tuple) else (stride, stride)
-    y, x = torch.meshgrid((torch.arange(h).to(logits) + 0.5) * along_y, (torch.arange(w).to(logits) + 0.5) * along_x, indexing="ij")
-    away = torch.stack([x, y], -1).flatten(0, 1) - mean[:, :, None] # (N,K,h·w,2)
+    y, x = torch.meshgrid(
+        (torch.arange(h).to(logits) + 0.5) * along_y,
+        (torch.arange(w).to(logits) + 0.5) * along_x,
+        indexing="ij",
+    )
+    away = torch.stack([x, y], -1).flatten(0, 1) - mean[:, :, None]  # (N,K,h·w,2)
     return mean, torch.einsum("nkp,nkpi,nkpj->nkij", logits.flatten(2).softmax(-1), away, away)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn208
@@ -729,18 +948,21 @@ class MapCrossEntropy:
     "A loss for `fit`: the cross-entropy between each map's softmax and a Gaussian around the label, over the visible points, in nats."
 
     def __init__(self, sigma: float = 2.0):
-        self.sigma = sigma # pixels: how wide each label is drawn
+        self.sigma = sigma  # pixels: how wide each label is drawn
 
-    def __call__(self,
-                 logits: Tensor, # (N,K,h,w)
-                 batch: dict, # with image, keypoints in pixels, visible
-                 ) -> Tensor: # scalar
+    def __call__(
+        self,
+        logits: Tensor,  # (N,K,h,w)
+        batch: dict,  # with image, keypoints in pixels, visible
+    ) -> Tensor:  # scalar
         size, seen = tuple(batch["image"].shape[-2:]), batch["visible"]
         check_space(logits, "logits", "MapCrossEntropy")
-        stride = size[0] / logits.shape[-2], size[1] / logits.shape[-1] # along y, along x
+        stride = size[0] / logits.shape[-2], size[1] / logits.shape[-1]  # along y, along x
         votes = gaussian_heatmaps(batch["keypoints"], size, self.sigma, stride, seen).flatten(2)
         votes = votes / votes.sum(-1, keepdim=True).clamp(min=1e-30)
-        logits = torch.where(seen[..., None], logits.float().flatten(2), 0.0) # the map of a point that is not seen may hold anything
+        logits = torch.where(
+            seen[..., None], logits.float().flatten(2), 0.0
+        )  # the map of a point that is not seen may hold anything
         return masked_mean(-(votes * logits.log_softmax(-1)).sum(-1), seen)
 
     def batch_weight(self, batch: dict) -> int:
@@ -748,8 +970,8 @@ class MapCrossEntropy:
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn212
 def cholesky_covariance(
-    raw: Tensor, # (...,3): log of L's upper left entry, its lower left entry, log of its lower right entry
-) -> Tensor: # (...,2,2) covariance L·Lᵀ
+    raw: Tensor,  # (...,3): log of L's upper left entry, its lower left entry, log of its lower right entry
+) -> Tensor:  # (...,2,2) covariance L·Lᵀ
     "A covariance matrix from any three numbers."
     a, b, c = _wide(raw)[0].unbind(-1)
     a, c = a.exp(), c.exp()
@@ -758,11 +980,12 @@ def cholesky_covariance(
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn213
 def cholesky_nll(
-    mean: Tensor, # (...,2)
-    raw: Tensor, # (...,3) as for `cholesky_covariance`
-    target: Tensor, # (...,2)
-    bounds: tuple[float, float] | None = None, # of the log-variance while training; a scale keeps to their halves
-) -> Tensor: # (...) nats for each point
+    mean: Tensor,  # (...,2)
+    raw: Tensor,  # (...,3) as for `cholesky_covariance`
+    target: Tensor,  # (...,2)
+    bounds: tuple[float, float]
+    | None = None,  # of the log-variance while training; a scale keeps to their halves
+) -> Tensor:  # (...) nats for each point
     "The negative log-likelihood of a two-dimensional normal distribution (Dorta et al. 2018, arXiv:1802.07079)."
     mean, raw, target = _wide(mean, raw, target)
     a, b, c = raw.unbind(-1)
@@ -773,36 +996,52 @@ def cholesky_nll(
     return 0.5 * (u**2 + v**2) + a + c + 2 * HALF_LOG_2PI
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn213b
-LOSSES["full"] = DistributionLoss(cholesky_nll) # for a second head of three numbers
+LOSSES["full"] = DistributionLoss(cholesky_nll)  # for a second head of three numbers
 
 
 def predict_covariances(
-    model: nn.Module, # such as GaussianNet(..., full=True)
-    ds: KeypointDataset, # any pictures
-    **kw, # batch_size and device of `predict`
-) -> tuple[Tensor, Tensor]: # (N,K,2) means and (N,K,2,2) covariances in pixels, on the CPU
+    model: nn.Module,  # such as GaussianNet(..., full=True)
+    ds: KeypointDataset,  # any pictures
+    **kw,  # batch_size and device of `predict`
+) -> tuple[Tensor, Tensor]:  # (N,K,2) means and (N,K,2,2) covariances in pixels, on the CPU
     "A network's means and full covariances for a whole data set."
     half = torch.tensor([ds.size[1] / 2, ds.size[0] / 2])
 
-    def decode(output, batch): return torch.cat([decode_mean(output, batch), cholesky_covariance(output[1]).flatten(-2)], -1)
+    def decode(output, batch):
+        return torch.cat([decode_mean(output, batch), cholesky_covariance(output[1]).flatten(-2)], -1)
 
     both = predict(model, ds, decode=decode, **kw)
     return both[..., :2], both[..., 2:].unflatten(-1, (2, 2)) * half[:, None] * half
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn224
 WAYS = ("rmse", "gnll", "beta", "ensemble", "afterwards")
-REAL = dict(batch_size=32, lr=4e-3, optimizer="adamw", weight_decay=0.05, schedule="one-cycle", patience=None, fast="auto", progress=False)
+REAL = dict(
+    batch_size=32,
+    lr=4e-3,
+    optimizer="adamw",
+    weight_decay=0.05,
+    schedule="one-cycle",
+    patience=None,
+    fast="auto",
+    progress=False,
+)
 REAL_EPOCHS = {"lfpw": 40, "imm": 100}
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn225
 def face_parts(
-    data: str = "lfpw", # "lfpw" or "imm"
-    fold: int = 0, # 0 to 4: the part to judge on
-    root: str | os.PathLike | None = None, # data folder
-) -> tuple[KeypointDataset, KeypointDataset, KeypointDataset]: # to train on, to choose the epoch and the scale, to judge on
+    data: str = "lfpw",  # "lfpw" or "imm"
+    fold: int = 0,  # 0 to 4: the part to judge on
+    root: str | os.PathLike | None = None,  # data folder
+) -> tuple[
+    KeypointDataset, KeypointDataset, KeypointDataset
+]:  # to train on, to choose the epoch and the scale, to judge on
     "Real faces in five parts; those of `imm` are parts of the people."
-    if data not in REAL_EPOCHS or fold not in range(5): raise ValueError(f"face_parts: data is {data!r} and fold {fold!r}; expected 'lfpw' or 'imm', and 0 to 4")
-    if data == "lfpw": rest, held = (part.resize(64) for part in lfpw_folds(fold, root=root))
+    if data not in REAL_EPOCHS or fold not in range(5):
+        raise ValueError(
+            f"face_parts: data is {data!r} and fold {fold!r}; expected 'lfpw' or 'imm', and 0 to 4"
+        )
+    if data == "lfpw":
+        rest, held = (part.resize(64) for part in lfpw_folds(fold, root=root))
     else:
         ds = load("imm", root=root, size=(72, 96), gray=True)
         part = torch.tensor([int(person) % 5 for person in ds.meta["person"]])
@@ -815,10 +1054,19 @@ def _real_network(parts, loss, seed, network, checkpoint, settings, trained=None
     train, apart, _ = parts
     seed_everything(seed)
     k, c = train.keypoints.shape[1], train.images.shape[1]
-    model = ResNet18Gaussian(k, in_channels=c) if network == "resnet18" else GaussianNet(k, train.size, in_channels=c)
-    if trained: model, loss, settings = freeze_mean(trained[0]), "gnll", settings | {"epochs": max(1, (settings["epochs"] or 0) // 2)}
+    model = (
+        ResNet18Gaussian(k, in_channels=c)
+        if network == "resnet18"
+        else GaussianNet(k, train.size, in_channels=c)
+    )
+    if trained:
+        model, loss, settings = (
+            freeze_mean(trained[0]),
+            "gnll",
+            settings | {"epochs": max(1, (settings["epochs"] or 0) // 2)},
+        )
     saved = {} if checkpoint is None else dict(checkpoint=checkpoint, resume=True)
-    shake = augmentation(degrees=20.0) # left and right change places by the data set's own pairs
+    shake = augmentation(degrees=20.0)  # left and right change places by the data set's own pairs
     how = REAL | dict(augment=shake) | ({"lr": 1e-3} if network == "resnet18" else {})
     history = train_uncertain(model, train, apart, loss, seed=seed, **(how | saved | settings))
     return model, sum(history["seconds"]) + (trained[1] if trained else 0)
@@ -828,10 +1076,15 @@ def _real_row(parts, way, networks):
     "The measures of one way on the part that was held back, in pixels of these pictures."
     _, apart, held = parts
     on_apart, on_held = (_together([predict_gaussians(m, ds) for m, _ in networks]) for ds in (apart, held))
-    if way == "rmse": on_held.std = constant_std(on_apart, apart).clamp(min=1e-3).expand_as(on_held.mean)
+    if way == "rmse":
+        on_held.std = constant_std(on_apart, apart).clamp(min=1e-3).expand_as(on_held.mean)
     scale = 1.0 if way == "rmse" else fit_scale(*on_apart.flat(apart))
     error = (on_held.mean - held.keypoints).norm(dim=-1)[held.visible].mean().item()
-    return {"error_px": error} | judge(on_held.scaled(scale), held) | {"scale": scale, "area_raw": judge(on_held, held)["area"], "seconds": sum(s for _, s in networks)}
+    return (
+        {"error_px": error}
+        | judge(on_held.scaled(scale), held)
+        | {"scale": scale, "area_raw": judge(on_held, held)["area"], "seconds": sum(s for _, s in networks)}
+    )
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn228
 def _together(answers):
@@ -840,7 +1093,7 @@ def _together(answers):
 
 def _made_with(way, members, parts, settings):
     "What decides a row of `real_faces`, as text for its file."
-    idle = ("progress", "live", "device", "callbacks") # these decide nothing
+    idle = ("progress", "live", "device", "callbacks")  # these decide nothing
     said = {k: getattr(v, "__qualname__", v) for k, v in settings.items() if k not in idle}
     if way == "ensemble":
         said["members"] = members
@@ -857,28 +1110,36 @@ def _stored(path, made_with):
         found = row.get("settings", "settings that it does not name")
         expected = made_with.get(row["way"], found)
         if found != expected:
-            raise ValueError(f"{path}: the row {row['way']!r} was made with {found}; expected {expected}. "
-                             "Give the same settings, or another folder")
+            raise ValueError(
+                f"{path}: the row {row['way']!r} was made with {found}; expected {expected}. "
+                "Give the same settings, or another folder"
+            )
     return rows
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn229
 def real_faces(
-    data: str = "lfpw", # or "imm"
-    fold: int = 0, # 0 to 4: the part to judge on
-    seed: int = 0, # of the initial weights, the order and the augmentation
-    kinds: Sequence[str] = WAYS, # which ways; the ensemble's first member is the β-NLL network
+    data: str = "lfpw",  # or "imm"
+    fold: int = 0,  # 0 to 4: the part to judge on
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    kinds: Sequence[str] = WAYS,  # which ways; the ensemble's first member is the β-NLL network
     *,
-    folder: str | os.PathLike | None = None, # for checkpoints and results: run again, it goes on where it was stopped
-    members: int = 5, # of the ensemble
-    network: str = "small", # `GaussianNet`; or "resnet18": `ResNet18Gaussian`
-    parts: tuple | None = None, # other data: to train on, to choose the epoch and the scale, to judge on
-    root: str | os.PathLike | None = None, # data folder
-    **settings, # of `fit`, such as epochs; `**PROJECT` for those of the student project
-) -> pd.DataFrame: # a row for each way: error_px, the measures of `judge` after scaling, scale, area_raw before it, seconds
+    folder: str
+    | os.PathLike
+    | None = None,  # for checkpoints and results: run again, it goes on where it was stopped
+    members: int = 5,  # of the ensemble
+    network: str = "small",  # `GaussianNet`; or "resnet18": `ResNet18Gaussian`
+    parts: tuple | None = None,  # other data: to train on, to choose the epoch and the scale, to judge on
+    root: str | os.PathLike | None = None,  # data folder
+    **settings,  # of `fit`, such as epochs; `**PROJECT` for those of the student project
+) -> (
+    pd.DataFrame
+):  # a row for each way: error_px, the measures of `judge` after scaling, scale, area_raw before it, seconds
     "Train in several ways on four fifths of a set of photographs, and judge each once on the last fifth."
     if wrong := [k for k in kinds if k not in WAYS] or [network] * (network not in ("small", "resnet18")):
-        raise ValueError(f"real_faces: found {wrong[0]!r}; expected ways out of {', '.join(WAYS)}, "
-                         "and the network 'small' or 'resnet18'")
+        raise ValueError(
+            f"real_faces: found {wrong[0]!r}; expected ways out of {', '.join(WAYS)}, "
+            "and the network 'small' or 'resnet18'"
+        )
     settings = {"epochs": REAL_EPOCHS.get(data)} | settings
     name, store, made = f"{data}-{network}-{fold}-{seed}", None if folder is None else Path(folder), {}
     made_with = {way: _made_with(way, members, parts, settings) for way in kinds}
@@ -898,38 +1159,43 @@ def real_faces(
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn236
 def interval95(
-    values: Sequence[float], # independent measurements, at least 2
-) -> tuple[float, float]: # mean, half the width of its 95 % interval
+    values: Sequence[float],  # independent measurements, at least 2
+) -> tuple[float, float]:  # mean, half the width of its 95 % interval
     "A mean and how far it can be trusted, by Student's t."
     found = mean_interval(values)
     return found.value, found.high - found.value
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn237
 def summarise(
-    table: pd.DataFrame, # rows of `real_faces`, of several parts
-    against: str | None = None, # a way: give the differences from it
-    columns: Sequence[str] = ("error_px", "nll", "in 68%", "in 95%", "area_raw", "area", "ause"), # measures
-) -> pd.DataFrame: # a row for each way, "mean ± half the 95 % interval"
+    table: pd.DataFrame,  # rows of `real_faces`, of several parts
+    against: str | None = None,  # a way: give the differences from it
+    columns: Sequence[str] = ("error_px", "nll", "in 68%", "in 95%", "area_raw", "area", "ause"),  # measures
+) -> pd.DataFrame:  # a row for each way, "mean ± half the 95 % interval"
     "Means over the parts, with intervals from the spread between parts; the seeds of a part are averaged first."
     result = {}
     for way in table["way"].unique():
         parts = lambda w: table[table["way"] == w].groupby("fold")[list(columns)].mean()
         values = parts(way) if against is None else parts(way) - parts(against)
-        if way != against: result[way] = {c: "{:.3f} ± {:.3f}".format(*interval95(values[c])) for c in columns}
+        if way != against:
+            result[way] = {c: "{:.3f} ± {:.3f}".format(*interval95(values[c])) for c in columns}
     return pd.DataFrame(result).T
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn238
 def all_real_faces(
-    data: str = "lfpw", # or "imm"
-    folder: str | os.PathLike = "real_faces", # for checkpoints and results
-    folds: Sequence[int] = range(5), # parts
-    seeds: Sequence[int] = (0, 1, 2), # for each part
-    **kw, # further arguments of `real_faces`
-) -> pd.DataFrame: # rows of `real_faces`
+    data: str = "lfpw",  # or "imm"
+    folder: str | os.PathLike = "real_faces",  # for checkpoints and results
+    folds: Sequence[int] = range(5),  # parts
+    seeds: Sequence[int] = (0, 1, 2),  # for each part
+    **kw,  # further arguments of `real_faces`
+) -> pd.DataFrame:  # rows of `real_faces`
     "All parts with all seeds. Stop it when you like: run again, it goes on where it was."
     Path(folder).mkdir(parents=True, exist_ok=True)
     tables = []
     for fold, seed in [(f, s) for s in seeds for f in folds]:
         tables.append(real_faces(data, fold, seed, folder=folder, **kw))
-        print(f"part {fold}, seed {seed}: " + ", ".join(f"{r.way} {r.error_px:.2f} px" for r in tables[-1].itertuples()), flush=True)
+        print(
+            f"part {fold}, seed {seed}: "
+            + ", ".join(f"{r.way} {r.error_px:.2f} px" for r in tables[-1].itertuples()),
+            flush=True,
+        )
     return pd.concat(tables, ignore_index=True)

@@ -43,19 +43,25 @@ from .plot import COLOURS, VOID, label_colours, show_keypoints, style
 # %% ../nbs/workshop/06_widgets.ipynb #f679de58
 def _figure_of(result, before):
     "The Figure behind what `draw` returned; `before` holds the numbers of the pyplot figures that existed earlier."
-    if isinstance(result, (tuple, list)) and result: result = result[0]
-    if isinstance(result, np.ndarray) and result.size: result = result.flat[0]
-    if isinstance(result, Axes): result = result.figure
-    while isinstance(result, SubFigure): result = result.figure
-    if isinstance(result, Figure): return result
-    if result is None and (new := [n for n in plt.get_fignums() if n not in before]): return plt.figure(new[-1])
+    if isinstance(result, (tuple, list)) and result:
+        result = result[0]
+    if isinstance(result, np.ndarray) and result.size:
+        result = result.flat[0]
+    if isinstance(result, Axes):
+        result = result.figure
+    while isinstance(result, SubFigure):
+        result = result.figure
+    if isinstance(result, Figure):
+        return result
+    if result is None and (new := [n for n in plt.get_fignums() if n not in before]):
+        return plt.figure(new[-1])
     found = "None, and drew no figure" if result is None else f"a value of type {type(result).__name__}"
     raise TypeError(f"draw returned {found}; expected a matplotlib Figure or Axes")
 
 # %% ../nbs/workshop/06_widgets.ipynb #26ef2ed6
 def to_png(
-    fig: Figure, # any figure, shown or not
-) -> tuple[bytes, int, int]: # PNG file, width, height in pixels
+    fig: Figure,  # any figure, shown or not
+) -> tuple[bytes, int, int]:  # PNG file, width, height in pixels
     "Render a figure to a PNG, fast."
     canvas = fig.canvas if isinstance(fig.canvas, FigureCanvasAgg) else FigureCanvasAgg(fig)
     canvas.draw()
@@ -69,80 +75,130 @@ def to_png(
 def _layout_key(fig):
     "What the room for the axes depends on."
     lines = lambda text: text.count("\n") + bool(text)
-    width = lambda text: len(text) - sum(map(text.count, ".,:'|il")) / 2 # thin letters count half
+    width = lambda text: len(text) - sum(map(text.count, ".,:'|il")) / 2  # thin letters count half
     longest = lambda labels: max((width(t.get_text()) for t in labels), default=0)
-    keys = [tuple(fig.get_size_inches()), fig.dpi, lines(fig.get_suptitle()), len(fig.legends), len(fig.subfigs)]
+    keys = [
+        tuple(fig.get_size_inches()),
+        fig.dpi,
+        lines(fig.get_suptitle()),
+        len(fig.legends),
+        len(fig.subfigs),
+    ]
     for ax in fig.axes:
         ticks = (longest(ax.get_xticklabels()), longest(ax.get_yticklabels())) if ax.axison else ()
         legend = ax.get_legend()
         entries = [t.get_text() for t in legend.get_texts()] if legend else []
         spec = ax.get_subplotspec()
-        keys.append((str(spec), ax.axison, ticks, entries, [lines(t) for t in (ax.get_title(), ax.get_xlabel(), ax.get_ylabel())], len(ax.texts)))
+        keys.append(
+            (
+                str(spec),
+                ax.axison,
+                ticks,
+                entries,
+                [lines(t) for t in (ax.get_title(), ax.get_xlabel(), ax.get_ylabel())],
+                len(ax.texts),
+            )
+        )
     return keys
 
 # %% ../nbs/workshop/06_widgets.ipynb #5d1c70b2
 @contextmanager
 def _ticks_once(fig):
     "Inside, each axis works out its ticks once. Matplotlib would do it some six times in a drawing, which takes a seventh of its time."
+
     def once(method):
         found = []
         return lambda *args: found[0] if found else found.append(method(*args)) or found[0]
-    replaced = [(axis, name) for ax in fig.axes for axis in (ax.xaxis, ax.yaxis) for name in ("_update_ticks", "_get_ticklabel_bboxes") if hasattr(axis, name)]
-    for axis, name in replaced: setattr(axis, name, once(getattr(axis, name)))
-    try: yield
+
+    replaced = [
+        (axis, name)
+        for ax in fig.axes
+        for axis in (ax.xaxis, ax.yaxis)
+        for name in ("_update_ticks", "_get_ticklabel_bboxes")
+        if hasattr(axis, name)
+    ]
+    for axis, name in replaced:
+        setattr(axis, name, once(getattr(axis, name)))
+    try:
+        yield
     finally:
-        for axis, name in replaced: delattr(axis, name) # what is left is the class's method
+        for axis, name in replaced:
+            delattr(axis, name)  # what is left is the class's method
 
 # %% ../nbs/workshop/06_widgets.ipynb #bcb71937
 def _draw_settled(fig, known):
     "Render a figure with the positions of the first one of its kind: what `to_png` returns. `known` is a dictionary of such positions, which grows."
     engine = fig.get_layout_engine()
-    if not isinstance(engine, ConstrainedLayoutEngine): return to_png(fig)
+    if not isinstance(engine, ConstrainedLayoutEngine):
+        return to_png(fig)
     key = repr(_layout_key(fig))
     if key not in known:
         before = [t.get_position() for t in fig.texts]
         fig.draw_without_rendering()
-        moved = {i: t.get_position() for i, t in enumerate(fig.texts) if t.get_position() != before[i]} # titles of the whole figure
+        moved = {
+            i: t.get_position() for i, t in enumerate(fig.texts) if t.get_position() != before[i]
+        }  # titles of the whole figure
         known[key] = [ax.get_position(original=True) for ax in fig.axes], moved
     places, moved = known[key]
     fig.set_layout_engine("none")
     try:
         for ax, place in zip(fig.axes, places):
             ax.set_position(place)
-            ax.set_in_layout(True) # `set_position` takes it out
-        for i, place in moved.items(): fig.texts[i].set_position(place)
-        with _ticks_once(fig): return to_png(fig)
-    finally: fig.set_layout_engine(engine)
+            ax.set_in_layout(True)  # `set_position` takes it out
+        for i, place in moved.items():
+            fig.texts[i].set_position(place)
+        with _ticks_once(fig):
+            return to_png(fig)
+    finally:
+        fig.set_layout_engine(engine)
 
 # %% ../nbs/workshop/06_widgets.ipynb #7dfad93c
-def _is_canvas(widget): return hasattr(widget, "_corners") # a `KeypointCanvas`, see the end of this page
+def _is_canvas(widget):
+    return hasattr(widget, "_corners")  # a `KeypointCanvas`, see the end of this page
 
 
 def _control(name, value):
     "A widget with a value and a label, from a widget or a short form."
     widget = value if isinstance(value, (W.Widget, W.fixed)) else W.interactive.widget_from_abbrev(value)
     if widget is None or not hasattr(widget, "value"):
-        raise TypeError(f"live: the control {name} is {value!r}; expected an ipywidget with a value, or a short form such as (0, 10), [1, 2] or True")
-    if isinstance(widget, W.fixed) or _is_canvas(widget): return widget
-    if hasattr(widget, "description") and not widget.description: widget.description = name.replace("_", " ")
-    if hasattr(widget, "tooltip") and widget.tooltip is None: widget.tooltip = getattr(widget, "description", name) # else the label's says "null"
-    if "description_width" in getattr(widget.style, "keys", ()): widget.style.description_width = "initial"
+        raise TypeError(
+            f"live: the control {name} is {value!r}; expected an ipywidget with a value, or a short form such as (0, 10), [1, 2] or True"
+        )
+    if isinstance(widget, W.fixed) or _is_canvas(widget):
+        return widget
+    if hasattr(widget, "description") and not widget.description:
+        widget.description = name.replace("_", " ")
+    if hasattr(widget, "tooltip") and widget.tooltip is None:
+        widget.tooltip = getattr(widget, "description", name)  # else the label's says "null"
+    if "description_width" in getattr(widget.style, "keys", ()):
+        widget.style.description_width = "initial"
     return widget
 
 # %% ../nbs/workshop/06_widgets.ipynb #c8b98275
 def _ends(widget):
     "The values of a control to try in a test: both ends of a range, all of a few options, on and off."
-    if _is_canvas(widget): return widget._corners()
-    if isinstance(widget, W.FloatLogSlider): return [widget.base**widget.min, widget.base**widget.max]
+    if _is_canvas(widget):
+        return widget._corners()
+    if isinstance(widget, W.FloatLogSlider):
+        return [widget.base**widget.min, widget.base**widget.max]
     if hasattr(widget, "options"):
         every = [value for _, value in widget._options_full]
-        if isinstance(widget.value, tuple) and hasattr(widget, "index") and isinstance(widget.index, tuple) and not isinstance(widget, W.SelectionRangeSlider):
+        if (
+            isinstance(widget.value, tuple)
+            and hasattr(widget, "index")
+            and isinstance(widget.index, tuple)
+            and not isinstance(widget, W.SelectionRangeSlider)
+        ):
             return [(), tuple(every)]
-        if isinstance(widget, W.SelectionRangeSlider): return [(every[0], every[-1])]
+        if isinstance(widget, W.SelectionRangeSlider):
+            return [(every[0], every[-1])]
         return every if len(every) <= 6 else [every[0], every[-1]]
-    if isinstance(widget.value, bool): return [False, True]
-    if getattr(widget, "min", None) is None or getattr(widget, "max", None) is None: return []
-    if isinstance(widget.value, tuple): return [(widget.min, widget.max)]
+    if isinstance(widget.value, bool):
+        return [False, True]
+    if getattr(widget, "min", None) is None or getattr(widget, "max", None) is None:
+        return []
+    if isinstance(widget.value, tuple):
+        return [(widget.min, widget.max)]
     return [widget.min, widget.max]
 
 # %% ../nbs/workshop/06_widgets.ipynb #23e9e15e
@@ -159,11 +215,13 @@ def _error_html(error, call):
     "An exception in red: message, call and the last lines of the traceback."
     frames = traceback.extract_tb(error.__traceback__)
     ours = max((i for i, f in enumerate(frames) if f.name == "_render"), default=-1) + 1
-    frames = frames[ours:] if len(frames) - ours <= 4 else [*frames[ours:ours + 2], *frames[-2:]]
+    frames = frames[ours:] if len(frames) - ours <= 4 else [*frames[ours : ours + 2], *frames[-2:]]
     lines = [f"line {f.lineno}, in {f.name}: {f.line}" for f in frames]
-    return ('<div role="alert" style="color:#b00020;border-left:4px solid #b00020;padding:6px 12px;line-height:1.4">'
-            f"<b>{html.escape(type(error).__name__)}: {html.escape(str(error))}</b><br>while drawing <code>{html.escape(call)}</code>"
-            f'<pre style="color:inherit;white-space:pre-wrap">{html.escape(chr(10).join(lines))}</pre></div>')
+    return (
+        '<div role="alert" style="color:#b00020;border-left:4px solid #b00020;padding:6px 12px;line-height:1.4">'
+        f"<b>{html.escape(type(error).__name__)}: {html.escape(str(error))}</b><br>while drawing <code>{html.escape(call)}</code>"
+        f'<pre style="color:inherit;white-space:pre-wrap">{html.escape(chr(10).join(lines))}</pre></div>'
+    )
 
 # %% ../nbs/workshop/06_widgets.ipynb #3e28da96
 _KEEP_KEYS = """
@@ -194,7 +252,10 @@ function nameParts(root, alt) {
 """
 
 # %% ../nbs/workshop/06_widgets.ipynb #daf6cabd
-_MANNERS = _KEEP_KEYS + _NAME_PARTS + """
+_MANNERS = (
+    _KEEP_KEYS
+    + _NAME_PARTS
+    + """
 function render({ model, el }) {
   el.style.display = "none";
   let timer, letGo = () => {}, observer = new MutationObserver(() => {});
@@ -213,19 +274,25 @@ function render({ model, el }) {
 }
 export default { render };
 """
+)
 
 # %% ../nbs/workshop/06_widgets.ipynb #c959a3e2
 class Manners(anywidget.AnyWidget):
     "An invisible widget: keeps the keys of the box that it sits in from the notebook, and names its handles and its picture for screen readers."
+
     _esm = _MANNERS
-    alt = T.Unicode("").tag(sync=True) # the picture's description
+    alt = T.Unicode("").tag(sync=True)  # the picture's description
 
 # %% ../nbs/workshop/06_widgets.ipynb #4d6e28ff
 def _alt(draw, controls):
     "A picture's description in words: what `draw` says of itself, and the values of the controls."
     name = getattr(draw, "__name__", "").strip("<>").replace("_", " ").replace("lambda", "")
     what = (draw.__doc__ or "").strip().split("\n")[0].rstrip(".") or name.strip() or "picture"
-    values = [f"{c.description} {_option(c)}" for c in controls.values() if isinstance(c, W.Widget) and not _is_canvas(c)]
+    values = [
+        f"{c.description} {_option(c)}"
+        for c in controls.values()
+        if isinstance(c, W.Widget) and not _is_canvas(c)
+    ]
     return what + (": " if values else "") + ", ".join(values)
 
 
@@ -250,20 +317,28 @@ class Live:
         "The controls' present values by name."
         return {name: c.value for name, c in self.controls.items()}
 
-    def __repr__(self): return f"Live: {_call_text(self.draw, self.values)}" + (f", {type(self.error).__name__}: {self.error}" if self.error else "")
+    def __repr__(self):
+        return f"Live: {_call_text(self.draw, self.values)}" + (
+            f", {type(self.error).__name__}: {self.error}" if self.error else ""
+        )
 
 # %% ../nbs/workshop/06_widgets.ipynb #6d483031
 @patch
 def _build(self: Live):
     "Make the widgets and listen to the controls."
-    self.picture = W.Image(format="png", layout=W.Layout(max_width="100%", object_fit="contain")) # no tooltip: ipywidgets 8.1 fails on it
+    self.picture = W.Image(
+        format="png", layout=W.Layout(max_width="100%", object_fit="contain")
+    )  # no tooltip: ipywidgets 8.1 fails on it
     self.message = W.HTML(tooltip="", layout=W.Layout(display="none", width="100%"))
     self.stage = W.Box([self.picture, self.message], layout=W.Layout(overflow="auto", min_height="60px"))
     knobs = [c for c in self.controls.values() if isinstance(c, W.Widget)]
     canvases = [c for c in knobs if _is_canvas(c)]
-    for c in knobs: c.observe(self._on_change, names="points" if c in canvases else "value")
+    for c in knobs:
+        c.observe(self._on_change, names="points" if c in canvases else "value")
     self.manners, self.alt, wrap = None, "", W.Layout(flex_flow="row wrap")
-    stage = W.HBox([*canvases, self.stage], layout=wrap) if canvases else self.stage # what is touched stands beside what it does
+    stage = (
+        W.HBox([*canvases, self.stage], layout=wrap) if canvases else self.stage
+    )  # what is touched stands beside what it does
     self.widget = W.VBox([W.HBox([c for c in knobs if c not in canvases], layout=wrap), stage])
 
 # %% ../nbs/workshop/06_widgets.ipynb #c2790afd
@@ -276,8 +351,10 @@ def _render(self: Live, values):
         fig = _figure_of(self.draw(**values), before)
         return _draw_settled(fig, self._layouts)
     finally:
-        for number in set(plt.get_fignums()) - set(before): plt.close(number)
-        if fig is not None: plt.close(fig)
+        for number in set(plt.get_fignums()) - set(before):
+            plt.close(number)
+        if fig is not None:
+            plt.close(fig)
 
 # %% ../nbs/workshop/06_widgets.ipynb #26d405ce
 @patch
@@ -286,13 +363,17 @@ def _show(self: Live, png=None, error=None):
     if png is not None:
         data, w, h = png
         self.picture.value, self.alt = data, _alt(self.draw, self.controls)
-        if self.manners is not None: self.manners.alt = self.alt
+        if self.manners is not None:
+            self.manners.alt = self.alt
         if self._size is None:
             self._size = (w, h)
             self.picture.layout.width, self.picture.layout.height = f"{w}px", f"{h}px"
             self.stage.layout.height = f"{h + 8}px"
-    else: self.message.value = _error_html(error, _call_text(self.draw, self.values))
-    self.picture.layout.display, self.message.layout.display = (None, "none") if error is None else ("none", None)
+    else:
+        self.message.value = _error_html(error, _call_text(self.draw, self.values))
+    self.picture.layout.display, self.message.layout.display = (
+        (None, "none") if error is None else ("none", None)
+    )
 
 # %% ../nbs/workshop/06_widgets.ipynb #c6d92ee8
 @patch
@@ -303,11 +384,13 @@ def redraw(self: Live) -> None:
         return
     self._busy = True
     try:
-        for _ in range(20): # a `draw` that sets its own controls must not go on forever
+        for _ in range(20):  # a `draw` that sets its own controls must not go on forever
             self._again = False
             self._draw_once(self.values)
-            if not self._again: break
-    finally: self._busy = False
+            if not self._again:
+                break
+    finally:
+        self._busy = False
 
 # %% ../nbs/workshop/06_widgets.ipynb #gcp1
 @contextmanager
@@ -315,9 +398,11 @@ def _collect_later():
     "Inside, Python does not look for cycles of objects."
     was = gc.isenabled()
     gc.disable()
-    try: yield
+    try:
+        yield
     finally:
-        if was: gc.enable()
+        if was:
+            gc.enable()
 
 # %% ../nbs/workshop/06_widgets.ipynb #087524ae
 @patch
@@ -325,10 +410,12 @@ def _draw_once(self: Live, values):
     "Draw and show; keep the error, or raise it in a test run."
     with _collect_later():
         start = time.perf_counter()
-        try: png, self.error = self._render(values), None
+        try:
+            png, self.error = self._render(values), None
         except Exception as e:
             self.error = e
-            if in_test(): raise LiveError(f"{_call_text(self.draw, values)} failed: {type(e).__name__}: {e}") from e
+            if in_test():
+                raise LiveError(f"{_call_text(self.draw, values)} failed: {type(e).__name__}: {e}") from e
             return self._show(error=e)
         self.seconds.append(time.perf_counter() - start)
         self._show(png)
@@ -336,10 +423,11 @@ def _draw_once(self: Live, values):
 
 # %% ../nbs/workshop/06_widgets.ipynb #13945998
 @patch
-def _on_change(self: Live, change): self.redraw()
+def _on_change(self: Live, change):
+    self.redraw()
 
 # %% ../nbs/workshop/06_widgets.ipynb #f7aa93ed
-FAST = 0.1 # seconds: a drawing within this time may follow the slider
+FAST = 0.1  # seconds: a drawing within this time may follow the slider
 
 # %% ../nbs/workshop/06_widgets.ipynb #d027ff6b
 @patch
@@ -347,12 +435,14 @@ def _pace(self: Live):
     "Follow the sliders while moving only if drawing is fast."
     fast = statistics.median(self.seconds[1:][-3:] or self.seconds) < FAST
     for c in self._follows:
-        if c.continuous_update != fast: c.continuous_update = fast
+        if c.continuous_update != fast:
+            c.continuous_update = fast
 
 # %% ../nbs/workshop/06_widgets.ipynb #f42dc944
 def _side_by_side(pngs):
     "PNGs in a row, on white."
-    if len(pngs) == 1: return pngs[0]
+    if len(pngs) == 1:
+        return pngs[0]
     parts = [Image.open(io.BytesIO(p)) for p in pngs]
     row, x = Image.new("RGB", (sum(p.width for p in parts), max(p.height for p in parts)), "white"), 0
     for p in parts:
@@ -364,9 +454,17 @@ def _side_by_side(pngs):
 @patch
 def _bundle(self: Live):
     "The output in all its forms."
-    data = {"application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}, "text/plain": repr(self)}
+    data = {
+        "application/vnd.jupyter.widget-view+json": {
+            "version_major": 2,
+            "version_minor": 0,
+            "model_id": self.widget.model_id,
+        },
+        "text/plain": repr(self),
+    }
     stills = [c._still() for c in self.controls.values() if _is_canvas(c)]
-    if self.error is None: return data | {"image/png": base64.b64encode(_side_by_side([*stills, self.picture.value])).decode()}
+    if self.error is None:
+        return data | {"image/png": base64.b64encode(_side_by_side([*stills, self.picture.value])).decode()}
     return data | {"text/html": self.message.value}
 
 # %% ../nbs/workshop/06_widgets.ipynb #2663daf3
@@ -380,7 +478,7 @@ def _cell_number():
 def show(self: Live) -> None:
     "Show the controls and the picture in the running cell."
     self._shown_in = _cell_number()
-    if self.manners is None: # not before it is shown
+    if self.manners is None:  # not before it is shown
         self.manners = Manners(alt=self.alt)
         self.widget.children += (self.manners,)
     display(self._bundle(), raw=True)
@@ -388,36 +486,56 @@ def show(self: Live) -> None:
 # %% ../nbs/workshop/06_widgets.ipynb #6e534ce9
 @patch
 def _ipython_display_(self: Live):
-    if self._shown_in is None or self._shown_in != _cell_number(): self.show() # the last line of its own cell is no second showing
+    if self._shown_in is None or self._shown_in != _cell_number():
+        self.show()  # the last line of its own cell is no second showing
 
 # %% ../nbs/workshop/06_widgets.ipynb #1e086fe9
 @patch
 def close(self: Live) -> None:
     "Remove the widgets."
     self.widget.close()
-    for w in (self.picture, self.message, self.stage, self.manners, *self.widget.children, *self.controls.values()):
-        if isinstance(w, W.Widget): w.close()
+    for w in (
+        self.picture,
+        self.message,
+        self.stage,
+        self.manners,
+        *self.widget.children,
+        *self.controls.values(),
+    ):
+        if isinstance(w, W.Widget):
+            w.close()
 
 # %% ../nbs/workshop/06_widgets.ipynb #030b8c00
 @patch
 def try_ends(self: Live) -> None:
     "Draw at the initial values and at the end values of each control, and let exceptions out: what `live` does in a test run."
     initial = self.values
-    for values in [initial] + [initial | {name: v} for name, c in self.controls.items() if isinstance(c, W.Widget) for v in _ends(c) if v != initial[name]]:
-        try: png = self._render(values)
-        except Exception as e: raise LiveError(f"{_call_text(self.draw, values)} failed: {type(e).__name__}: {e}") from e
-        if values is initial: self._show(png)
+    for values in [initial] + [
+        initial | {name: v}
+        for name, c in self.controls.items()
+        if isinstance(c, W.Widget)
+        for v in _ends(c)
+        if v != initial[name]
+    ]:
+        try:
+            png = self._render(values)
+        except Exception as e:
+            raise LiveError(f"{_call_text(self.draw, values)} failed: {type(e).__name__}: {e}") from e
+        if values is initial:
+            self._show(png)
 
 # %% ../nbs/workshop/06_widgets.ipynb #2fe07c0b
 def live(
-    draw: Callable, # called as `draw(**values)`; returns a Figure or Axes, or nothing after drawing with pyplot
+    draw: Callable,  # called as `draw(**values)`; returns a Figure or Axes, or nothing after drawing with pyplot
     /,
-    **controls, # for each parameter of `draw` an ipywidget, or a short form such as (0, 10), [1, 2] or True
-) -> Live: # with `controls`, `values`, `redraw()`, `error` and `seconds`
+    **controls,  # for each parameter of `draw` an ipywidget, or a short form such as (0, 10), [1, 2] or True
+) -> Live:  # with `controls`, `values`, `redraw()`, `error` and `seconds`
     "Show a picture with controls that change it. In a test run, draw at the end values of all controls instead."
-    if not callable(draw): raise TypeError(f"live: draw is {draw!r}; expected a function")
+    if not callable(draw):
+        raise TypeError(f"live: draw is {draw!r}; expected a function")
     viewer = Live(draw, controls)
-    if in_test(): viewer.try_ends()
+    if in_test():
+        viewer.try_ends()
     else:
         viewer.redraw()
         viewer.show()
@@ -425,47 +543,62 @@ def live(
 
 # %% ../nbs/workshop/06_widgets.ipynb #55af502d
 def sample_slider(
-    n, # number of samples, or anything with a length
-    value: int = 0, # the first to show
-    description: str = "sample", # label
+    n,  # number of samples, or anything with a length
+    value: int = 0,  # the first to show
+    description: str = "sample",  # label
 ) -> W.IntSlider:
     "A slider over the samples 0 to n-1."
     n = n if isinstance(n, int) else len(n)
-    if not 0 <= value < n: raise ValueError(f"sample_slider: sample {value} of {n}; expected 0 <= value < {n}")
+    if not 0 <= value < n:
+        raise ValueError(f"sample_slider: sample {value} of {n}; expected 0 <= value < {n}")
     return W.IntSlider(value, 0, n - 1, description=description)
 
 # %% ../nbs/workshop/06_widgets.ipynb #f4f26e55
-NOWHERE = (math.nan, math.nan) # where a point is that is not placed yet
+NOWHERE = (math.nan, math.nan)  # where a point is that is not placed yet
 
 # %% ../nbs/workshop/06_widgets.ipynb #75422f8d
 def _xy(name, at):
     "One place as two floats; both are NaN or none is."
-    try: x, y = (float(v) for v in at)
-    except (TypeError, ValueError): raise ValueError(f"points: {name!r} is {at!r}; expected (x, y) in pixels") from None
-    if math.isnan(x) and math.isnan(y): return NOWHERE
-    if not (math.isfinite(x) and math.isfinite(y)): raise ValueError(f"points: {name!r} is ({x}, {y}); expected two finite numbers, or two NaN for a point that is not placed")
+    try:
+        x, y = (float(v) for v in at)
+    except (TypeError, ValueError):
+        raise ValueError(f"points: {name!r} is {at!r}; expected (x, y) in pixels") from None
+    if math.isnan(x) and math.isnan(y):
+        return NOWHERE
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise ValueError(
+            f"points: {name!r} is ({x}, {y}); expected two finite numbers, or two NaN for a point that is not placed"
+        )
     return x, y
 
 # %% ../nbs/workshop/06_widgets.ipynb #cb779b7d
 def _named_points(points, names=None):
     "A read-only dictionary name -> (x, y), from such a dictionary, from (K,2) numbers and K names, or from names alone."
     if isinstance(points, Mapping):
-        if names is not None and list(names) != list(points): raise ValueError(f"names: found {list(names)}; the points are called {list(points)}")
+        if names is not None and list(names) != list(points):
+            raise ValueError(f"names: found {list(names)}; the points are called {list(points)}")
         names, places = list(points), list(points.values())
     else:
-        if isinstance(points, torch.Tensor): points = points.detach().cpu()
+        if isinstance(points, torch.Tensor):
+            points = points.detach().cpu()
         places = [NOWHERE] * len(names or ()) if points is None else np.asarray(points, dtype=float)
         if len(places) and np.ndim(places) != 2 or len(places) and np.shape(places)[1] != 2:
             raise ValueError(f"points has the shape {np.shape(places)}; expected (K,2), pixels (x, y)")
         names = [f"point {j}" for j in range(len(places))] if names is None else list(names)
-    if len(names) != len(places): raise ValueError(f"names: found {len(names)} names for {len(places)} points")
-    if wrong := [n for n in names if not isinstance(n, str) or not n.strip()]: raise ValueError(f"names: found {wrong[0]!r}; expected a text that is not empty")
-    if double := [n for n in names if names.count(n) > 1]: raise ValueError(f"names: {double[0]!r} occurs {names.count(double[0])} times; expected each name once")
+    if len(names) != len(places):
+        raise ValueError(f"names: found {len(names)} names for {len(places)} points")
+    if wrong := [n for n in names if not isinstance(n, str) or not n.strip()]:
+        raise ValueError(f"names: found {wrong[0]!r}; expected a text that is not empty")
+    if double := [n for n in names if names.count(n) > 1]:
+        raise ValueError(
+            f"names: {double[0]!r} occurs {names.count(double[0])} times; expected each name once"
+        )
     return MappingProxyType({n: _xy(n, at) for n, at in zip(names, places)})
 
 # %% ../nbs/workshop/06_widgets.ipynb #c1a9fb8d
 class _Points(T.TraitType):
     "The trait that holds the points."
+
     default_value = MappingProxyType({})
 
     def validate(self, obj, value):
@@ -474,25 +607,36 @@ class _Points(T.TraitType):
         return _named_points(value, list(old) if same else None)
 
 # %% ../nbs/workshop/06_widgets.ipynb #39fa0ce6
-def _to_json(points, widget=None): return [[name, *(None if math.isnan(v) else v for v in at)] for name, at in points.items()]
+def _to_json(points, widget=None):
+    return [[name, *(None if math.isnan(v) else v for v in at)] for name, at in points.items()]
 
 
 def _from_json(rows, widget=None):
     names = [row[0] for row in rows]
-    return _named_points([[math.nan if v is None else v for v in row[1:]] for row in rows] if rows else None, names)
+    return _named_points(
+        [[math.nan if v is None else v for v in row[1:]] for row in rows] if rows else None, names
+    )
 
 # %% ../nbs/workshop/06_widgets.ipynb #ec9c0428
 def _pixels(image):
     "A picture as uint8 (H,W) or (H,W,3), from (C,H,W), (H,W,C) or (H,W), bytes or floats in [0, 1]."
     a = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
-    if a.ndim == 3 and a.shape[0] in (1, 3): a = a.transpose(1, 2, 0) # channels first; (3,H,3) counts as such
-    if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
+    if a.ndim == 3 and a.shape[0] in (1, 3):
+        a = a.transpose(1, 2, 0)  # channels first; (3,H,3) counts as such
+    if a.ndim == 3 and a.shape[2] == 1:
+        a = a[..., 0]
     if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] != 3) or not a.size:
-        raise ValueError(f"image has the shape {tuple(np.shape(image))}; expected (C,H,W), (H,W,C) with 1 or 3 channels, or (H,W)")
+        raise ValueError(
+            f"image has the shape {tuple(np.shape(image))}; expected (C,H,W), (H,W,C) with 1 or 3 channels, or (H,W)"
+        )
     if a.dtype.kind == "f":
-        if not (a.min() >= 0 and a.max() <= 1): raise ValueError(f"image has values from {a.min():.4g} to {a.max():.4g}; floats must lie in 0 to 1")
+        if not (a.min() >= 0 and a.max() <= 1):
+            raise ValueError(
+                f"image has values from {a.min():.4g} to {a.max():.4g}; floats must lie in 0 to 1"
+            )
         a = (a * 255).round().astype(np.uint8)
-    if a.dtype != np.uint8: raise ValueError(f"image has the type {a.dtype}; expected uint8, or floats in 0 to 1")
+    if a.dtype != np.uint8:
+        raise ValueError(f"image has the type {a.dtype}; expected uint8, or floats in 0 to 1")
     return np.ascontiguousarray(a)
 
 # %% ../nbs/workshop/06_widgets.ipynb #4c3fe404
@@ -506,17 +650,31 @@ def _png(pixels):
 def _overlay_pixels(overlay):
     "A heatmap (floats) or a mask (whole numbers) as uint8 (h,w,4); what is 0 is clear."
     a = overlay.detach().cpu().numpy() if isinstance(overlay, torch.Tensor) else np.asarray(overlay)
-    if a.ndim != 2 or not a.size: raise ValueError(f"overlay has the shape {a.shape}; expected (h,w), of any size: it is stretched over the picture")
+    if a.ndim != 2 or not a.size:
+        raise ValueError(
+            f"overlay has the shape {a.shape}; expected (h,w), of any size: it is stretched over the picture"
+        )
     if a.dtype.kind == "f":
-        if not np.isfinite(a).all() or a.min() < 0: raise ValueError(f"overlay has values from {a.min():.4g} to {a.max():.4g}; a heatmap must not be negative (pass probabilities, not logits)")
+        if not np.isfinite(a).all() or a.min() < 0:
+            raise ValueError(
+                f"overlay has values from {a.min():.4g} to {a.max():.4g}; a heatmap must not be negative (pass probabilities, not logits)"
+            )
         share = a / (a.max() or 1)
         colours = colormaps["inferno"](0.25 + 0.75 * share)
         colours[..., 3] = share**0.6
     elif a.dtype.kind in "biu":
-        if a.min() < 0 or a[a != VOID].max(initial=0) > 24: raise ValueError(f"overlay has labels from {a.min()} to {a.max()}; a mask may hold 0 to 24, and {VOID} for unknown")
-        colours = np.ones((256, 4)); colours[:25, :3] = label_colours(25); colours[0, 3] = 0
+        if a.min() < 0 or a[a != VOID].max(initial=0) > 24:
+            raise ValueError(
+                f"overlay has labels from {a.min()} to {a.max()}; a mask may hold 0 to 24, and {VOID} for unknown"
+            )
+        colours = np.ones((256, 4))
+        colours[:25, :3] = label_colours(25)
+        colours[0, 3] = 0
         colours = colours[a.astype(int)]
-    else: raise ValueError(f"overlay has the type {a.dtype}; expected floats (a heatmap) or whole numbers (a mask)")
+    else:
+        raise ValueError(
+            f"overlay has the type {a.dtype}; expected floats (a heatmap) or whole numbers (a mask)"
+        )
     return (colours * 255).round().astype(np.uint8)
 
 # %% ../nbs/workshop/06_widgets.ipynb #d07ce09e
@@ -531,17 +689,28 @@ def _from_rows(rows, widget=None):
 
 def _ellipse(name, covariance):
     "Half-axes at one sigma in pixels, the longer one first, and the angle of the longer axis in degrees, clockwise from x."
-    c = np.asarray(covariance.detach().cpu() if isinstance(covariance, torch.Tensor) else covariance, dtype=float)
-    if c.shape != (2, 2): raise ValueError(f"covariances: {name!r} has the shape {c.shape}; expected (2,2), in px²")
-    if not np.isfinite(c).all(): raise ValueError(f"covariances: {name!r} holds {c[~np.isfinite(c)][0]}; leave a point without covariance out")
+    c = np.asarray(
+        covariance.detach().cpu() if isinstance(covariance, torch.Tensor) else covariance, dtype=float
+    )
+    if c.shape != (2, 2):
+        raise ValueError(f"covariances: {name!r} has the shape {c.shape}; expected (2,2), in px²")
+    if not np.isfinite(c).all():
+        raise ValueError(
+            f"covariances: {name!r} holds {c[~np.isfinite(c)][0]}; leave a point without covariance out"
+        )
     values, vectors = np.linalg.eigh(c)
     slack = 1e-6 * np.abs(c).max()
-    if abs(c[0, 1] - c[1, 0]) > slack or values[0] < -slack: raise ValueError(f"covariances: {name!r} is {c.tolist()}; expected a symmetric matrix without negative eigenvalues")
+    if abs(c[0, 1] - c[1, 0]) > slack or values[0] < -slack:
+        raise ValueError(
+            f"covariances: {name!r} is {c.tolist()}; expected a symmetric matrix without negative eigenvalues"
+        )
     (small, large), (x, y) = np.sqrt(values.clip(0)), vectors[:, 1]
     return [float(large), float(small), float(np.degrees(np.arctan2(y, x)) % 180)]
 
 # %% ../nbs/workshop/06_widgets.ipynb #a475b9cd
-_JS = _KEEP_KEYS + """
+_JS = (
+    _KEEP_KEYS
+    + """
 function make(parent, tag, attributes = {}, text = "") { // a new element, the last child of `parent`
   const svg = tag === "svg" || (parent instanceof SVGElement);
   const e = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
@@ -550,6 +719,7 @@ function make(parent, tag, attributes = {}, text = "") { // a new element, the l
   return parent.appendChild(e);
 }
 """
+)
 
 # %% ../nbs/workshop/06_widgets.ipynb #8b529b12
 _JS += """
@@ -899,62 +1069,92 @@ ALLOW = ("move", "clear", "add")
 
 class KeypointCanvas(anywidget.AnyWidget):
     "A picture whose points the reader drags; `points` and `chosen` follow. Positions are pixels, (0, 0) is the top-left corner of the top-left pixel."
+
     _esm, _css = _JS, _CSS
-    points = _Points().tag(sync=True, to_json=_to_json, from_json=_from_json) # name -> (x, y)
-    chosen = T.Unicode("").tag(sync=True) # the name of the point that clicks and keys move
-    fixed = T.List(T.Unicode()).tag(sync=True) # names of points that the reader cannot move
+    points = _Points().tag(sync=True, to_json=_to_json, from_json=_from_json)  # name -> (x, y)
+    chosen = T.Unicode("").tag(sync=True)  # the name of the point that clicks and keys move
+    fixed = T.List(T.Unicode()).tag(sync=True)  # names of points that the reader cannot move
     allow, label = T.Enum(ALLOW, "move").tag(sync=True), T.Unicode("").tag(sync=True)
-    zoom, opacity, sigmas = (T.Float(v, min=low, max=high).tag(sync=True) for v, low, high in ((1.0, 1.0, 64.0), (0.6, 0.0, 1.0), (2.0, 0.0, None)))
+    zoom, opacity, sigmas = (
+        T.Float(v, min=low, max=high).tag(sync=True)
+        for v, low, high in ((1.0, 1.0, 64.0), (0.6, 0.0, 1.0), (2.0, 0.0, None))
+    )
     grid, continuous_update = T.Bool(False).tag(sync=True), T.Bool(True).tag(sync=True)
     _picture, _overlay = T.Bytes().tag(sync=True), T.Bytes().tag(sync=True)
-    _ellipses = T.Dict().tag(sync=True, to_json=_to_rows, from_json=_from_rows) # name -> [half-axis, half-axis, angle]
-    _size, _width, _colours = T.List().tag(sync=True), T.Int().tag(sync=True), T.List([c for n, c in COLOURS.items() if n != "black"]).tag(sync=True)
+    _ellipses = T.Dict().tag(
+        sync=True, to_json=_to_rows, from_json=_from_rows
+    )  # name -> [half-axis, half-axis, angle]
+    _size, _width, _colours = (
+        T.List().tag(sync=True),
+        T.Int().tag(sync=True),
+        T.List([c for n, c in COLOURS.items() if n != "black"]).tag(sync=True),
+    )
 
     @property
-    def value(self) -> Mapping: return self.points # what `live` asks for
+    def value(self) -> Mapping:
+        return self.points  # what `live` asks for
 
     @property
-    def xy(self) -> torch.Tensor: return torch.tensor(list(self.points.values()), dtype=torch.float32).reshape(-1, 2) # (K,2)
+    def xy(self) -> torch.Tensor:
+        return torch.tensor(list(self.points.values()), dtype=torch.float32).reshape(-1, 2)  # (K,2)
 
     @T.observe("points")
     def _keep_choice(self, change):
-        if self._size and self.chosen not in change["new"]: self._choose_first()
+        if self._size and self.chosen not in change["new"]:
+            self._choose_first()
 
-    def __repr__(self): return f"KeypointCanvas {self._size[1]}×{self._size[0]}: " + (", ".join(f"{n} ({x:g}, {y:g})" for n, (x, y) in self.points.items()) or "no points")
+    def __repr__(self):
+        return f"KeypointCanvas {self._size[1]}×{self._size[0]}: " + (
+            ", ".join(f"{n} ({x:g}, {y:g})" for n, (x, y) in self.points.items()) or "no points"
+        )
 
 # %% ../nbs/workshop/06_widgets.ipynb #ccf81321
 @patch
 def __init__(
     self: KeypointCanvas,
-    image, # (C,H,W), (H,W,C) or (H,W), uint8 or floats in [0, 1]
-    points=None, # name -> (x, y), or (K,2) pixels; NaN for a point that is not placed
-    names: Sequence[str] | None = None, # K names; alone, K points that are not placed
+    image,  # (C,H,W), (H,W,C) or (H,W), uint8 or floats in [0, 1]
+    points=None,  # name -> (x, y), or (K,2) pixels; NaN for a point that is not placed
+    names: Sequence[str] | None = None,  # K names; alone, K points that are not placed
     *,
-    overlay=None, # (h,w) heatmap (floats) or mask (whole numbers), stretched over the picture
-    opacity: float = 0.6, # of the overlay
-    covariances=None, # name -> (2,2), or (K,2,2), in px²: an ellipse each
-    sigmas: float = 2.0, # half-axes of the ellipses in standard deviations
-    allow: str = "move", # what the reader may do: "move", "clear" or "add"
-    fixed: Sequence[str] = (), # names of points that stay where they are, drawn as crosses
-    zoom: float = 1.0, # 1 shows the whole picture
-    width: int | None = None, # in pixels of the screen; default: as fits
-    grid: bool = False, # draw the borders of the picture's pixels where they are large enough
-    label: str = "picture with points", # its accessible name: what the picture shows
+    overlay=None,  # (h,w) heatmap (floats) or mask (whole numbers), stretched over the picture
+    opacity: float = 0.6,  # of the overlay
+    covariances=None,  # name -> (2,2), or (K,2,2), in px²: an ellipse each
+    sigmas: float = 2.0,  # half-axes of the ellipses in standard deviations
+    allow: str = "move",  # what the reader may do: "move", "clear" or "add"
+    fixed: Sequence[str] = (),  # names of points that stay where they are, drawn as crosses
+    zoom: float = 1.0,  # 1 shows the whole picture
+    width: int | None = None,  # in pixels of the screen; default: as fits
+    grid: bool = False,  # draw the borders of the picture's pixels where they are large enough
+    label: str = "picture with points",  # its accessible name: what the picture shows
 ):
-    if allow not in ALLOW: raise ValueError(f"allow is {allow!r}; expected one of {', '.join(ALLOW)}")
-    anywidget.AnyWidget.__init__(self, points=_named_points(points, names), opacity=opacity, sigmas=sigmas, allow=allow, zoom=zoom, grid=grid, label=label)
-    if unknown := [n for n in fixed if n not in self.points]: raise ValueError(f"fixed: no point {unknown[0]!r}; there are {', '.join(self.points) or 'none'}")
+    if allow not in ALLOW:
+        raise ValueError(f"allow is {allow!r}; expected one of {', '.join(ALLOW)}")
+    anywidget.AnyWidget.__init__(
+        self,
+        points=_named_points(points, names),
+        opacity=opacity,
+        sigmas=sigmas,
+        allow=allow,
+        zoom=zoom,
+        grid=grid,
+        label=label,
+    )
+    if unknown := [n for n in fixed if n not in self.points]:
+        raise ValueError(f"fixed: no point {unknown[0]!r}; there are {', '.join(self.points) or 'none'}")
     self.fixed = list(fixed)
     self._asked_width = width
     _set_picture(self, image)
-    self.set_overlay(overlay); self.set_covariances(covariances); self._choose_first()
+    self.set_overlay(overlay)
+    self.set_covariances(covariances)
+    self._choose_first()
 
 # %% ../nbs/workshop/06_widgets.ipynb #405e296d
 def _set_picture(canvas, image):
     "Send a picture, and choose the size on the screen: whole screen pixels for a picture's pixel where it is small."
     pixels = _pixels(image)
     (h, w), width = pixels.shape[:2], canvas._asked_width
-    if width is not None and width < 1: raise ValueError(f"width is {width}; expected at least 1 pixel")
+    if width is not None and width < 1:
+        raise ValueError(f"width is {width}; expected at least 1 pixel")
     whole = min(480 // w, 480 // h)
     with canvas.hold_sync():
         canvas._size, canvas._width = [h, w], int(width or (w * whole if whole else w * 480 / max(h, w)))
@@ -968,7 +1168,8 @@ def _choose_first(self: KeypointCanvas):
 
 # %% ../nbs/workshop/06_widgets.ipynb #9f68b930
 def _known(canvas, name):
-    if name not in canvas.points: raise ValueError(f"no point {name!r}; there are {', '.join(canvas.points) or 'none'}")
+    if name not in canvas.points:
+        raise ValueError(f"no point {name!r}; there are {', '.join(canvas.points) or 'none'}")
 
 # %% ../nbs/workshop/06_widgets.ipynb #2ea1033f
 @patch
@@ -981,7 +1182,8 @@ def move(self: KeypointCanvas, name: str, x: float, y: float) -> None:
 @patch
 def add(self: KeypointCanvas, name: str, x: float = math.nan, y: float = math.nan) -> None:
     "Add a point; without a place, for the reader to place."
-    if name in self.points: raise ValueError(f"there is a point {name!r} already")
+    if name in self.points:
+        raise ValueError(f"there is a point {name!r} already")
     self.points = {**self.points, name: (x, y)}
 
 
@@ -995,20 +1197,22 @@ def remove(self: KeypointCanvas, name: str) -> None:
 @patch
 def set_image(
     self: KeypointCanvas,
-    image, # (C,H,W), (H,W,C) or (H,W), of the same size as the one before or of another
-    points=None, # its points; default: those of before stay
+    image,  # (C,H,W), (H,W,C) or (H,W), of the same size as the one before or of another
+    points=None,  # its points; default: those of before stay
 ) -> None:
     "Show another picture, without its predecessor's overlay and ellipses, and choose the first point again."
     _set_picture(self, image)
-    self.set_overlay(None); self.set_covariances(None)
-    if points is not None: self.points = points
+    self.set_overlay(None)
+    self.set_covariances(None)
+    if points is not None:
+        self.points = points
     self._choose_first()
 
 # %% ../nbs/workshop/06_widgets.ipynb #62ecbf7a
 @patch
 def set_overlay(
     self: KeypointCanvas,
-    overlay=None, # (h,w) heatmap (floats) or mask (whole numbers); None for no overlay
+    overlay=None,  # (h,w) heatmap (floats) or mask (whole numbers); None for no overlay
 ) -> None:
     "Show another overlay, or none."
     self._overlay = b"" if overlay is None else _png(_overlay_pixels(overlay))
@@ -1017,14 +1221,17 @@ def set_overlay(
 @patch
 def set_covariances(
     self: KeypointCanvas,
-    covariances=None, # name -> (2,2), or (K,2,2), in px²; None for no ellipses
+    covariances=None,  # name -> (2,2), or (K,2,2), in px²; None for no ellipses
 ) -> None:
     "Show other ellipses, or none."
-    if covariances is None: covariances = {}
+    if covariances is None:
+        covariances = {}
     if not isinstance(covariances, Mapping):
-        if len(covariances) != len(self.points): raise ValueError(f"covariances: found {len(covariances)} for {len(self.points)} points")
+        if len(covariances) != len(self.points):
+            raise ValueError(f"covariances: found {len(covariances)} for {len(self.points)} points")
         covariances = dict(zip(self.points, covariances))
-    for name in covariances: _known(self, name)
+    for name in covariances:
+        _known(self, name)
     self._ellipses = {name: _ellipse(name, c) for name, c in covariances.items()}
 
 # %% ../nbs/workshop/06_widgets.ipynb #f7b7e040
@@ -1033,16 +1240,22 @@ def _corners(self: KeypointCanvas):
     "The points with all free ones in the top-left corner, in the bottom-right corner, and not placed."
     h, w = self._size
     places = [(0.0, 0.0), (float(w), float(h))] + [NOWHERE] * (self.allow != "move")
-    return [MappingProxyType({n: at if n in self.fixed else place for n, at in self.points.items()}) for place in places]
+    return [
+        MappingProxyType({n: at if n in self.fixed else place for n, at in self.points.items()})
+        for place in places
+    ]
 
 # %% ../nbs/workshop/06_widgets.ipynb #30fb911e
 @patch
 def on_move(
     self: KeypointCanvas,
-    f: Callable, # called as `f(points)` after every change
-) -> Callable: # give it to `unobserve(..., "points")` to stop
+    f: Callable,  # called as `f(points)` after every change
+) -> Callable:  # give it to `unobserve(..., "points")` to stop
     "Call a function whenever a point has moved, was added or was removed."
-    def moved(change): f(change["new"])
+
+    def moved(change):
+        f(change["new"])
+
     self.observe(moved, "points")
     return moved
 
@@ -1050,35 +1263,65 @@ def on_move(
 @patch
 def draw(
     self: KeypointCanvas,
-    ax: Axes | None = None, # where to draw; default: a new figure
+    ax: Axes | None = None,  # where to draw; default: a new figure
 ) -> Axes:
     "The whole picture with its overlay, points and ellipses, drawn with matplotlib."
     (h, w), colours = self._size, cycle(self._colours)
     picture = _read(self._picture)
     ax = show_keypoints(picture if picture.ndim == 2 else picture.transpose(2, 0, 1), ax=ax)
-    if self.grid and max(h, w) <= 80: ax.vlines(range(w + 1), 0, h, "white", lw=0.4); ax.hlines(range(h + 1), 0, w, "white", lw=0.4)
-    if self._overlay: ax.imshow(_read(self._overlay), extent=(0, w, h, 0), alpha=self.opacity, interpolation="nearest")
+    if self.grid and max(h, w) <= 80:
+        ax.vlines(range(w + 1), 0, h, "white", lw=0.4)
+        ax.hlines(range(h + 1), 0, w, "white", lw=0.4)
+    if self._overlay:
+        ax.imshow(_read(self._overlay), extent=(0, w, h, 0), alpha=self.opacity, interpolation="nearest")
     for (name, (x, y)), colour in zip(self.points.items(), colours):
-        if math.isnan(x): continue
+        if math.isnan(x):
+            continue
         halo = [withStroke(linewidth=4, foreground="white")]
-        ax.plot(x, y, "x" if name in self.fixed else "o", ms=9, mfc="none", mec=colour, mew=2, path_effects=halo)
-        if len(self.points) <= 8: ax.annotate(name, (x, y), (7, 5), textcoords="offset points", fontsize=9, path_effects=halo, parse_math=False)
+        ax.plot(
+            x, y, "x" if name in self.fixed else "o", ms=9, mfc="none", mec=colour, mew=2, path_effects=halo
+        )
+        if len(self.points) <= 8:
+            ax.annotate(
+                name,
+                (x, y),
+                (7, 5),
+                textcoords="offset points",
+                fontsize=9,
+                path_effects=halo,
+                parse_math=False,
+            )
         if name in self._ellipses:
             long, short, angle = self._ellipses[name]
-            ax.add_patch(Ellipse((x, y), 2 * self.sigmas * long, 2 * self.sigmas * short, angle=angle, fill=False, ec=colour, lw=1.5, path_effects=halo))
+            ax.add_patch(
+                Ellipse(
+                    (x, y),
+                    2 * self.sigmas * long,
+                    2 * self.sigmas * short,
+                    angle=angle,
+                    fill=False,
+                    ec=colour,
+                    lw=1.5,
+                    path_effects=halo,
+                )
+            )
     ax.set(xlim=(0, w), ylim=(h, 0))
     return ax
 
 # %% ../nbs/workshop/06_widgets.ipynb #6ed6e049
-def _read(png): return np.asarray(Image.open(io.BytesIO(png)))
+def _read(png):
+    return np.asarray(Image.open(io.BytesIO(png)))
 
 # %% ../nbs/workshop/06_widgets.ipynb #1a44f32d
 @patch
 def _still(self: KeypointCanvas):
     "The canvas as the bytes of a PNG."
-    with style(): ax = self.draw()
-    try: return to_png(ax.figure)[0]
-    finally: plt.close(ax.figure)
+    with style():
+        ax = self.draw()
+    try:
+        return to_png(ax.figure)[0]
+    finally:
+        plt.close(ax.figure)
 
 # %% ../nbs/workshop/06_widgets.ipynb #a782b253
 @patch

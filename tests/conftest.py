@@ -1,4 +1,5 @@
 """What every test leaves as it found it."""
+
 import sys
 
 import pytest

@@ -1,4 +1,5 @@
 """Probabilities and logits are never taken for each other, void is never guessed, and nothing of the size of the input is made."""
+
 import inspect
 
 import matplotlib.pyplot as plt
@@ -31,24 +32,39 @@ def case(seed=0, n=3, classes=4, size=8, void=True, kind=torch.float32):
     "Logits, some of them void, and labels that are often right."
     g = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(n, classes, size, size, generator=g)
-    target = torch.where(torch.rand(n, size, size, generator=g) < 0.6, logits.argmax(1), torch.randint(0, classes, (n, size, size), generator=g)).byte()
-    if void: target[:, :2] = 255
+    target = torch.where(
+        torch.rand(n, size, size, generator=g) < 0.6,
+        logits.argmax(1),
+        torch.randint(0, classes, (n, size, size), generator=g),
+    ).byte()
+    if void:
+        target[:, :2] = 255
     return logits.to(kind), target
 
 
 class Fixed(torch.nn.Module):
     "A network that answers the same, whatever it sees."
-    def __init__(self, answer): super().__init__(); self.answer = answer
-    def forward(self, x): return self.answer[: len(x)]
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer[: len(x)]
 
 
 def pictures(n, size):
     from kpnb.geometry import KeypointDataset
+
     return KeypointDataset(torch.zeros(n, 3, size, size).byte(), torch.zeros(n, 0, 2))
 
 
 def votes(logits):
-    batch = {"image": torch.zeros(len(logits), 1, 16, 16), "keypoints": torch.full((len(logits), logits.shape[1], 2), 8.0), "visible": torch.ones(logits.shape[:2]).bool()}
+    batch = {
+        "image": torch.zeros(len(logits), 1, 16, 16),
+        "keypoints": torch.full((len(logits), logits.shape[1], 2), 8.0),
+        "visible": torch.ones(logits.shape[:2]).bool(),
+    }
     return uncertainty.MapCrossEntropy()(logits, batch)
 
 
@@ -62,11 +78,15 @@ OVER_CLASSES = {
     "calibration.LocalTemperature.forward": lambda z, t: LocalTemperature(z.shape[1])(z),
     "calibration.LocalTemperature.temperature": lambda z, t: LocalTemperature(z.shape[1]).temperature(z),
     "calibration.ensemble": lambda z, t: ensemble([2 * z - z, z]),
-    "calibration.cure_runs": lambda z, t: cure_runs([{"logits": z, "masks": t, "apart_logits": z, "apart_masks": t}]),
+    "calibration.cure_runs": lambda z, t: cure_runs(
+        [{"logits": z, "masks": t, "apart_logits": z, "apart_masks": t}]
+    ),
     "segmentation.logits_only": lambda z, t: segmentation.logits_only(z),
     "segmentation.mask_loss": lambda z, t: mask_loss(z, {"mask": t}),
     "segmentation.pixel_hits": lambda z, t: pixel_hits(z, {"mask": t}),
-    "segmentation.show_segmentation": lambda z, t: plt.close(show_segmentation(torch.zeros(3, *t.shape[1:]), t[0], z[0])[0].figure),
+    "segmentation.show_segmentation": lambda z, t: plt.close(
+        show_segmentation(torch.zeros(3, *t.shape[1:]), t[0], z[0])[0].figure
+    ),
     "segmentation.predict_logits": lambda z, t: predict_logits(Fixed(z), pictures(len(z), z.shape[-1])),
 }
 OVER_CELLS = {
@@ -80,7 +100,10 @@ PROBABILITIES = {
     "calibration.brier": brier,
 }
 NO_SCORES = {  # their `output` is no tensor of logits, but a mean with a second number
-    "uncertainty.DistributionLoss.__call__", "uncertainty.RootMeanSquare.__call__", "uncertainty.decode_mean"}
+    "uncertainty.DistributionLoss.__call__",
+    "uncertainty.RootMeanSquare.__call__",
+    "uncertainty.decode_mean",
+}
 
 
 def takers(*names):
@@ -90,9 +113,19 @@ def takers(*names):
         short = module.__name__.split(".")[1]
         for name in module.__all__:
             thing = getattr(module, name)
-            if inspect.isclass(thing): members = {f"{name}.{k}": v for k, v in vars(thing).items() if inspect.isfunction(v) and (not k.startswith("_") or k == "__call__")}
-            else: members = {name: thing} if inspect.isfunction(thing) else {}
-            found |= {f"{short}.{k}" for k, v in members.items() if set(names) & set(inspect.signature(v).parameters)}
+            if inspect.isclass(thing):
+                members = {
+                    f"{name}.{k}": v
+                    for k, v in vars(thing).items()
+                    if inspect.isfunction(v) and (not k.startswith("_") or k == "__call__")
+                }
+            else:
+                members = {name: thing} if inspect.isfunction(thing) else {}
+            found |= {
+                f"{short}.{k}"
+                for k, v in members.items()
+                if set(names) & set(inspect.signature(v).parameters)
+            }
     return found
 
 
@@ -110,14 +143,16 @@ def test_probabilities_are_refused_where_logits_are_expected(name):
             OVER_CLASSES[name](z, t)
             OVER_CLASSES[name](z.log_softmax(1), t)  # logarithms of probabilities are logits
             OVER_CLASSES[name](z - z.amin() + 1, t)  # and so are numbers above 0
-            with pytest.raises(ValueError, match="expected logits"): OVER_CLASSES[name](z.softmax(1), t)
+            with pytest.raises(ValueError, match="expected logits"):
+                OVER_CLASSES[name](z.softmax(1), t)
 
 
 @pytest.mark.parametrize("name", OVER_CELLS)
 def test_maps_of_probabilities_are_refused_where_logits_are_expected(name):
     z, t = case(size=4)
     OVER_CELLS[name](z, t)
-    with pytest.raises(ValueError, match="probabilities"): OVER_CELLS[name](z.flatten(2).softmax(-1).view_as(z), t)
+    with pytest.raises(ValueError, match="probabilities"):
+        OVER_CELLS[name](z.flatten(2).softmax(-1).view_as(z), t)
 
 
 @pytest.mark.parametrize("name", PROBABILITIES)
@@ -126,40 +161,60 @@ def test_logits_are_refused_where_probabilities_are_expected(name):
         z, t = case(seed)
         PROBABILITIES[name](z.softmax(1), t)
         for wrong in (z, z.log_softmax(1), z.sigmoid()):
-            with pytest.raises(ValueError, match="expected probabilities"): PROBABILITIES[name](wrong, t)
+            with pytest.raises(ValueError, match="expected probabilities"):
+                PROBABILITIES[name](wrong, t)
 
 
 def test_void_may_hold_anything_when_probabilities_are_looked_for():
     z, t = case()
     shares = torch.where((t == 255)[:, None], -9.0, z.softmax(1))
-    with pytest.raises(ValueError, match="expected logits"): nll(shares, t)
-    with pytest.raises(ValueError, match="expected logits"): TemperatureScaling().fit(shares, t)
+    with pytest.raises(ValueError, match="expected logits"):
+        nll(shares, t)
+    with pytest.raises(ValueError, match="expected logits"):
+        TemperatureScaling().fit(shares, t)
     assert nll(z, torch.full_like(t, 255)).isnan()
     assert nll(torch.where((t == 255)[:, None], 0.25, z), t) == nll(z, t)
 
 
 def with_labels(z, t, ignore):
     p = z.softmax(1)
-    return {"nll": lambda: nll(z, t, ignore), "brier": lambda: brier(p, t, ignore), "classwise_ece": lambda: classwise_ece(p, t, 10, ignore),
-            "confidence_and_hits": lambda: confidence_and_hits(p, t, ignore)[0].sum(), "Reliability": lambda: ece(Reliability(10, ignore).update(p, t).compute()),
-            "fit": lambda: torch.tensor(TemperatureScaling().fit(z, t, ignore).temperature)}
+    return {
+        "nll": lambda: nll(z, t, ignore),
+        "brier": lambda: brier(p, t, ignore),
+        "classwise_ece": lambda: classwise_ece(p, t, 10, ignore),
+        "confidence_and_hits": lambda: confidence_and_hits(p, t, ignore)[0].sum(),
+        "Reliability": lambda: ece(Reliability(10, ignore).update(p, t).compute()),
+        "fit": lambda: torch.tensor(TemperatureScaling().fit(z, t, ignore).temperature),
+    }
 
 
 @pytest.mark.parametrize("name", with_labels(*case(), None))
 def test_255_is_not_taken_for_void_where_it_is_a_class(name):
     z = 2 * torch.randn(400, 300, generator=torch.Generator().manual_seed(0))
-    t = torch.where(torch.arange(400) % 5 == 0, 255, torch.multinomial(z.softmax(1), 1, generator=torch.Generator().manual_seed(1))[:, 0])
-    with pytest.raises(ValueError, match="300 classes.*ignore=None"): with_labels(z, t, 255)[name]()
+    t = torch.where(
+        torch.arange(400) % 5 == 0,
+        255,
+        torch.multinomial(z.softmax(1), 1, generator=torch.Generator().manual_seed(1))[:, 0],
+    )
+    with pytest.raises(ValueError, match="300 classes.*ignore=None"):
+        with_labels(z, t, 255)[name]()
     assert with_labels(z, t, None)[name]().isfinite().all() == with_labels(z, t, -1)[name]().isfinite().all()
-    torch.testing.assert_close(with_labels(z, t, None)[name](), with_labels(z, t, -100)[name](), equal_nan=True)
+    torch.testing.assert_close(
+        with_labels(z, t, None)[name](), with_labels(z, t, -100)[name](), equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("name", with_labels(*case(), None))
 @pytest.mark.parametrize("ignore", [-1, -100, 300])
 def test_a_label_of_void_that_a_mask_of_bytes_cannot_hold_occurs_nowhere(name, ignore):
     g = torch.Generator().manual_seed(0)
-    z, t = torch.randn(800, 256, generator=g), torch.arange(800).remainder(256).byte()  # 255 and 156 are what -1 and -100 become in a byte
-    torch.testing.assert_close(with_labels(z, t, ignore)[name](), with_labels(z, t, None)[name](), equal_nan=True)
+    z, t = (
+        torch.randn(800, 256, generator=g),
+        torch.arange(800).remainder(256).byte(),
+    )  # 255 and 156 are what -1 and -100 become in a byte
+    torch.testing.assert_close(
+        with_labels(z, t, ignore)[name](), with_labels(z, t, None)[name](), equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("name", with_labels(*case(), None))
@@ -168,27 +223,36 @@ def test_a_label_that_no_class_has_is_named(name):
     for label in (-1, -100, 4):
         odd = t.long()
         odd[2, 3, 4] = label
-        with pytest.raises(ValueError, match=rf"target\[2, 3, 4\] is {label}; expected 0 to 3, or 255"): with_labels(z, odd, 255)[name]()
+        with pytest.raises(ValueError, match=rf"target\[2, 3, 4\] is {label}; expected 0 to 3, or 255"):
+            with_labels(z, odd, 255)[name]()
 
 
 def test_an_error_far_into_a_stream_names_its_sample():
     p, t = torch.full((40, 2, 3), 0.5), torch.zeros(40, 3).long()
     p[31, 0, 1] = 0.9
     for call in (lambda: Reliability(chunk=12).update(p, t), lambda: brier(p, t)):
-        with pytest.raises(ValueError, match=r"sample 31, place \(1,\)"): call()
+        with pytest.raises(ValueError, match=r"sample 31, place \(1,\)"):
+            call()
     t[33, 2] = 7
-    with pytest.raises(ValueError, match=r"target\[33, 2\] is 7"): Reliability(chunk=12).update(torch.full((40, 2, 3), 0.5), t)
+    with pytest.raises(ValueError, match=r"target\[33, 2\] is 7"):
+        Reliability(chunk=12).update(torch.full((40, 2, 3), 0.5), t)
 
 
 class Largest(TorchDispatchMode):
     "The most bytes of any tensor that is newly made."
+
     bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        held = {x.untyped_storage().data_ptr() for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        held = {
+            x.untyped_storage().data_ptr()
+            for x in torch.utils._pytree.tree_leaves((args, kwargs))
+            if isinstance(x, torch.Tensor)
+        }
         for x in torch.utils._pytree.tree_leaves(out):
-            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in held: self.bytes = max(self.bytes, x.untyped_storage().nbytes())
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in held:
+                self.bytes = max(self.bytes, x.untyped_storage().nbytes())
         return out
 
 
@@ -197,9 +261,15 @@ class Largest(TorchDispatchMode):
 def test_nothing_of_half_the_size_of_the_input_is_made(name, shape):
     scores = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     target = torch.zeros(shape[0], *shape[2:]).byte()
-    if name == "brier": scores /= scores.sum(1, keepdim=True)
-    call = {"nll": lambda: nll(scores, target), "brier": lambda: brier(scores, target), "fit": lambda: VectorScaling(20).fit(scores, target, steps=1, places=100_000)}[name]
-    with Largest() as largest: call()
+    if name == "brier":
+        scores /= scores.sum(1, keepdim=True)
+    call = {
+        "nll": lambda: nll(scores, target),
+        "brier": lambda: brier(scores, target),
+        "fit": lambda: VectorScaling(20).fit(scores, target, steps=1, places=100_000),
+    }[name]
+    with Largest() as largest:
+        call()
     assert 0 < largest.bytes < scores.nbytes / 2
 
 
@@ -223,7 +293,9 @@ def test_a_temperature_fitted_in_pieces_is_the_best_one():
     assert at(T) <= min(at(1.001 * T), at(T / 1.001)) + 1e-9
     rows, labels = z.movedim(1, -1)[t != 255], t[t != 255]
     assert TemperatureScaling().fit(rows, labels, places=10**9).temperature == pytest.approx(T, rel=1e-6)
-    assert TemperatureScaling().fit(z, t, places=500, seed=1).temperature == pytest.approx(TemperatureScaling().fit(rows, labels, places=500, seed=1).temperature, rel=1e-9)
+    assert TemperatureScaling().fit(z, t, places=500, seed=1).temperature == pytest.approx(
+        TemperatureScaling().fit(rows, labels, places=500, seed=1).temperature, rel=1e-9
+    )
 
 
 def test_an_ensemble_of_half_precision_is_computed_in_float32():

@@ -2,6 +2,7 @@
 
 The page is a small notebook in a JupyterLab of its own, as in test_browser.py, whose tools and switches this file shares.
 """
+
 import io
 import json
 import re
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 from test_browser import Desk, Notebook, browser, lab, shots, tools, wait_for  # noqa: F401
 
-W, H, SPOTS = 60, 40, [(7, 4), (31, 22), (59, 39), (0, 0)] # (column, row) of the green pixels
+W, H, SPOTS = 60, 40, [(7, 4), (31, 22), (59, 39), (0, 0)]  # (column, row) of the green pixels
 SETUP = f"""
 import json, math
 import numpy as np
@@ -43,9 +44,12 @@ class Page(Notebook):
 
     def cell(self, i, code):
         "Run code in cell i, without moving the focus for good."
-        self.page.evaluate("""([i, code]) => {
+        self.page.evaluate(
+            """([i, code]) => {
             const n = window.jupyterapp.shell.currentWidget.content;
-            n.activeCellIndex = i; n.activeCell.model.sharedModel.setSource(code) }""", [i, code])
+            n.activeCellIndex = i; n.activeCell.model.sharedModel.setSource(code) }""",
+            [i, code],
+        )
         self.execute("notebook:run-cell")
         wait_for(self.ran, 60, lambda: f"cell {i} does not end")
         assert not self.errors(), self.errors()
@@ -58,10 +62,24 @@ class Page(Notebook):
 
     def python(self):
         "What Python knows of the canvas once it is what the page shows, and `heard`: each move of a point as (name, place)."
-        same = lambda a, b: a == b or ("nan" not in (a[0], b[0]) and max(abs(u - v) for u, v in zip(a, b)) < 0.06)
-        agree = lambda now, shown: now["points"].keys() == shown.keys() and all(same(at, shown[n]) for n, at in now["points"].items())
-        chosen = lambda: (self.page.locator(".kpnb-canvas").first.locator(".kpnb-list [aria-pressed=true] b").all_inner_texts() or [": "])[0].rpartition(": ")[0]
-        return wait_for(lambda: (now if agree(now := self.ask(), self.shown()) and now["chosen"] == chosen() else None), 10, lambda: f"the page shows {self.shown()}, Python has {self.ask()}")
+        same = lambda a, b: (
+            a == b or ("nan" not in (a[0], b[0]) and max(abs(u - v) for u, v in zip(a, b)) < 0.06)
+        )
+        agree = lambda now, shown: (
+            now["points"].keys() == shown.keys()
+            and all(same(at, shown[n]) for n, at in now["points"].items())
+        )
+        chosen = lambda: (
+            self.page.locator(".kpnb-canvas")
+            .first.locator(".kpnb-list [aria-pressed=true] b")
+            .all_inner_texts()
+            or [": "]
+        )[0].rpartition(": ")[0]
+        return wait_for(
+            lambda: now if agree(now := self.ask(), self.shown()) and now["chosen"] == chosen() else None,
+            10,
+            lambda: f"the page shows {self.shown()}, Python has {self.ask()}",
+        )
 
     def ask(self):
         wait_for(lambda: self.status() == "idle", 20, lambda: "the kernel does not come to rest")
@@ -71,9 +89,11 @@ class Page(Notebook):
         return state | {"points": {n: tuple(at) for n, at in state["points"]}}
 
     @property
-    def svg(self): return self.page.locator(".kpnb-canvas svg").first
+    def svg(self):
+        return self.page.locator(".kpnb-canvas svg").first
 
-    def says(self): return self.page.locator(".kpnb-canvas [role=status]").first.inner_text()
+    def says(self):
+        return self.page.locator(".kpnb-canvas [role=status]").first.inner_text()
 
     def click(self, x, y, **kw):
         "A click at picture coordinates, by the box on the screen alone; only where the whole picture is shown."
@@ -82,9 +102,17 @@ class Page(Notebook):
 
 
 @pytest.fixture(scope="module")
-def page(browser, lab, tmp_path_factory): # noqa: F811
-    cells = [nbformat.v4.new_code_cell(SETUP.strip()), nbformat.v4.new_code_cell("canvas"), nbformat.v4.new_code_cell("1"), nbformat.v4.new_code_cell("2")]
-    nb = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+def page(browser, lab, tmp_path_factory):  # noqa: F811
+    cells = [
+        nbformat.v4.new_code_cell(SETUP.strip()),
+        nbformat.v4.new_code_cell("canvas"),
+        nbformat.v4.new_code_cell("1"),
+        nbformat.v4.new_code_cell("2"),
+    ]
+    nb = nbformat.v4.new_notebook(
+        cells=cells,
+        metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}},
+    )
     nbformat.write(nb, lab.folder / "canvas_page.ipynb")
     page = Page(Desk(browser, lab), "canvas_page.ipynb")
     page.run()
@@ -95,26 +123,43 @@ def page(browser, lab, tmp_path_factory): # noqa: F811
 @pytest.fixture
 def fresh(page):
     "The page with a new canvas: `fresh('arguments')`."
+
     def make(arguments="names=['nose'], label='four green pixels'"):
-        page.cell(1, f"canvas, heard = KeypointCanvas(image, {arguments}), []\n"
-                     "canvas.observe(lambda c: heard.extend((n, at) for n, at in c['new'].items() if at != c['old'].get(n)), 'points')\ncanvas")
+        page.cell(
+            1,
+            f"canvas, heard = KeypointCanvas(image, {arguments}), []\n"
+            "canvas.observe(lambda c: heard.extend((n, at) for n, at in c['new'].items() if at != c['old'].get(n)), 'points')\ncanvas",
+        )
         page.svg.wait_for()
         page.svg.scroll_into_view_if_needed()
         return page
+
     return make
 
 
 def green(page):
     "Centres of the green squares in a screenshot of the picture, in pixels of the page, with their widths."
     box = page.svg.bounding_box()
-    a = np.asarray(Image.open(io.BytesIO(page.page.screenshot(clip=box, animations="disabled"))).convert("RGB")).astype(int)
+    a = np.asarray(
+        Image.open(io.BytesIO(page.page.screenshot(clip=box, animations="disabled"))).convert("RGB")
+    ).astype(int)
     on, scale = (a[..., 1] > 200) & (a[..., 0] < 60) & (a[..., 2] < 60), a.shape[1] / box["width"]
     found, seen = [], np.zeros_like(on)
     for y, x in zip(*on.nonzero()):
-        if seen[y, x]: continue
-        right, below = x + int(np.argmin(np.append(on[y, x:], False))), y + int(np.argmin(np.append(on[y:, x], False)))
+        if seen[y, x]:
+            continue
+        right, below = (
+            x + int(np.argmin(np.append(on[y, x:], False))),
+            y + int(np.argmin(np.append(on[y:, x], False))),
+        )
         seen[y:below, x:right] = True
-        found.append((float((x + right) / 2 / scale + box["x"]), float((y + below) / 2 / scale + box["y"]), float((right - x) / scale)))
+        found.append(
+            (
+                float((x + right) / 2 / scale + box["x"]),
+                float((y + below) / 2 / scale + box["y"]),
+                float((right - x) / scale),
+            )
+        )
     return found
 
 
@@ -124,17 +169,23 @@ def test_a_click_gives_the_centre_of_the_pixel(page, fresh, dpr, zoom):
     "The green pixels are found in a screenshot, clicked in their middle, and Python must hear (j+0.5, i+0.5)."
     page = fresh(f"names=['nose'], zoom={zoom}")
     session = page.page.context.new_cdp_session(page.page)
-    session.send("Emulation.setDeviceMetricsOverride", {"width": 1400, "height": 1000, "deviceScaleFactor": dpr, "mobile": False})
+    session.send(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 1400, "height": 1000, "deviceScaleFactor": dpr, "mobile": False},
+    )
     try:
         assert page.page.evaluate("() => window.devicePixelRatio") == dpr
         targets = green(page)
         scale = page.svg.bounding_box()["width"] / W * zoom
-        assert len(targets) == (4 if zoom == 1 else 1) and all(abs(size - scale) < 1.1 for _, _, size in targets), targets
+        assert len(targets) == (4 if zoom == 1 else 1) and all(
+            abs(size - scale) < 1.1 for _, _, size in targets
+        ), targets
         found = []
         for x, y, _ in targets:
             page.page.mouse.click(x, y)
             found.append(page.python()["points"]["nose"])
-    finally: session.send("Emulation.clearDeviceMetricsOverride")
+    finally:
+        session.send("Emulation.clearDeviceMetricsOverride")
     for x, y in found:
         error = min(max(abs(x - j - 0.5), abs(y - i - 0.5)) for j, i in SPOTS)
         assert error < 0.5 / scale + 0.01 <= 0.5, (x, y, error)
@@ -148,9 +199,12 @@ def test_drag(page, fresh):
     spot = lambda x, y: (box["x"] + x * 8, box["y"] + y * 8)
     mouse = page.page.mouse
     for start, end in [((30.5, 20.25), (40.5, 10.25)), ((10, 10), (-20, 55)), ((45, 30), (50, 35))]:
-        mouse.move(*spot(*start)); mouse.down(); mouse.move(*spot((start[0] + end[0]) / 2, (start[1] + end[1]) / 2), steps=3)
+        mouse.move(*spot(*start))
+        mouse.down()
+        mouse.move(*spot((start[0] + end[0]) / 2, (start[1] + end[1]) / 2), steps=3)
         page.page.wait_for_timeout(300)
-        mouse.move(*spot(*end), steps=3); mouse.up()
+        mouse.move(*spot(*end), steps=3)
+        mouse.up()
     state = page.python()
     assert state["points"] == {"a": (0, 40), "b": (40, 10), "stone": (45, 30)} and state["chosen"] == "a"
     assert len([n for n, _ in state["heard"] if n == "b"]) >= 2
@@ -160,7 +214,7 @@ def test_a_press_chooses_and_a_click_puts(page, fresh):
     "A click on another point chooses it; elsewhere it puts the chosen one; points that wait are placed one after another."
     page = fresh("{'a': (10, 10), 'b': (math.nan, math.nan), 'c': (math.nan, math.nan)}")
     assert page.python()["chosen"] == "b"
-    page.click(10.5, 10.5) # near a: what waits is placed all the same
+    page.click(10.5, 10.5)  # near a: what waits is placed all the same
     page.click(50, 30)
     state = page.python()
     assert state["points"] == {"a": (10, 10), "b": (10.5, 10.5), "c": (50, 30)} and state["chosen"] == "c"
@@ -175,16 +229,30 @@ def test_keys(page, fresh):
     page = fresh("{'a': (10, 10), 'b': (30, 20), 'c': (math.nan, math.nan)}, allow='clear'")
     cells = page.page.locator(".jp-Cell").count()
     page.svg.focus()
-    for keys, name, at in [("n", "a", (10, 10)), ("ArrowRight", "a", (11, 10)), ("Shift+ArrowDown", "a", (11, 20)), ("Alt+ArrowLeft", "a", (10.9, 20)),
-                           ("p p", "b", (30, 20)), ("Shift+ArrowRight Shift+ArrowRight Shift+ArrowRight Shift+ArrowRight", "b", (60, 20)), ("n Enter", "c", (30, 20)), ("ArrowUp", "c", (30, 19))]:
-        for k in keys.split(): page.page.keyboard.press(k)
+    for keys, name, at in [
+        ("n", "a", (10, 10)),
+        ("ArrowRight", "a", (11, 10)),
+        ("Shift+ArrowDown", "a", (11, 20)),
+        ("Alt+ArrowLeft", "a", (10.9, 20)),
+        ("p p", "b", (30, 20)),
+        ("Shift+ArrowRight Shift+ArrowRight Shift+ArrowRight Shift+ArrowRight", "b", (60, 20)),
+        ("n Enter", "c", (30, 20)),
+        ("ArrowUp", "c", (30, 19)),
+    ]:
+        for k in keys.split():
+            page.page.keyboard.press(k)
         assert page.says() == f"{name}: x {at[0]:.1f}, y {at[1]:.1f}"
         state = page.python()
         assert (state["chosen"], state["points"][name]) == (name, at), keys
         page.svg.focus()
-    for k in ("Delete", "ArrowLeft", "Delete", "n", "x", "d", "d", "b", "a", "z"): page.page.keyboard.press(k)
+    for k in ("Delete", "ArrowLeft", "Delete", "n", "x", "d", "d", "b", "a", "z"):
+        page.page.keyboard.press(k)
     state = page.python()
-    assert state["points"]["c"] == ("nan", "nan") and list(state["points"]) == ["a", "b", "c"] and page.page.locator(".jp-Cell").count() == cells
+    assert (
+        state["points"]["c"] == ("nan", "nan")
+        and list(state["points"]) == ["a", "b", "c"]
+        and page.page.locator(".jp-Cell").count() == cells
+    )
 
 
 def test_tab_walks_through_the_points(page, fresh):
@@ -197,7 +265,8 @@ def test_tab_walks_through_the_points(page, fresh):
     page.page.keyboard.press("ArrowRight")
     assert page.python()["points"]["a"] == (11, 10)
     assert page.page.get_by_role("application", name="two points").count() == 1
-    for label in ("zoom in", "zoom out", "show the whole picture", "a: x 11.0, y 10.0"): assert page.page.get_by_role("button", name=label).count() == 1, label
+    for label in ("zoom in", "zoom out", "show the whole picture", "a: x 11.0, y 10.0"):
+        assert page.page.get_by_role("button", name=label).count() == 1, label
     assert page.page.locator(".kpnb-canvas [aria-live=polite]").count() == 1
 
 
@@ -209,10 +278,15 @@ def test_add_and_remove(page, fresh):
     page.click(40, 30, modifiers=["Shift"])
     page.page.keyboard.press("a")
     state = page.python()
-    assert state["points"] == {"point 1": (10, 10), "point 2": (20, 15), "point 3": (40, 30), "point 4": ("nan", "nan")} and state["chosen"] == "point 4"
+    assert (
+        state["points"]
+        == {"point 1": (10, 10), "point 2": (20, 15), "point 3": (40, 30), "point 4": ("nan", "nan")}
+        and state["chosen"] == "point 4"
+    )
     page.page.get_by_role("button", name="remove the chosen point").click()
     page.svg.focus()
-    page.page.keyboard.press("p"); page.page.keyboard.press("Backspace")
+    page.page.keyboard.press("p")
+    page.page.keyboard.press("Backspace")
     state = page.python()
     assert list(state["points"]) == ["point 1", "point 3"] and page.page.locator(".kpnb-mark").count() == 2
     page.cell(3, "canvas.add('from Python', 5, 5)")
@@ -222,7 +296,9 @@ def test_add_and_remove(page, fresh):
 def test_what_may_not_be_removed(page, fresh):
     page = fresh("{'a': (10, 10)}")
     page.svg.focus()
-    page.page.keyboard.press("n"); page.page.keyboard.press("Delete"); page.page.keyboard.press("a")
+    page.page.keyboard.press("n")
+    page.page.keyboard.press("Delete")
+    page.page.keyboard.press("a")
     assert page.python()["points"] == {"a": (10, 10)} and "cannot be removed" in page.says()
     assert page.page.get_by_role("button", name="add a point").count() == 0
 
@@ -238,23 +314,36 @@ def test_zoom(page, fresh):
     page.page.get_by_role("button", name="show the whole picture").click()
     box = page.svg.bounding_box()
     page.page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.5)
-    page.page.keyboard.down("Control"); page.page.mouse.wheel(0, -300); page.page.keyboard.up("Control")
+    page.page.keyboard.down("Control")
+    page.page.mouse.wheel(0, -300)
+    page.page.keyboard.up("Control")
     left, top, w, h = view()
     assert 20 < w < 24 and abs(left + 0.25 * w - 15) < 0.05 and abs(top + 0.5 * h - 20) < 0.05
-    page.page.mouse.down(); page.page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5, steps=4); page.page.mouse.up()
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.5, steps=4)
+    page.page.mouse.up()
     assert abs(view()[0] - (left - 0.25 * w)) < 0.05 and page.python()["points"]["a"] == (50, 5)
     page.page.get_by_role("button", name=re.compile("^a:")).click()
-    page.svg.focus(); page.page.keyboard.press("ArrowLeft")
+    page.svg.focus()
+    page.page.keyboard.press("ArrowLeft")
     x, y, w, h = view()
     assert x <= 49 <= x + w and y <= 5 <= y + h
 
 
-def test_overlay_ellipse_and_picture(page, fresh, shots): # noqa: F811
+def test_overlay_ellipse_and_picture(page, fresh, shots):  # noqa: F811
     "The overlay colours the picture where it is not 0, as strongly as its opacity says; the ellipse has its half-axes; another picture of another size fits."
-    page = fresh("{'a': (30, 20)}, overlay=np.pad(np.ones((10, 15)), ((0, 0), (15, 0))), opacity=0.5, covariances={'a': [[9, 0], [0, 4]]}, sigmas=2, grid=True")
+    page = fresh(
+        "{'a': (30, 20)}, overlay=np.pad(np.ones((10, 15)), ((0, 0), (15, 0))), opacity=0.5, covariances={'a': [[9, 0], [0, 4]]}, sigmas=2, grid=True"
+    )
+
     def grey(x, y):
         box = page.svg.bounding_box()
-        return Image.open(io.BytesIO(page.page.screenshot(clip=box))).convert("RGB").getpixel((int(x * box["width"] / W), int(y * box["height"] / H)))
+        return (
+            Image.open(io.BytesIO(page.page.screenshot(clip=box)))
+            .convert("RGB")
+            .getpixel((int(x * box["width"] / W), int(y * box["height"] / H)))
+        )
+
     left, right = grey(12.5, 30.5), grey(45.5, 30.5)
     page.page.locator(".kpnb-canvas").first.screenshot(path=str(shots / "canvas_overlay.png"))
     assert left == (70, 70, 70) and max(abs(a - b) for a, b in zip(left, right)) > 40, (left, right)
@@ -262,7 +351,9 @@ def test_overlay_ellipse_and_picture(page, fresh, shots): # noqa: F811
     assert grey(45.5, 30.5) == (70, 70, 70)
     page.cell(3, "canvas.set_overlay(None); canvas.opacity = 1")
     assert grey(45.5, 30.5) == (70, 70, 70)
-    size = page.page.locator(".kpnb-canvas ellipse").last.evaluate("e => { const b = e.getBBox(); return [b.x, b.y, b.width, b.height] }")
+    size = page.page.locator(".kpnb-canvas ellipse").last.evaluate(
+        "e => { const b = e.getBBox(); return [b.x, b.y, b.width, b.height] }"
+    )
     assert np.allclose(size, [24, 16, 12, 8], atol=0.01)
     page.cell(3, "canvas.set_image(np.full((30, 90), 200, np.uint8), {'b': (80, 25)})")
     box = page.svg.bounding_box()
@@ -273,10 +364,17 @@ def test_overlay_ellipse_and_picture(page, fresh, shots): # noqa: F811
 
 def test_names_that_mean_something_to_a_browser_are_names(page, fresh):
     "Points called like what every object of JavaScript has, or like markup, are shown, placed and drawn with their own ellipse as all others."
-    page = fresh("{'constructor': (10, 10), '__proto__': (20, 20), 'toString': (30, 30), '<img src=x>': (40, 10), 'a b': (50, 20)}, covariances={'__proto__': np.diag([9.0, 4.0])}")
+    page = fresh(
+        "{'constructor': (10, 10), '__proto__': (20, 20), 'toString': (30, 30), '<img src=x>': (40, 10), 'a b': (50, 20)}, covariances={'__proto__': np.diag([9.0, 4.0])}"
+    )
     drawn = page.page.locator(".kpnb-canvas").first.locator("ellipse")
-    assert drawn.count() == 2 and {drawn.nth(i).get_attribute("rx") for i in range(2)} == {"6"} # one ellipse of 2 sigma, with its white edge
-    assert list(page.shown()) == ["constructor", "__proto__", "toString", "<img src=x>", "a b"] and page.page.locator(".kpnb-canvas img").count() == 0
+    assert drawn.count() == 2 and {drawn.nth(i).get_attribute("rx") for i in range(2)} == {
+        "6"
+    }  # one ellipse of 2 sigma, with its white edge
+    assert (
+        list(page.shown()) == ["constructor", "__proto__", "toString", "<img src=x>", "a b"]
+        and page.page.locator(".kpnb-canvas img").count() == 0
+    )
     page.click(10, 10)
     page.click(12, 14)
     assert page.python()["points"]["constructor"] == (12, 14)
@@ -284,14 +382,16 @@ def test_names_that_mean_something_to_a_browser_are_names(page, fresh):
     assert page.says().startswith("<img src=x>: x 40")
 
 
-def test_live(page, fresh, shots): # noqa: F811
+def test_live(page, fresh, shots):  # noqa: F811
     "A canvas as a control of `live`: the picture follows a key and a drag, and the same place gives the same picture."
     page = fresh()
     page.cell(3, LIVE.strip())
     root = page.page.locator(".widget-vbox:has(img)").last
     root.scroll_into_view_if_needed()
     picture = root.locator("img")
-    source = lambda: picture.evaluate("async i => Array.from(new Uint8Array(await (await fetch(i.src)).arrayBuffer())).join()")
+    source = lambda: picture.evaluate(
+        "async i => Array.from(new Uint8Array(await (await fetch(i.src)).arrayBuffer())).join()"
+    )
     wait_for(lambda: picture.get_attribute("alt"), 10, lambda: "the picture has no description")
     assert picture.get_attribute("alt") == "the place of a point"
     first = source()

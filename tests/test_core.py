@@ -1,4 +1,5 @@
 """Files that are whole, locks, and errors that list their places."""
+
 import multiprocessing
 import os
 import stat
@@ -57,7 +58,9 @@ def test_a_link_to_nothing_yet_is_written_through(tmp_path):
 
 @needs_links
 def test_a_new_file_has_the_mode_that_the_user_asks_for(tmp_path):
-    command = "import os, sys; os.umask(0o027); from kpnb.core import write_safely; write_safely(sys.argv[1], b'x')"
+    command = (
+        "import os, sys; os.umask(0o027); from kpnb.core import write_safely; write_safely(sys.argv[1], b'x')"
+    )
     subprocess.run([sys.executable, "-c", command, str(tmp_path / "f")], check=True)
     assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o640
 
@@ -95,7 +98,11 @@ core.write_safely(sys.argv[1], b"never")
 
 def test_the_folder_is_pushed_to_the_disk_after_the_file_has_its_name(tmp_path, monkeypatch):
     steps, fsync, replace = [], os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (steps.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"), fsync(fd)))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: (steps.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"), fsync(fd)),
+    )
     monkeypatch.setattr(os, "replace", lambda a, b: (steps.append("name"), replace(a, b)))
     write_safely(tmp_path / "f", b"x")
     assert steps == ["file", "name"] + ["folder"] * (sys.platform != "win32")
@@ -129,7 +136,9 @@ with locked(sys.argv[1], who="the annotator"):
     print("in", flush=True)
     time.sleep(60)
 """
-    with subprocess.Popen([sys.executable, "-c", command, str(lock)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", command, str(lock)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "in\n"
         with pytest.raises(TimeoutError, match=f"held by the annotator, process {process.pid} on "):
             with locked(lock, wait=0.2):
@@ -143,7 +152,11 @@ with locked(sys.argv[1], who="the annotator"):
 def test_an_error_with_many_places_lists_some_and_counts_the_rest():
     error = DataError([f"a.csv, line {i}: found 'x'" for i in range(20)], "Mend them.")
     text = str(error)
-    assert text.startswith("20 problems\n- a.csv, line 0") and "and 8 more" in text and text.endswith("Mend them.")
+    assert (
+        text.startswith("20 problems\n- a.csv, line 0")
+        and "and 8 more" in text
+        and text.endswith("Mend them.")
+    )
     assert len(error.problems) == 20 and str(DataError("one")) == "one"
 
 

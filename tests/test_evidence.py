@@ -1,4 +1,5 @@
 """Studies: resumed after any stop, shared by processes, stale when the code changes."""
+
 import os
 import signal
 import subprocess
@@ -36,13 +37,16 @@ def toy(grid=None, seeds=(0, 1, 2), **kw):
     @study(grid=grid or {"n": [10, 20]}, seeds=seeds, about="a toy", name="toy", **kw)
     def function(n, seed, width=1):
         return {"v": n + seed / 10 * width}
+
     return ev.STUDIES["toy"]
 
 
 def run_in_process(tmp_path, seconds):
     script = tmp_path / "study.py"
     script.write_text(SCRIPT)
-    return subprocess.Popen([sys.executable, str(script), str(tmp_path / "out"), str(seconds)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "out"), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_all_rows_are_run_and_stored_with_where_they_come_from(tmp_path):
@@ -50,7 +54,11 @@ def test_all_rows_are_run_and_stored_with_where_they_come_from(tmp_path):
     table = run_study("toy", tmp_path, report=None)
     assert table[["n", "seed"]].values.tolist() == [[10, 0], [20, 0], [10, 1], [20, 1], [10, 2], [20, 2]]
     assert table.v.tolist() == [10, 20, 10.1, 20.1, 10.2, 20.2]
-    assert set(ev.RECORD) <= set(table) and (table.fingerprint.str.len() == 12).all() and check_study("toy", tmp_path) == []
+    assert (
+        set(ev.RECORD) <= set(table)
+        and (table.fingerprint.str.len() == 12).all()
+        and check_study("toy", tmp_path) == []
+    )
     pd.testing.assert_frame_equal(evidence("toy", tmp_path), table)
 
 
@@ -61,7 +69,7 @@ def test_a_study_goes_on_where_it_was(tmp_path):
     assert len(before) == 5 and "2 row(s) missing" in check_study("toy", tmp_path)[0]
     run_study("toy", tmp_path, report=None)
     assert (tmp_path / "toy.csv").read_text().splitlines()[:5] == before
-    assert len(run_study("toy", tmp_path, max_seconds=-1.0, report=None)) == 6 # nothing is left to do
+    assert len(run_study("toy", tmp_path, max_seconds=-1.0, report=None)) == 6  # nothing is left to do
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is for Unix")
@@ -97,19 +105,25 @@ def test_changed_code_makes_rows_stale_and_changed_words_do_not(tmp_path):
     @study(grid={"n": [10, 20]}, seeds=(0, 1, 2), name="toy")
     def function(n, seed, width=1):
         "Other words."
-        return {"v": n + seed / 10 * width} # and a comment
+        return {"v": n + seed / 10 * width}  # and a comment
+
     assert check_study("toy", tmp_path) == []
 
     @study(grid={"n": [10, 20]}, seeds=(0, 1, 2), name="toy")
     def function(n, seed, width=1):  # noqa: F811
         return {"v": n + seed / 11 * width}
+
     assert "6 row(s) stale: the code or a fixed setting has changed" in check_study("toy", tmp_path)[0]
     table = run_study("toy", tmp_path, report=None)
     assert len(table) == 6 and check_study("toy", tmp_path) == [] and len(evidence("toy", tmp_path)) == 6
 
 
-def helper_one(): return 1
-def helper_two(): return 2
+def helper_one():
+    return 1
+
+
+def helper_two():
+    return 2
 
 
 @pytest.mark.parametrize("change", [{"fixed": {"width": 3}}, {"uses": [helper_two]}])
@@ -129,33 +143,59 @@ def test_a_grid_may_grow_and_old_rows_stay(tmp_path):
     assert check_study("toy", tmp_path) == ["toy: 3 row(s) not in the grid, such as 10, 0"]
 
 
-@pytest.mark.parametrize("values", [[0.1, 1e-4], [True, False], ["a b", 'quote "x", comma'], [1, 2.5], [(1, 2), (3,)], [None, "no"]])
+@pytest.mark.parametrize(
+    "values",
+    [[0.1, 1e-4], [True, False], ["a b", 'quote "x", comma'], [1, 2.5], [(1, 2), (3,)], [None, "no"]],
+)
 def test_any_setting_survives_the_file(tmp_path, values):
     @study(grid={"x": values}, seeds=[0], name="odd")
     def function(x, seed):
         return {"v": 1.0}
+
     assert len(run_study("odd", tmp_path, report=None)) == 2
     calls = []
-    assert len(run_study("odd", tmp_path, report=calls.append)) == 2 and calls == [] and check_study("odd", tmp_path) == []
+    assert (
+        len(run_study("odd", tmp_path, report=calls.append)) == 2
+        and calls == []
+        and check_study("odd", tmp_path) == []
+    )
 
 
-@pytest.mark.parametrize("result, words", [
-    (1.0, "expected a dictionary"), ({}, "expected a dictionary"), ({"v": "x"}, "v is 'x'"), ({"v": float("inf")}, "v is inf"), ({"v": True}, "v is True"),
-    ({"seed": 1}, "has the name of a setting"), ({"date": 1}, "has the name of a setting or of a column")])
+@pytest.mark.parametrize(
+    "result, words",
+    [
+        (1.0, "expected a dictionary"),
+        ({}, "expected a dictionary"),
+        ({"v": "x"}, "v is 'x'"),
+        ({"v": float("inf")}, "v is inf"),
+        ({"v": True}, "v is True"),
+        ({"seed": 1}, "has the name of a setting"),
+        ({"date": 1}, "has the name of a setting or of a column"),
+    ],
+)
 def test_results_that_are_no_numbers_are_refused_and_nothing_is_stored(tmp_path, result, words):
     @study(grid={"x": [1]}, seeds=[0], name="bad")
     def function(x, seed):
         return result
+
     with pytest.raises((TypeError, ValueError), match=words):
         run_study("bad", tmp_path)
     assert not (tmp_path / "bad.csv").exists()
 
 
-@pytest.mark.parametrize("kw, words", [
-    ({"grid": {"y": [1]}}, "takes no 'y'"), ({"grid": {"x": [1, 1.0]}}, "look alike"), ({"grid": {"x": [1]}, "fixed": {"x": 2}}, "both in the grid and fixed"),
-    ({"grid": {"x": [1]}, "name": "a/b"}, "names a file"), ({"grid": {"seed": [1]}}, "name of a column")])
+@pytest.mark.parametrize(
+    "kw, words",
+    [
+        ({"grid": {"y": [1]}}, "takes no 'y'"),
+        ({"grid": {"x": [1, 1.0]}}, "look alike"),
+        ({"grid": {"x": [1]}, "fixed": {"x": 2}}, "both in the grid and fixed"),
+        ({"grid": {"x": [1]}, "name": "a/b"}, "names a file"),
+        ({"grid": {"seed": [1]}}, "name of a column"),
+    ],
+)
 def test_studies_that_cannot_work_are_refused_when_declared(kw, words):
     with pytest.raises((TypeError, ValueError), match=words):
+
         @study(**kw)
         def function(x, seed):
             return {"v": 1}
@@ -165,6 +205,7 @@ def test_not_a_number_is_stored_as_nothing(tmp_path):
     @study(grid={"x": [1]}, seeds=[0], name="gap")
     def function(x, seed):
         return {"v": float("nan"), "w": 2}
+
     table = run_study("gap", tmp_path, report=None)
     assert table.v.isna().all() and table.w.tolist() == [2] and check_study("gap", tmp_path) == []
 

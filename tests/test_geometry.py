@@ -1,4 +1,5 @@
 """Pictures, points, masks and the way back to the file, moved together."""
+
 import numpy as np
 import pytest
 import torch
@@ -34,25 +35,49 @@ def album(n=4, size=(60, 80), seed=0, names=NAMES, pairs=PAIRS, **kw):
     points = torch.rand(n, len(names), 2, generator=g) * torch.tensor([w, h])
     images = torch.randint(0, 256, (n, 3, h, w), generator=g, dtype=torch.uint8)
     masks = torch.randint(0, 3, (n, h, w), generator=g, dtype=torch.uint8)
-    return KeypointDataset(images, points, masks=masks, keypoint_names=names, pairs=pairs, mask_names=["a", "b", "c"], **kw)
+    return KeypointDataset(
+        images, points, masks=masks, keypoint_names=names, pairs=pairs, mask_names=["a", "b", "c"], **kw
+    )
 
 
-def u(g, low, high): return float(torch.rand(1, generator=g)) * (high - low) + low
+def u(g, low, high):
+    return float(torch.rand(1, generator=g)) * (high - low) + low
 
 
 # What moves the pixels of a data set or a batch. Each step: (data set, generator) -> data set.
-def _resize(ds, g): return ds.resize((int(u(g, 20, 90)), int(u(g, 20, 90))))
-def _turn(ds, g): return ds.warp(rotation(u(g, -60, 60), (ds.size[1] / 2, ds.size[0] / 2)))
-def _mirror(ds, g): return ds.warp(hflip_matrix(ds.size[1]))
-def _affine(ds, g): return ds.warp(random_affine(len(ds), ds.size, 40, (0.6, 1.6), 0.3, 0.5, generator=g))
-def _tilt(ds, g): return ds.warp(random_perspective(len(ds), ds.size, 0.2, generator=g), size=(50, 70), samples=2)
-def _part(ds, g): return concat([ds[[1, 0]], ds[2:]])
-def _select(ds, g): return ds.select(list(range(ds.keypoints.shape[1])))
+def _resize(ds, g):
+    return ds.resize((int(u(g, 20, 90)), int(u(g, 20, 90))))
+
+
+def _turn(ds, g):
+    return ds.warp(rotation(u(g, -60, 60), (ds.size[1] / 2, ds.size[0] / 2)))
+
+
+def _mirror(ds, g):
+    return ds.warp(hflip_matrix(ds.size[1]))
+
+
+def _affine(ds, g):
+    return ds.warp(random_affine(len(ds), ds.size, 40, (0.6, 1.6), 0.3, 0.5, generator=g))
+
+
+def _tilt(ds, g):
+    return ds.warp(random_perspective(len(ds), ds.size, 0.2, generator=g), size=(50, 70), samples=2)
+
+
+def _part(ds, g):
+    return concat([ds[[1, 0]], ds[2:]])
+
+
+def _select(ds, g):
+    return ds.select(list(range(ds.keypoints.shape[1])))
 
 
 def _crop(ds, g):
     h, w = ds.size
-    boxes = torch.tensor([[u(g, -9, w / 3), u(g, -9, h / 3), u(g, w / 2, w + 9), u(g, h / 2, h + 9)] for _ in range(len(ds))])
+    boxes = torch.tensor(
+        [[u(g, -9, w / 3), u(g, -9, h / 3), u(g, w / 2, w + 9), u(g, h / 2, h + 9)] for _ in range(len(ds))]
+    )
     return ds.warp(crop_matrix(boxes, (48, 40), 0.1))
 
 
@@ -73,15 +98,22 @@ def test_any_chain_leads_back_to_the_file(seed):
     back = to_original(ds)
     for name, points in zip(ds.names, back):
         error = (points - truth[name]).norm(dim=-1)
-        known = error.isfinite() # a perspective may send a point behind the camera
-        assert known.float().mean() > 0.5 and error[known].max() < 0.05, (done, error) # 0.05 of 800 px
+        known = error.isfinite()  # a perspective may send a point behind the camera
+        assert known.float().mean() > 0.5 and error[known].max() < 0.05, (done, error)  # 0.05 of 800 px
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_batch_that_was_augmented_and_cropped_leads_back(seed):
     ds = album(seed=seed)
     g = torch.Generator().manual_seed(seed)
-    batch = next(ds.batches(4, device="cpu", generator=g, augment=Augment(degrees=40, scale=(0.7, 1.4), shift=0.2, flip=0.5, perspective=0.1)))
+    batch = next(
+        ds.batches(
+            4,
+            device="cpu",
+            generator=g,
+            augment=Augment(degrees=40, scale=(0.7, 1.4), shift=0.2, flip=0.5, perspective=0.1),
+        )
+    )
     batch, _ = crop_to_box(batch, torch.tensor([[5.0, 5.0, 60.0, 50.0]]).expand(4, 4), (32, 40))
     assert (to_original(batch) - ds.keypoints).norm(dim=-1).max() < 0.01
 
@@ -104,7 +136,9 @@ def test_the_matrix_is_kept_by_everything_that_takes_a_part():
 
 
 def test_a_matrix_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"to_file: found float32 \(3, 3\); expected a float tensor of shape \(4,3,3\)"):
+    with pytest.raises(
+        ValueError, match=r"to_file: found float32 \(3, 3\); expected a float tensor of shape \(4,3,3\)"
+    ):
         album(to_file=torch.eye(3))
     with pytest.raises(ValueError, match="has no 'to_file'"):
         to_original({"keypoints": torch.zeros(1, 1, 2)})
@@ -115,7 +149,9 @@ def test_whole_number_coordinates_give_the_right_places():
     m = compose(rotation(30, (40, 30)), scaling(0.37))
     torch.testing.assert_close(transform_points(points, m), transform_points(points.float(), m))
     ds = album(n=1).resize((30, 40))
-    torch.testing.assert_close(to_original(ds, torch.tensor([[[3, 5]] * 5])), to_original(ds, torch.tensor([[[3.0, 5.0]] * 5])))
+    torch.testing.assert_close(
+        to_original(ds, torch.tensor([[[3, 5]] * 5])), to_original(ds, torch.tensor([[[3.0, 5.0]] * 5]))
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0, -1.0, 1e9])
@@ -125,8 +161,14 @@ def test_invisible_coordinates_change_nothing_that_is_seen(value):
 
     def moved(fill):
         points = torch.where(hidden[..., None], torch.tensor(fill), ds.keypoints)
-        other = KeypointDataset(ds.images, points, ds.visible & ~hidden, ds.masks, keypoint_names=NAMES, pairs=PAIRS)
-        batch = next(other.resize((90, 70)).batches(4, device="cpu", generator=3, augment=Augment(flip=0.5, perspective=0.1)))
+        other = KeypointDataset(
+            ds.images, points, ds.visible & ~hidden, ds.masks, keypoint_names=NAMES, pairs=PAIRS
+        )
+        batch = next(
+            other.resize((90, 70)).batches(
+                4, device="cpu", generator=3, augment=Augment(flip=0.5, perspective=0.1)
+            )
+        )
         return batch, other.warp(hflip_matrix(80))
 
     (a, da), (b, db) = moved(33.0), moved(value)
@@ -138,7 +180,18 @@ def test_invisible_coordinates_change_nothing_that_is_seen(value):
 
 # --- mirrors and their pairs ---
 
-@pytest.mark.parametrize("names", [["left_eye", "right_eye"], ["Left Eye", "nose"], ["l_ear", "r_ear"], ["eyeLeft", "eyeRight"], ["ear-L", "ear-R"], ["lefteye", "righteye"]])
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["left_eye", "right_eye"],
+        ["Left Eye", "nose"],
+        ["l_ear", "r_ear"],
+        ["eyeLeft", "eyeRight"],
+        ["ear-L", "ear-R"],
+        ["lefteye", "righteye"],
+    ],
+)
 def test_names_that_say_left_and_right_without_pairs_cannot_be_mirrored(names):
     ds = album(names=names, pairs=())
     with pytest.raises(ValueError, match="say left or right and have no partner"):
@@ -149,10 +202,12 @@ def test_names_that_say_left_and_right_without_pairs_cannot_be_mirrored(names):
         list(ds.batches(4, device="cpu", augment=Augment((), flip=1.0)))
     with pytest.raises(ValueError, match="pairs are not known"):
         ds.warp(hflip_matrix(80))
-    assert ds.warp(rotation(10, (40, 30))) is not None # what does not mirror needs no pairs
+    assert ds.warp(rotation(10, (40, 30))) is not None  # what does not mirror needs no pairs
 
 
-@pytest.mark.parametrize("names", [["nose", "chin"], ["point 0", "point 1"], ["l", "m"], ["x", "r"], ["bright spot", "cleft"]])
+@pytest.mark.parametrize(
+    "names", [["nose", "chin"], ["point 0", "point 1"], ["l", "m"], ["x", "r"], ["bright spot", "cleft"]]
+)
 def test_names_without_sides_need_no_pairs(names):
     assert mirror_pairs(names, ()) == ()
     ds = album(names=names, pairs=()).warp(hflip_matrix(80))
@@ -182,10 +237,16 @@ def test_a_batch_by_hand_without_pairs_is_not_mirrored_in_silence():
     with pytest.raises(ValueError, match="the batch has no 'pairs'"):
         warp(batch, hflip_matrix(8))
     assert warp(batch, hflip_matrix(8), pairs=())["keypoints"][0, 0].tolist() == [7, 1]
-    assert warp({"image": batch["image"]}, hflip_matrix(8))["image"].shape == (1, 1, 8, 8) # no points, no question
+    assert warp({"image": batch["image"]}, hflip_matrix(8))["image"].shape == (
+        1,
+        1,
+        8,
+        8,
+    )  # no points, no question
 
 
 # --- masks ---
+
 
 def test_what_lies_outside_is_void():
     ds = album()
@@ -198,8 +259,15 @@ def test_what_lies_outside_is_void():
 
 # --- joining ---
 
-@pytest.mark.parametrize("what, change", [
-    ("mask labels", dict(mask_names=["a", "c", "b"])), ("pairs", dict(pairs=())), ("keypoints", dict(keypoint_names=NAMES[::-1]))])
+
+@pytest.mark.parametrize(
+    "what, change",
+    [
+        ("mask labels", dict(mask_names=["a", "c", "b"])),
+        ("pairs", dict(pairs=())),
+        ("keypoints", dict(keypoint_names=NAMES[::-1])),
+    ],
+)
 def test_parts_that_mean_something_else_are_not_joined(what, change):
     ds = album()
     fields = {"keypoint_names": NAMES, "pairs": PAIRS, "mask_names": ["a", "b", "c"]} | change
@@ -217,17 +285,32 @@ def test_joined_without_all_masks_there_are_no_labels_either():
 
 # --- indices and kinds ---
 
+
 def test_any_whole_number_is_an_index():
     ds = album()
     for i in (1, np.int64(1), torch.tensor(1), -3):
         assert ds[i]["name"] == "1"
-    assert len(ds[[]]) == 0 and len(ds[torch.tensor([], dtype=torch.long)]) == 0 and len(ds[np.array([], int)]) == 0
+    assert (
+        len(ds[[]]) == 0
+        and len(ds[torch.tensor([], dtype=torch.long)]) == 0
+        and len(ds[np.array([], int)]) == 0
+    )
     assert ds[np.array([3, -4])].names == ["3", "0"] and ds[[True, False, False, True]].names == ["0", "3"]
 
 
-@pytest.mark.parametrize("index, kind, words", [
-    (4, IndexError, "index 4 of a data set of 4"), ([0, -5], IndexError, "index -5 of a data set of 4"), ([True], TypeError, "4,"),
-    (1.0, TypeError, "expected"), ("a", TypeError, "expected"), ([[0]], TypeError, "expected"), ([0.5], TypeError, "expected"), (None, TypeError, "expected")])
+@pytest.mark.parametrize(
+    "index, kind, words",
+    [
+        (4, IndexError, "index 4 of a data set of 4"),
+        ([0, -5], IndexError, "index -5 of a data set of 4"),
+        ([True], TypeError, "4,"),
+        (1.0, TypeError, "expected"),
+        ("a", TypeError, "expected"),
+        ([[0]], TypeError, "expected"),
+        ([0.5], TypeError, "expected"),
+        (None, TypeError, "expected"),
+    ],
+)
 def test_what_is_no_index_is_refused_in_words(index, kind, words):
     with pytest.raises(kind, match=words):
         album()[index]
@@ -237,7 +320,9 @@ def test_pictures_in_another_order_or_kind_are_refused():
     with pytest.raises(ValueError, match=r"looks like \(N,H,W,C\)"):
         KeypointDataset(torch.zeros(2, 60, 80, 3, dtype=torch.uint8), torch.ones(2, 1, 2))
     with pytest.raises(ValueError, match="masks: found float32"):
-        KeypointDataset(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.ones(2, 1, 2), masks=torch.zeros(2, 8, 8))
+        KeypointDataset(
+            torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.ones(2, 1, 2), masks=torch.zeros(2, 8, 8)
+        )
     with pytest.raises(ValueError, match="warp: the pictures are uint8"):
         warp({"image": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, torch.eye(3)[None])
 
@@ -258,4 +343,6 @@ def test_a_default_device_does_not_spoil_a_data_set():
 
 
 def album_on_cpu():
-    return KeypointDataset(torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device="cpu"), torch.ones(2, 1, 2, device="cpu"))
+    return KeypointDataset(
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device="cpu"), torch.ones(2, 1, 2, device="cpu")
+    )

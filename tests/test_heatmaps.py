@@ -812,7 +812,10 @@ def test_fit_refuses_a_loss_or_a_decoder_for_another_answer_before_the_first_bat
         def batches(self, *args, **kw):
             raise AssertionError("a batch was drawn")
 
-    for kw, words in (({"loss": HeatmapLoss()}, "loss takes logits"), ({}, "loss takes points"),
-                      ({"loss": HeatmapLoss("mse"), "decode": Decode()}, "decode takes logits")):
+    for kw, words in (
+        ({"loss": HeatmapLoss()}, "loss takes logits"),
+        ({}, "loss takes points"),
+        ({"loss": HeatmapLoss("mse"), "decode": Decode()}, "decode takes logits"),
+    ):
         with pytest.raises(ValueError, match=f"the network answers with probabilities, and {words}"):
             fit(ResNet18Heatmap(), NoBatches(), **kw)

@@ -1,4 +1,5 @@
 """What must be true of the whole project: badges, links, numbering, requirements, sizes."""
+
 import ast
 import importlib.util
 import json
@@ -17,19 +18,31 @@ NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not i
 MODULES = sorted(p for p in (ROOT / "kpnb").rglob("*.py") if not p.name.startswith("_"))
 CELLS = {p: json.loads(p.read_text(encoding="utf-8"))["cells"] for p in NOTEBOOKS}
 SHELVES = ("workshop", "lesson", "exercises", "recipes")  # imports go from later ones to earlier ones
-REALLY_MADE = {"convolution", "layers", "models", "heatmaps", "likelihood", "calibration", "segmentation"}  # the workshop may import these lessons
+REALLY_MADE = {
+    "convolution",
+    "layers",
+    "models",
+    "heatmaps",
+    "likelihood",
+    "calibration",
+    "segmentation",
+}  # the workshop may import these lessons
 
 
-def place(path): return path.relative_to(NBS).as_posix()
+def place(path):
+    return path.relative_to(NBS).as_posix()
 
 
-def shelf(path): return "lesson" if path.parent == NBS else path.parent.name
+def shelf(path):
+    return "lesson" if path.parent == NBS else path.parent.name
 
 
-def module_name(path): return ".".join(path.relative_to(ROOT / "kpnb").with_suffix("").parts)
+def module_name(path):
+    return ".".join(path.relative_to(ROOT / "kpnb").with_suffix("").parts)
 
 
-def text(cell): return "".join(cell["source"])
+def text(cell):
+    return "".join(cell["source"])
 
 
 def config():
@@ -42,13 +55,16 @@ def owners():
     "module -> the notebook that owns it"
     found = {}
     for path, cells in CELLS.items():
-        for m in re.findall(r"^#\| default_exp ([\w.]+)$", "\n".join(text(c) for c in cells if c["cell_type"] == "code"), re.M):
+        for m in re.findall(
+            r"^#\| default_exp ([\w.]+)$", "\n".join(text(c) for c in cells if c["cell_type"] == "code"), re.M
+        ):
             assert m not in found, f"{place(path)} and {place(found[m])} both export {m}"
             found[m] = path
     return found
 
 
-def test_there_are_notebooks_and_modules(): assert len(NOTEBOOKS) >= 11 and len(MODULES) >= 10
+def test_there_are_notebooks_and_modules():
+    assert len(NOTEBOOKS) >= 11 and len(MODULES) >= 10
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
@@ -58,7 +74,10 @@ def test_badge_leads_to_its_own_notebook(path):
     links = re.findall(r"\]\((https://colab\.research\.google\.com/github/[^)]*)\)", text(CELLS[path][0]))
     assert links == [link]
     setup = text(CELLS[path][1])
-    assert "google.colab" in setup and f"git+https://github.com/{cfg['user']}/{cfg['repo']}@{cfg['branch']}" in setup
+    assert (
+        "google.colab" in setup
+        and f"git+https://github.com/{cfg['user']}/{cfg['repo']}@{cfg['branch']}" in setup
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
@@ -66,9 +85,13 @@ def test_notebook_form(path):
     assert re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", path.name)
     assert path.stat().st_size <= 1_500_000
     cells = CELLS[path]
-    assert re.search(r"^# \S.*\n+> \S", text(cells[0])), "the first cell is a title and a one-sentence promise"
+    assert re.search(r"^# \S.*\n+> \S", text(cells[0])), (
+        "the first cell is a title and a one-sentence promise"
+    )
     code = [c for c in cells if c["cell_type"] == "code"]
-    assert not [c for c in code if re.match(r"#export\b", text(c))], "#export without a bar is ignored by nbdev"
+    assert not [c for c in code if re.match(r"#export\b", text(c))], (
+        "#export without a bar is ignored by nbdev"
+    )
     assert not [o for c in code for o in c["outputs"] if o["output_type"] == "error"]
 
 
@@ -81,12 +104,15 @@ def test_functions_are_short(path):
 
 
 def test_no_path_of_one_machine_and_no_private_folder():
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    files = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
     for f in filter(None, files):
-        if Path(f).suffix in (".png", ".jpg") or not (ROOT / f).is_file(): continue
+        if Path(f).suffix in (".png", ".jpg") or not (ROOT / f).is_file():
+            continue
         for i, line in enumerate((ROOT / f).read_text(encoding="utf-8").splitlines(), 1):
             found = re.search(r"(?<![\w.:/\]\\)\"'])/(?:work|root|home|farm|tmp)/\w", line)
-            assert not found, f"{f}, line {i}: {line[max(0, found.start() - 40):found.end() + 40]}"
+            assert not found, f"{f}, line {i}: {line[max(0, found.start() - 40) : found.end() + 40]}"
 
 
 def imported_modules(path):
@@ -94,7 +120,7 @@ def imported_modules(path):
     package = ["kpnb", *module_name(path).split(".")[:-1]]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            start = package[:len(package) - node.level + 1] if node.level else []
+            start = package[: len(package) - node.level + 1] if node.level else []
             full = ".".join([*start, *filter(None, [node.module])])
             if full.startswith("kpnb."):
                 yield full.removeprefix("kpnb."), [a.name for a in node.names]
@@ -104,15 +130,20 @@ def test_imports_go_one_way():
     notebooks = owners()
     assert {module_name(p) for p in MODULES} == set(notebooks)
     order = {m: (SHELVES.index(shelf(p)), p.name[:2]) for m, p in notebooks.items()}
-    arrows = {module_name(p): [other for other, _ in imported_modules(p) if other != module_name(p)] for p in MODULES}
+    arrows = {
+        module_name(p): [other for other, _ in imported_modules(p) if other != module_name(p)]
+        for p in MODULES
+    }
     for name, others in arrows.items():
         for other in others:
-            allowed = order[other] < order[name] or (shelf(notebooks[name]) == "workshop" and other in REALLY_MADE)
+            allowed = order[other] < order[name] or (
+                shelf(notebooks[name]) == "workshop" and other in REALLY_MADE
+            )
             assert allowed, f"{name} imports {other}, which comes later"
     done, path = set(), []
 
     def visit(name):
-        assert name not in path, f"a circle of imports: {' → '.join([*path[path.index(name):], name])}"
+        assert name not in path, f"a circle of imports: {' → '.join([*path[path.index(name) :], name])}"
         if name not in done:
             path.append(name)
             for other in arrows[name]:
@@ -128,30 +159,37 @@ def test_requirements_are_what_is_imported():
     imported = set()
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import): imported |= {a.name.split(".")[0] for a in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level: imported.add(node.module.split(".")[0])
+            if isinstance(node, ast.Import):
+                imported |= {a.name.split(".")[0] for a in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
     imported = {names.get(m, m) for m in imported if m not in sys.stdlib_module_names} - {"kpnb"}
     required = {re.split(r"[<>=!~\[]", r)[0] for r in config()["requirements"].split()}
     fixed = {"torchvision", "seaborn", "pandas"}  # part of the course, whether or not a module needs them yet
-    assert imported <= required and required <= imported | fixed, (imported ^ required)
+    assert imported <= required and required <= imported | fixed, imported ^ required
 
 
 def test_versions_agree():
     version = config()["version"]
     assert f'__version__ = "{version}"' in (ROOT / "kpnb" / "__init__.py").read_text(encoding="utf-8")
-    assert re.search(rf"^version: {re.escape(version)}$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)
+    assert re.search(
+        rf"^version: {re.escape(version)}$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M
+    )
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_links_of_the_readme_exist():
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")): assert (ROOT / link).exists(), link
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / link).exists(), link
 
 
 def test_every_public_name_has_a_docstring():
     for path in MODULES:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                patched = any(getattr(d, "id", "") == "patch" for d in node.decorator_list) and node.name.startswith("__")
+                patched = any(
+                    getattr(d, "id", "") == "patch" for d in node.decorator_list
+                ) and node.name.startswith("__")
                 assert ast.get_docstring(node) or patched, f"{path.stem}.{node.name}"
 
 
@@ -161,7 +199,8 @@ def test_constraints_lie_in_the_ranges():
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             r = packaging.Requirement(line)
-            if r.marker is None or r.marker.evaluate(): pins[r.name.lower().replace("_", "-")] = str(r.specifier).removeprefix("==")
+            if r.marker is None or r.marker.evaluate():
+                pins[r.name.lower().replace("_", "-")] = str(r.specifier).removeprefix("==")
     cfg = config()
     for key in ("requirements", "lab_requirements", "dev_requirements", "bench_requirements"):
         for r in map(packaging.Requirement, cfg[key].split()):
@@ -192,13 +231,22 @@ def test_links_between_notebooks_lead_somewhere(path):
 def bound_and_used(source):
     "What a cell binds on its top level, what each of its functions and classes asks of the notebook, and what it gives to `live`."
     top = symtable.symtable(source, "cell", "exec")
-    asks = lambda t: {s.get_name() for s in t.get_symbols() if s.is_global() and s.is_referenced()}.union(*(asks(c) for c in t.get_children()))
+    asks = lambda t: {s.get_name() for s in t.get_symbols() if s.is_global() and s.is_referenced()}.union(
+        *(asks(c) for c in t.get_children())
+    )
     defined = {}
     for child in top.get_children():
-        if child.get_name() not in ("lambda", "genexpr", "listcomp", "setcomp", "dictcomp"): defined.setdefault(child.get_name(), set()).update(asks(child))
-    drawn = [n.args[0] for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and getattr(n.func, "id", "") in ("live", "sample_slider") and n.args]
+        if child.get_name() not in ("lambda", "genexpr", "listcomp", "setcomp", "dictcomp"):
+            defined.setdefault(child.get_name(), set()).update(asks(child))
+    drawn = [
+        n.args[0]
+        for n in ast.walk(ast.parse(source))
+        if isinstance(n, ast.Call) and getattr(n.func, "id", "") in ("live", "sample_slider") and n.args
+    ]
     inside = [n for f in drawn for n in ast.walk(f)]
-    given = {n.id for n in inside if isinstance(n, ast.Name)} - {n.arg for n in inside if isinstance(n, ast.arg)}
+    given = {n.id for n in inside if isinstance(n, ast.Name)} - {
+        n.arg for n in inside if isinstance(n, ast.arg)
+    }
     return {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}, defined, given
 
 
@@ -209,13 +257,23 @@ def rebound(cells):
         needs |= defined
         wanted, queue = set(), [n for n in given if n in needs]
         while queue:
-            for n in needs[queue.pop()] - wanted: wanted.add(n); queue += [n] if n in needs else []
-        found += [(i, n, j) for n in sorted(wanted | given) for j in range(i + 1, len(parts)) if n in parts[j][0]]
+            for n in needs[queue.pop()] - wanted:
+                wanted.add(n)
+                queue += [n] if n in needs else []
+        found += [
+            (i, n, j) for n in sorted(wanted | given) for j in range(i + 1, len(parts)) if n in parts[j][0]
+        ]
     return found
 
 
 def test_rebound_is_found():
-    cells = ["t = 1", "def f(x): return t + x", "def draw(x): return f(x)\n\n\nlive(draw, x=1)", "def g():\n    t = 3\n    return [t for t in range(3)]", "u = t"]
+    cells = [
+        "t = 1",
+        "def f(x): return t + x",
+        "def draw(x): return f(x)\n\n\nlive(draw, x=1)",
+        "def g():\n    t = 3\n    return [t for t in range(3)]",
+        "u = t",
+    ]
     cells += ["live(lambda x, y: x + y + f(1), x=t, y=u)", "x, y, u = 1, 2, 3"]
     assert rebound(cells) == [] and rebound([*cells, "for t in range(3): pass"]) == [(2, "t", 7), (5, "t", 7)]
     assert rebound([*cells, "def f(x): return x"]) == [(2, "f", 7), (5, "f", 7)]
@@ -223,8 +281,15 @@ def test_rebound_is_found():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
 def test_no_later_cell_changes_what_a_visualiser_uses(path):
-    code = [(i, "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in text(c).splitlines())) for i, c in enumerate(CELLS[path]) if c["cell_type"] == "code"]
-    assert not [f"cell {code[j][0]} changes {n}, which the visualiser in cell {code[i][0]} uses" for i, n, j in rebound([s for _, s in code])]
+    code = [
+        (i, "\n".join(re.sub(r"^(\s*)[%!](?=\w).*", r"\1pass", line) for line in text(c).splitlines()))
+        for i, c in enumerate(CELLS[path])
+        if c["cell_type"] == "code"
+    ]
+    assert not [
+        f"cell {code[j][0]} changes {n}, which the visualiser in cell {code[i][0]} uses"
+        for i, n, j in rebound([s for _, s in code])
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
@@ -232,8 +297,14 @@ def test_every_picture_is_described(path):
     "The nearest text above a picture, or the one right below it, holds a line such as *The picture: ...*, for readers who hear the page or read it without its pictures."
     above, bare, cells = "", [], CELLS[path]
     for i, c in enumerate(cells):
-        if c["cell_type"] == "markdown": above = text(c)
+        if c["cell_type"] == "markdown":
+            above = text(c)
         elif any("image/png" in o.get("data", {}) for o in c["outputs"]):
-            below = text(cells[i + 1]) if i + 1 < len(cells) and cells[i + 1]["cell_type"] == "markdown" else ""
-            if not re.search(r"\*(Above: |Below: )?the (expected )?(small )?pictures?\b", above + below, re.I): bare.append(i)
+            below = (
+                text(cells[i + 1]) if i + 1 < len(cells) and cells[i + 1]["cell_type"] == "markdown" else ""
+            )
+            if not re.search(
+                r"\*(Above: |Below: )?the (expected )?(small )?pictures?\b", above + below, re.I
+            ):
+                bare.append(i)
     assert not bare, f"cells {bare} show a picture that no line above or below them describes"

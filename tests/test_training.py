@@ -1,4 +1,5 @@
 """Training survives what really happens: a process killed in the middle of an epoch, and while its files are being written."""
+
 import functools
 import math
 import os
@@ -112,14 +113,17 @@ def run(folder: Path, stop: str = "never", resume: bool = False) -> None:
     "Train in another process; with `stop`, kill it (SIGKILL, on Windows TerminateProcess) where it says."
     command = [sys.executable, "-c", SCRIPT, str(folder), stop, "resume" if resume else "start"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "KPNB_DEVICE": "cpu"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
         try:
             if stop == "never":
                 err = process.communicate(timeout=240)[1]
                 assert process.returncode == 0, err
                 return
             assert process.stdout.readline() == "here\n", process.communicate()[1]
-        finally: process.kill()
+        finally:
+            process.kill()
         process.communicate()
         assert process.returncode != 0
 
@@ -143,15 +147,25 @@ def killed(tmp_path_factory) -> Path:
 def same(folder: Path, whole: dict) -> None:
     "A result equals the undisturbed one to the last bit, and so does its table."
     result = torch.load(folder / "result", weights_only=True)
-    assert {k: v for k, v in result.items() if k != "weights"} == {k: v for k, v in whole.items() if k != "weights"}
-    for name, value in whole["weights"].items(): assert torch.equal(result["weights"][name], value), name
+    assert {k: v for k, v in result.items() if k != "weights"} == {
+        k: v for k, v in whole.items() if k != "weights"
+    }
+    for name, value in whole["weights"].items():
+        assert torch.equal(result["weights"][name], value), name
     log = pd.read_csv(folder / "log.csv", float_precision="round_trip")  # pandas 2 would else lose a last bit
     assert log.epoch.tolist() == list(range(1, EPOCHS + 1)) and log.notna().all().all()
     assert log.train_loss.tolist() == whole["loss"]
 
 
 # The CSV is written before the checkpoint, so it may be one epoch ahead of it.
-PLACES = {"epoch": 2, "half of log.csv": 2, "before renaming log.csv": 2, "half of checkpoint": 3, "before fsync": 3, "before renaming checkpoint": 3}
+PLACES = {
+    "epoch": 2,
+    "half of log.csv": 2,
+    "before renaming log.csv": 2,
+    "half of checkpoint": 3,
+    "before fsync": 3,
+    "before renaming checkpoint": 3,
+}
 
 
 @pytest.mark.parametrize("stop", PLACES)
@@ -160,10 +174,14 @@ def test_killed_and_resumed_training_is_equal_to_the_last_bit(tmp_path, whole, s
     assert not (tmp_path / "result").exists()
     kept = torch.load(tmp_path / "checkpoint", weights_only=True)
     assert len(kept["rows"]) == KILLED_AFTER, "the checkpoint of the last whole epoch is still there"
-    assert pd.read_csv(tmp_path / "log.csv").epoch.tolist() == list(range(1, PLACES[stop] + 1)), "no half line, no line twice"
+    assert pd.read_csv(tmp_path / "log.csv").epoch.tolist() == list(range(1, PLACES[stop] + 1)), (
+        "no half line, no line twice"
+    )
     run(tmp_path, resume=True)
     same(tmp_path, whole)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "log.csv", "result"], "what the kill left behind is gone"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "log.csv", "result"], (
+        "what the kill left behind is gone"
+    )
 
 
 def test_killed_again_and_again(tmp_path, whole, killed):
@@ -205,7 +223,9 @@ def dots(n=8, seed=0, points=1, **kw) -> KeypointDataset:
 
 def net(activation=nn.ReLU, points=1) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(96, 8), activation(), nn.Linear(8, 2 * points), nn.Unflatten(1, (points, 2)))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(96, 8), activation(), nn.Linear(8, 2 * points), nn.Unflatten(1, (points, 2))
+    )
 
 
 def maps() -> nn.Module:
@@ -222,10 +242,15 @@ def train(path=None, model=None, data=None, valid=None, **settings):
 
 # --- a monitor knows its direction
 
-@pytest.mark.parametrize("mode,names", {
-    "min": "loss train_loss valid_loss valid_error_px valid_mse rmse nme valid_nll ece brier_score iou_loss pck_error Cross-Entropy",
-    "max": "skill valid_accuracy top1_accuracy valid_iou mean_iou mIoU IoU PCK@0.1 pck_0.05 f1 valid_auc dice",
-    None: "R lr valid_score scripted negative_log_likelihood accuracy_drop 1-iou loss_std valid_n_ignored gain"}.items())
+
+@pytest.mark.parametrize(
+    "mode,names",
+    {
+        "min": "loss train_loss valid_loss valid_error_px valid_mse rmse nme valid_nll ece brier_score iou_loss pck_error Cross-Entropy",
+        "max": "skill valid_accuracy top1_accuracy valid_iou mean_iou mIoU IoU PCK@0.1 pck_0.05 f1 valid_auc dice",
+        None: "R lr valid_score scripted negative_log_likelihood accuracy_drop 1-iou loss_std valid_n_ignored gain",
+    }.items(),
+)
 def test_a_measure_is_known_to_be_good_when_small_or_large_by_its_name(mode, names):
     assert {name: known_mode(name) for name in names.split()} == dict.fromkeys(names.split(), mode)
 
@@ -242,7 +267,16 @@ def test_fit_masks_keeps_the_best_epoch_whatever_is_watched(name, best):
         seen.append(model.weight.detach().clone())
         return next(script)
 
-    h = fit_masks(model, data, data, metrics={name: scripted}, monitor=f"valid_{name}", epochs=3, device="cpu", progress=False)
+    h = fit_masks(
+        model,
+        data,
+        data,
+        metrics={name: scripted},
+        monitor=f"valid_{name}",
+        epochs=3,
+        device="cpu",
+        progress=False,
+    )
     assert h.best_epoch == best
     assert torch.equal(model.weight, seen[best - 1]) and not torch.equal(seen[0], seen[1])
 
@@ -270,6 +304,7 @@ def test_a_history_made_by_hand_knows_the_direction_too():
 
 # --- resuming under other settings
 
+
 def scaled(factor):
     return lambda output, batch: factor * point_mse(output, batch)
 
@@ -281,29 +316,42 @@ def scaled_by_first(factors):
 def with_default(factor):
     def loss(output, batch, factor=factor):
         return factor * point_mse(output, batch)
+
     return loss
 
 
 class Own:
-    def __init__(self, factor): self.factor = factor
+    def __init__(self, factor):
+        self.factor = factor
 
-    def __call__(self, output, batch): return self.factor * point_mse(output, batch)
+    def __call__(self, output, batch):
+        return self.factor * point_mse(output, batch)
 
 
 class Slotted:
     __slots__ = ("factor",)
 
-    def __init__(self, factor): self.factor = factor
+    def __init__(self, factor):
+        self.factor = factor
 
-    def __call__(self, output, batch): return self.factor * point_mse(output, batch)
-
-
-def once(output, batch): return point_mse(output, batch)
-def twice(output, batch): return point_mse(output, batch) * 2
-def weigh(values, factor): return values * factor
+    def __call__(self, output, batch):
+        return self.factor * point_mse(output, batch)
 
 
-def times(amount): return lambda x: x * amount
+def once(output, batch):
+    return point_mse(output, batch)
+
+
+def twice(output, batch):
+    return point_mse(output, batch) * 2
+
+
+def weigh(values, factor):
+    return values * factor
+
+
+def times(amount):
+    return lambda x: x * amount
 
 
 def brighter(amount):
@@ -314,18 +362,27 @@ def turned(degrees, colour=None):
     return Augment(degrees=degrees, scale=(1, 1), shift=0, colour=colour or torch.clone)
 
 
-def wide(amount): return lambda batch: amount
+def wide(amount):
+    return lambda batch: amount
 
 
 def jitter(amount):
     from torchvision.transforms import v2
-    return Augment(degrees=0, scale=(1, 1), shift=0, colour=v2.Compose([v2.GaussianBlur(3), v2.Lambda(times(amount)), v2.Normalize([amount], [1.0])]))
+
+    return Augment(
+        degrees=0,
+        scale=(1, 1),
+        shift=0,
+        colour=v2.Compose([v2.GaussianBlur(3), v2.Lambda(times(amount)), v2.Normalize([amount], [1.0])]),
+    )
 
 
-def sgd(momentum): return functools.partial(torch.optim.SGD, momentum=momentum)
+def sgd(momentum):
+    return functools.partial(torch.optim.SGD, momentum=momentum)
 
 
-def steps(factor): return lambda o, lr, n: torch.optim.lr_scheduler.LambdaLR(o, lambda i: factor)
+def steps(factor):
+    return lambda o, lr, n: torch.optim.lr_scheduler.LambdaLR(o, lambda i: factor)
 
 
 def frozen(how):
@@ -339,7 +396,8 @@ class Scaled(nn.Module):
         super().__init__()
         self.inner, self.factor = net(), factor
 
-    def forward(self, x): return self.inner(x) * self.factor
+    def forward(self, x):
+        return self.inner(x) * self.factor
 
 
 def edited(how):
@@ -350,9 +408,15 @@ def edited(how):
 
 class Lazy:
     "a source that is no KeypointDataset"
-    def __init__(self, ds): self.ds = ds
-    def __len__(self): return len(self.ds)
-    def batches(self, *args, **kw): return self.ds.batches(*args, **kw)
+
+    def __init__(self, ds):
+        self.ds = ds
+
+    def __len__(self):
+        return len(self.ds)
+
+    def batches(self, *args, **kw):
+        return self.ds.batches(*args, **kw)
 
 
 def black(n, of=6400, lazy=False):
@@ -371,15 +435,27 @@ OTHER = {  # what is changed -> (function, its argument at first, and later)
     "partial": (lambda k: {"loss": functools.partial(Own.__call__, Own(k))}, 1, 2),
     "partial keyword": (lambda k: {"loss": functools.partial(with_default(1), factor=k)}, 1, 2),
     "lambda": (lambda k: {"loss": [lambda o, b: point_mse(o, b), lambda o, b: point_mse(o, b) * 2][k]}, 0, 1),
-    "constant of a lambda": (lambda k: {"loss": [lambda o, b: 2 * point_mse(o, b), lambda o, b: 3 * point_mse(o, b)][k]}, 0, 1),
+    "constant of a lambda": (
+        lambda k: {"loss": [lambda o, b: 2 * point_mse(o, b), lambda o, b: 3 * point_mse(o, b)][k]},
+        0,
+        1,
+    ),
     "closure": (lambda k: {"loss": scaled(k)}, 1, 2),
     "function in a closure": (lambda k: {"loss": scaled(torch.tensor(k))}, 1.0, 2.0),
     "default argument": (lambda k: {"loss": with_default(k)}, 1, 2),
     "own object": (lambda k: {"loss": Own(k)}, 1, 2),
     "object with slots": (lambda k: {"loss": Slotted(k)}, 1, 2),
     "MapCrossEntropy": (lambda k: {"loss": MapCrossEntropy(k), "model": maps(), "decode": None}, 2.0, 9.0),
-    "HeatmapLoss with a function": (lambda k: {"loss": HeatmapLoss(sigma=wide(k)), "model": maps(), "decode": None}, 2.0, 9.0),
-    "HeatmapLoss beside its function": (lambda k: {"loss": HeatmapLoss(k, wide(2.0)), "model": maps(), "decode": None}, "bce", "focal"),
+    "HeatmapLoss with a function": (
+        lambda k: {"loss": HeatmapLoss(sigma=wide(k)), "model": maps(), "decode": None},
+        2.0,
+        9.0,
+    ),
+    "HeatmapLoss beside its function": (
+        lambda k: {"loss": HeatmapLoss(k, wide(2.0)), "model": maps(), "decode": None},
+        "bce",
+        "focal",
+    ),
     "augmentation": (lambda k: {"augment": turned(k)}, 0.0, 90.0),
     "colour function": (lambda k: {"augment": brighter(k)}, 0.5, 0.9),
     "torchvision transform": (lambda k: {"augment": jitter(k)}, 0.2, 0.3),
@@ -414,7 +490,9 @@ def test_resuming_with_something_else_is_refused_and_with_the_same_is_not(tmp_pa
 
 
 def test_a_global_function_that_a_loss_uses_counts(tmp_path, monkeypatch):
-    def loss(output, batch): return weigh(point_mse(output, batch), 1.0)
+    def loss(output, batch):
+        return weigh(point_mse(output, batch), 1.0)
+
     train(tmp_path / "c", loss=loss)
     train(tmp_path / "c", loss=loss, resume=True)
     monkeypatch.setitem(globals(), "weigh", lambda values, factor: values * 3 * factor)
@@ -426,7 +504,9 @@ FACTOR = 1.0
 
 
 def test_a_global_number_that_a_loss_uses_is_said(tmp_path, monkeypatch):
-    def loss(output, batch): return FACTOR * point_mse(output, batch)
+    def loss(output, batch):
+        return FACTOR * point_mse(output, batch)
+
     train(tmp_path / "c", loss=loss)
     monkeypatch.setitem(globals(), "FACTOR", 2.0)
     with pytest.warns(UserWarning, match=r"loss FACTOR \(global\) = 1.0, and now it is 2.0"):
@@ -435,7 +515,10 @@ def test_a_global_number_that_a_loss_uses_is_said(tmp_path, monkeypatch):
 
 def test_what_nobody_can_look_into_is_said(tmp_path):
     g = torch.Generator().manual_seed(0)
-    def noisy(batch, generator): return batch | {"image": batch["image"] + torch.rand(1, generator=g)}
+
+    def noisy(batch, generator):
+        return batch | {"image": batch["image"] + torch.rand(1, generator=g)}
+
     train(tmp_path / "c", augment=noisy)
     with pytest.warns(UserWarning, match=r"cannot be told.* augment g \(closure\) \(a Generator"):
         train(tmp_path / "c", augment=noisy, resume=True)
@@ -444,10 +527,12 @@ def test_what_nobody_can_look_into_is_said(tmp_path):
 def test_a_counter_that_runs_while_training_hinders_nobody_but_is_said(tmp_path):
     seen, once_more = [], Own(1)
     once_more.calls = 0
+
     def counting(batch, generator):
         seen.append(len(seen))
         once_more.calls += 1
         return batch
+
     train(tmp_path / "c", augment=counting)
     with pytest.warns(UserWarning, match="does not hold what changes while training: .*augment seen"):
         train(tmp_path / "c", augment=counting, resume=True)
@@ -458,6 +543,7 @@ def test_a_source_that_gives_other_pictures_each_time_is_said(tmp_path):
         def batches(self, *args, **kw):
             for batch in self.ds.batches(*args, **kw):
                 yield batch | {"image": batch["image"] * random.random()}
+
     before = random.getstate()
     train(tmp_path / "c", data=Random(dots()))
     assert random.getstate() == before, "your own random numbers go on as if nothing had happened"
@@ -471,11 +557,13 @@ def test_places_of_points_that_are_not_visible_are_no_other_data(tmp_path):
         hidden = ds.keypoints.clone()
         hidden[2] = place
         return KeypointDataset(ds.images, hidden, torch.arange(8)[:, None] != 2)
+
     train(tmp_path / "c", data=data(math.nan))
     train(tmp_path / "c", data=data(1e9), resume=True)
 
 
 # --- checkpoints that are damaged, or cannot be used
+
 
 def test_two_that_write_one_checkpoint_never_leave_an_unreadable_one(tmp_path):
     path, content = tmp_path / "c", {"settings": {"lr": 0.1}, "w": torch.ones(2000)}
@@ -506,7 +594,8 @@ def two_epochs(tmp_path_factory) -> Path:
     return path
 
 
-def resume(path, **kw): return train(path, valid=dots(seed=1), epochs=3, optimizer="adam", resume=True, **kw)
+def resume(path, **kw):
+    return train(path, valid=dots(seed=1), epochs=3, optimizer="adam", resume=True, **kw)
 
 
 def test_no_flipped_bit_goes_unnoticed(two_epochs, tmp_path):
@@ -545,36 +634,68 @@ def test_a_checkpoint_of_an_older_version_is_refused_with_a_reason(two_epochs, t
         resume(tmp_path / "c")
 
 
-def _cut(part, key): return lambda c: c[part].pop(key)
-def _put(part, key, value): return lambda c: c[part].__setitem__(key, value)
-def _without(part): return lambda c: c.pop(part)
-def _all(part, value): return lambda c: c.__setitem__(part, value)
+def _cut(part, key):
+    return lambda c: c[part].pop(key)
+
+
+def _put(part, key, value):
+    return lambda c: c[part].__setitem__(key, value)
+
+
+def _without(part):
+    return lambda c: c.pop(part)
+
+
+def _all(part, value):
+    return lambda c: c.__setitem__(part, value)
 
 
 UNUSABLE = {
-    "rows missing": (_without("rows"), "rows is missing"), "rows empty": (_all("rows", []), "rows"),
-    "rows shorter": (lambda c: c["rows"].pop(), "rows has 1 entries"), "rows longer": (lambda c: c["rows"].append(c["rows"][0]), "rows"),
-    "rows in disorder": (lambda c: c["rows"].reverse(), r"rows\[0\] is of epoch 2"), "a row of text": (_all("rows", ["a", "b"]), "rows"),
-    "a column less": (lambda c: c["rows"][1].pop("valid_loss"), r"rows\[1\]"), "a loss of text": (lambda c: c["rows"][1].update(lr="x"), "lr is"),
-    "best missing": (_without("best"), "best is missing"), "best None": (_all("best", None), "best is None"),
-    "best of another shape": (_put("best", "1.weight", torch.ones(8, 95)), "best 1.weight is float32"), "best lacks one": (_cut("best", "3.bias"), "best 3.bias is missing"),
+    "rows missing": (_without("rows"), "rows is missing"),
+    "rows empty": (_all("rows", []), "rows"),
+    "rows shorter": (lambda c: c["rows"].pop(), "rows has 1 entries"),
+    "rows longer": (lambda c: c["rows"].append(c["rows"][0]), "rows"),
+    "rows in disorder": (lambda c: c["rows"].reverse(), r"rows\[0\] is of epoch 2"),
+    "a row of text": (_all("rows", ["a", "b"]), "rows"),
+    "a column less": (lambda c: c["rows"][1].pop("valid_loss"), r"rows\[1\]"),
+    "a loss of text": (lambda c: c["rows"][1].update(lr="x"), "lr is"),
+    "best missing": (_without("best"), "best is missing"),
+    "best None": (_all("best", None), "best is None"),
+    "best of another shape": (_put("best", "1.weight", torch.ones(8, 95)), "best 1.weight is float32"),
+    "best lacks one": (_cut("best", "3.bias"), "best 3.bias is missing"),
     "best has one more": (_put("best", "9.bias", torch.ones(1)), "best 9.bias is no weight"),
-    "model of another shape": (_put("model", "1.bias", torch.ones(9)), "model 1.bias"), "model of another type": (_put("model", "1.bias", torch.ones(8).double()), "model 1.bias is float64"),
-    "model missing": (_without("model"), "model is missing"), "optimizer missing": (_without("optimizer"), "optimizer is missing"),
-    "optimizer empty": (_all("optimizer", {}), "optimizer"), "no state": (_put("optimizer", "state", {}), "optimizer state"),
+    "model of another shape": (_put("model", "1.bias", torch.ones(9)), "model 1.bias"),
+    "model of another type": (_put("model", "1.bias", torch.ones(8).double()), "model 1.bias is float64"),
+    "model missing": (_without("model"), "model is missing"),
+    "optimizer missing": (_without("optimizer"), "optimizer is missing"),
+    "optimizer empty": (_all("optimizer", {}), "optimizer"),
+    "no state": (_put("optimizer", "state", {}), "optimizer state"),
     "state of one weight less": (lambda c: c["optimizer"]["state"].pop(2), "optimizer state is for 3"),
     "a moment less": (lambda c: c["optimizer"]["state"][1].pop("exp_avg"), r"optimizer state\[1\]"),
     "moments less": (lambda c: [s.pop("exp_avg") for s in c["optimizer"]["state"].values()], "optimizer"),
-    "a moment of another shape": (lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.ones(3)), "optimizer"),
-    "no groups": (_put("optimizer", "param_groups", []), "param_groups"), "a group of fewer": (lambda c: c["optimizer"]["param_groups"][0]["params"].pop(), r"param_groups\[0\] is for 3"),
+    "a moment of another shape": (
+        lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.ones(3)),
+        "optimizer",
+    ),
+    "no groups": (_put("optimizer", "param_groups", []), "param_groups"),
+    "a group of fewer": (
+        lambda c: c["optimizer"]["param_groups"][0]["params"].pop(),
+        r"param_groups\[0\] is for 3",
+    ),
     "no betas": (lambda c: c["optimizer"]["param_groups"][0].pop("betas"), "betas"),
-    "schedule missing": (_without("schedule"), "schedule is missing"), "schedule None": (_all("schedule", None), "schedule is None"),
-    "schedule lacks one": (_cut("schedule", "last_epoch"), "schedule last_epoch"), "schedule at another step": (_put("schedule", "last_epoch", 3), "schedule last_epoch is 3"),
+    "schedule missing": (_without("schedule"), "schedule is missing"),
+    "schedule None": (_all("schedule", None), "schedule is None"),
+    "schedule lacks one": (_cut("schedule", "last_epoch"), "schedule last_epoch"),
+    "schedule at another step": (_put("schedule", "last_epoch", 3), "schedule last_epoch is 3"),
     "schedule of another length": (_put("schedule", "total_steps", 60), "schedule total_steps is 60"),
-    "random missing": (_without("random"), "random is missing"), "shuffle cut": (lambda c: c["random"].update(shuffle=c["random"]["shuffle"][:100]), "random shuffle"),
-    "torch missing": (_cut("random", "torch"), "random torch is missing"), "python cut": (lambda c: c["random"].update(python=c["random"]["python"][:99]), "random python"),
-    "numpy cut": (lambda c: c["random"]["numpy"].__setitem__(1, c["random"]["numpy"][1][:9]), "random numpy"), "numpy out of place": (lambda c: c["random"]["numpy"].__setitem__(2, 9e9), "random numpy"),
-    "counts missing": (_without("counts"), "counts is missing"), "counts of text": (_put("counts", "steps", "4"), "counts steps"),
+    "random missing": (_without("random"), "random is missing"),
+    "shuffle cut": (lambda c: c["random"].update(shuffle=c["random"]["shuffle"][:100]), "random shuffle"),
+    "torch missing": (_cut("random", "torch"), "random torch is missing"),
+    "python cut": (lambda c: c["random"].update(python=c["random"]["python"][:99]), "random python"),
+    "numpy cut": (lambda c: c["random"]["numpy"].__setitem__(1, c["random"]["numpy"][1][:9]), "random numpy"),
+    "numpy out of place": (lambda c: c["random"]["numpy"].__setitem__(2, 9e9), "random numpy"),
+    "counts missing": (_without("counts"), "counts is missing"),
+    "counts of text": (_put("counts", "steps", "4"), "counts steps"),
 }
 
 
@@ -601,20 +722,35 @@ def test_several_faults_are_named_at_once(two_epochs, tmp_path):
     assert "model 1.bias is missing" in str(error.value) and "random numpy is missing" in str(error.value)
 
 
-@pytest.mark.parametrize("how", [
-    {"optimizer": "sgd"}, {"optimizer": sgd(0.9), "schedule": steps(0.5)}, {"schedule": None}, {"optimizer": lambda p, lr: torch.optim.RMSprop(p, lr)},
-    {"schedule": "cosine", "optimizer": functools.partial(torch.optim.AdamW, amsgrad=True)}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"optimizer": "sgd"},
+        {"optimizer": sgd(0.9), "schedule": steps(0.5)},
+        {"schedule": None},
+        {"optimizer": lambda p, lr: torch.optim.RMSprop(p, lr)},
+        {"schedule": "cosine", "optimizer": functools.partial(torch.optim.AdamW, amsgrad=True)},
+    ],
+)
 def test_a_good_checkpoint_of_any_optimizer_can_be_used(tmp_path, how):
     whole, halves = net(), net()
     train(model=whole, epochs=4, restore_best=False, **how)
     train(tmp_path / "c", model=net(), epochs=4, callbacks=lambda m, h: len(h) == 2, **how)
     assert len(train(tmp_path / "c", model=halves, epochs=4, restore_best=False, resume=True, **how)) == 4
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), halves.state_dict().values()))
-    assert len(train(tmp_path / "c", model=halves, epochs=4, resume=True, **how)) == 4, "a finished one can be looked at again"
+    assert len(train(tmp_path / "c", model=halves, epochs=4, resume=True, **how)) == 4, (
+        "a finished one can be looked at again"
+    )
 
 
 def test_an_optimizer_with_the_networks_own_groups_resumes_without_touching_it(tmp_path):
-    def grouped(model): return lambda p, lr: torch.optim.SGD([{"params": model[1].parameters(), "lr": lr / 10}, {"params": model[3].parameters()}], lr, momentum=0.9)
+    def grouped(model):
+        return lambda p, lr: torch.optim.SGD(
+            [{"params": model[1].parameters(), "lr": lr / 10}, {"params": model[3].parameters()}],
+            lr,
+            momentum=0.9,
+        )
+
     whole, first, halves = net(), net(), net()
     run = dict(epochs=3, restore_best=False, schedule=None)
     train(model=whole, optimizer=grouped(whole), **run)
@@ -626,6 +762,7 @@ def test_an_optimizer_with_the_networks_own_groups_resumes_without_touching_it(t
 
 
 # --- interruptions, names, nothing to learn from
+
 
 @pytest.mark.parametrize("part", range(4))
 def test_the_history_never_names_an_epoch_whose_weights_are_not_returned(part):
@@ -649,7 +786,9 @@ def test_the_history_never_names_an_epoch_whose_weights_are_not_returned(part):
 
         sys.settrace(watch)
         try:
-            return train(model=model, data=data, valid=data, metrics={"error": remember}, monitor="valid_error", **two)
+            return train(
+                model=model, data=data, valid=data, metrics={"error": remember}, monitor="valid_error", **two
+            )
         finally:
             sys.settrace(None)
 
@@ -681,7 +820,9 @@ def test_a_metric_may_not_take_the_name_of_a_number_that_is_there(name):
     model = net()
     with pytest.raises(ValueError, match=f"'{name}' is taken"):
         train(model=model, valid=dots(), metrics=metrics)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), net().parameters())), "before the first step"
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), net().parameters())), (
+        "before the first step"
+    )
 
 
 def test_metrics_are_names_and_functions():
@@ -691,9 +832,14 @@ def test_metrics_are_names_and_functions():
 
 
 def test_a_metric_that_fails_leaves_the_session_as_it_was():
-    def broken(output, batch): raise KeyError("broken")
+    def broken(output, batch):
+        raise KeyError("broken")
+
     model = net()
-    for look in (lambda: evaluate(model, dots(), metrics={"a": broken}), lambda: predict(model, dots(), decode=broken)):
+    for look in (
+        lambda: evaluate(model, dots(), metrics={"a": broken}),
+        lambda: predict(model, dots(), decode=broken),
+    ):
         with pytest.raises(KeyError) as kept:  # as a notebook keeps the last error, with all its frames
             look()
         assert torch.is_grad_enabled() and model.training, kept
@@ -723,6 +869,7 @@ def test_a_history_shows_no_markup():
 
 # --- numbers
 
+
 def test_whole_number_coordinates_give_the_results_of_floats():
     g = torch.Generator().manual_seed(0)
     for _ in range(10):
@@ -731,9 +878,13 @@ def test_whole_number_coordinates_give_the_results_of_floats():
         mean = mean_points(kp, seen)
         assert mean.is_floating_point()
         assert torch.allclose(mean, mean_points(kp.float(), seen), equal_nan=True)
-        assert r_and_skill(pred, kp, seen) == pytest.approx(r_and_skill(pred.float(), kp.float(), seen), nan_ok=True)
+        assert r_and_skill(pred, kp, seen) == pytest.approx(
+            r_and_skill(pred.float(), kp.float(), seen), nan_ok=True
+        )
         train_mean = torch.rand(3, 2, generator=g) * 30
-        assert r_and_skill(pred, kp, seen, train_mean) == pytest.approx(r_and_skill(pred.float(), kp.float(), seen, train_mean), nan_ok=True)
+        assert r_and_skill(pred, kp, seen, train_mean) == pytest.approx(
+            r_and_skill(pred.float(), kp.float(), seen, train_mean), nan_ok=True
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -742,18 +893,29 @@ def test_masked_mean_of_half_precision_does_not_overflow(dtype):
     seen = torch.ones(40, 100, dtype=torch.bool)
     mean = masked_mean(values, seen)
     mean.backward()
-    assert mean.dtype == dtype and mean.item() == 600 and values.grad.isfinite().all() and (values.grad > 0).all()
-    assert float(masked_mean(torch.ones(400, 200, dtype=dtype), torch.ones(400, 200, dtype=torch.bool))) == 1, "more than 65504 of them"
-    assert float(masked_mean(torch.tensor([[1, 2], [4, 9]]), torch.tensor([[True, True], [True, False]]))) == pytest.approx(7 / 3)
+    assert (
+        mean.dtype == dtype
+        and mean.item() == 600
+        and values.grad.isfinite().all()
+        and (values.grad > 0).all()
+    )
+    assert (
+        float(masked_mean(torch.ones(400, 200, dtype=dtype), torch.ones(400, 200, dtype=torch.bool))) == 1
+    ), "more than 65504 of them"
+    assert float(
+        masked_mean(torch.tensor([[1, 2], [4, 9]]), torch.tensor([[True, True], [True, False]]))
+    ) == pytest.approx(7 / 3)
 
 
 class Answer(nn.Module):
     "a network that answers what it is told"
+
     def __init__(self, answer):
         super().__init__()
         self.answer = nn.Parameter(answer)
 
-    def forward(self, x): return self.answer
+    def forward(self, x):
+        return self.answer
 
 
 def test_coordinates_of_points_that_are_not_visible_change_nothing():
@@ -769,7 +931,15 @@ def test_coordinates_of_points_that_are_not_visible_change_nothing():
             data = KeypointDataset(ds.images, kp, seen)
             batch = {"image": ds.images, "keypoints": kp, "visible": seen}
             points, mean = predict(Answer(out), data), mean_points(kp, seen)
-            found.append([float(masked_mean(kp[..., 0], seen)), float(point_mse(out, batch)), *mean.flatten().tolist(),
-                          *r_and_skill(points, kp, seen), *r_and_skill(points, kp, seen, torch.full((3, 2), 4.0)), *evaluate(Answer(out), data).values()])
+            found.append(
+                [
+                    float(masked_mean(kp[..., 0], seen)),
+                    float(point_mse(out, batch)),
+                    *mean.flatten().tolist(),
+                    *r_and_skill(points, kp, seen),
+                    *r_and_skill(points, kp, seen, torch.full((3, 2), 4.0)),
+                    *evaluate(Answer(out), data).values(),
+                ]
+            )
         for other in found[1:]:
             assert np.array_equal(found[0], other, equal_nan=True)

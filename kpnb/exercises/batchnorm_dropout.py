@@ -15,12 +15,15 @@ from ..checks import Exercise, whole
 from ..layers import along, batch_statistics, batchnorm_backward, scale_and_shift
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #1f7914d4
-def _forward(x, weight, bias, eps): return scale_and_shift(x, *batch_statistics(x), weight, bias, eps)
+def _forward(x, weight, bias, eps):
+    return scale_and_shift(x, *batch_statistics(x), weight, bias, eps)
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #246f050e
 def _forward_case(g):
     c = whole(g, 3, 5)
-    x = torch.randn(whole(g, 2, 4), c, whole(g, 5, 6), whole(g, 7, 8), generator=g) * (torch.rand(1, c, 1, 1, generator=g) + 0.5) + torch.randn(1, c, 1, 1, generator=g)
+    x = torch.randn(whole(g, 2, 4), c, whole(g, 5, 6), whole(g, 7, 8), generator=g) * (
+        torch.rand(1, c, 1, 1, generator=g) + 0.5
+    ) + torch.randn(1, c, 1, 1, generator=g)
     weight, bias = torch.randn(2, c, generator=g)
     return (x + 3000) - 3000, weight, bias, 0.05 + 0.3 * torch.rand(1, generator=g).item()
 
@@ -28,16 +31,21 @@ def _forward_case(g):
 def _with_offset(answer, x, weight, bias, eps):
     "The result, and whether it stays the same when 3000 is added to all inputs."
     y = answer(x, weight, bias, eps)
-    if not isinstance(y, Tensor) or y.shape != x.shape: return y
-    off = (answer(x + 3000, weight, bias, eps) - y).abs().nan_to_num(math.inf).max() > 0.05 * (1 + y.abs().max())
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        return y
+    off = (answer(x + 3000, weight, bias, eps) - y).abs().nan_to_num(math.inf).max() > 0.05 * (
+        1 + y.abs().max()
+    )
     return {"result": y, "with 3000 added to x": "another result" if off else "the same result"}
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #4344b1b3
 def _over(axes, correction=0):
     "Batch norm over other axes than it should be."
+
     def wrong(x, weight, bias, eps):
         mean, var = x.mean(axes, keepdim=True), x.var(axes, correction=correction, keepdim=True)
         return (x - mean) * (var + eps).rsqrt() * along(weight, x) + along(bias, x)
+
     return wrong
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #90186c37
@@ -56,47 +64,84 @@ def _no_root(x, weight, bias, eps):
     return scale_and_shift(x, mean, (var + eps).square(), weight, bias, 0.0)
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #f74ccede
-check_batch_norm = Exercise("batch_norm", _forward, _forward_case, {
-    "if eps is missing": lambda x, weight, bias, eps: _forward(x, weight, bias, 0.0),
-    "with eps outside the root": _outside,
-    "with E[x²] − E[x]², which cancels when the mean is large": _cancel,
-    "with the unbiased variance, divided by n − 1": _over((0, 2, 3), 1),
-    "if you average over the batch only, and not over the places": _over((0,)),
-    "if you average over each map alone (instance norm)": _over((2, 3)),
-    "if you average over each picture (layer norm)": _over((1, 2, 3)),
-    "if you divide by the variance instead of its root": _no_root,
-    "if scale and shift are missing": lambda x, weight, bias, eps: _forward(x, None, None, eps)}, call=_with_offset)
+check_batch_norm = Exercise(
+    "batch_norm",
+    _forward,
+    _forward_case,
+    {
+        "if eps is missing": lambda x, weight, bias, eps: _forward(x, weight, bias, 0.0),
+        "with eps outside the root": _outside,
+        "with E[x²] − E[x]², which cancels when the mean is large": _cancel,
+        "with the unbiased variance, divided by n − 1": _over((0, 2, 3), 1),
+        "if you average over the batch only, and not over the places": _over((0,)),
+        "if you average over each map alone (instance norm)": _over((2, 3)),
+        "if you average over each picture (layer norm)": _over((1, 2, 3)),
+        "if you divide by the variance instead of its root": _no_root,
+        "if scale and shift are missing": lambda x, weight, bias, eps: _forward(x, None, None, eps),
+    },
+    call=_with_offset,
+)
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #94705882
 def _record(x, running_mean, running_var, momentum, correction=1, swap=False, keep=Tensor.detach, axis=0):
     m = 1 - momentum if swap else momentum
-    return (1 - m) * running_mean + m * keep(x.mean(axis)), (1 - m) * running_var + m * keep(x.var(axis, correction=correction))
+    return (1 - m) * running_mean + m * keep(x.mean(axis)), (1 - m) * running_var + m * keep(
+        x.var(axis, correction=correction)
+    )
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #d85498ac
 def _record_case(g):
     c = whole(g, 3, 5)
-    x = (torch.randn(c, c, generator=g) * 3 + torch.randn(c, generator=g)).requires_grad_() # as many rows as columns, so that the wrong axis runs
-    return x, torch.randn(c, generator=g), torch.rand(c, generator=g) + 0.5, 0.05 + 0.3 * torch.rand(1, generator=g).item()
+    x = (
+        torch.randn(c, c, generator=g) * 3 + torch.randn(c, generator=g)
+    ).requires_grad_()  # as many rows as columns, so that the wrong axis runs
+    return (
+        x,
+        torch.randn(c, generator=g),
+        torch.rand(c, generator=g) + 0.5,
+        0.05 + 0.3 * torch.rand(1, generator=g).item(),
+    )
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #303ee8e5
 def _without_graph(answer, *args):
     "The results, and whether they carry a graph."
     out = answer(*args)
-    if not isinstance(out, (tuple, list)) or not all(isinstance(v, Tensor) for v in out): return out
-    return {"record": [v.detach() for v in out], "graph": "carries the graph of x" if any(v.requires_grad for v in out) else "none"}
+    if not isinstance(out, (tuple, list)) or not all(isinstance(v, Tensor) for v in out):
+        return out
+    return {
+        "record": [v.detach() for v in out],
+        "graph": "carries the graph of x" if any(v.requires_grad for v in out) else "none",
+    }
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #357c2f88
-check_running = Exercise("update_record", _record, _record_case, {
-    "with the biased variance in the record": lambda *a: _record(*a, correction=0),
-    "with the momentum the other way round": lambda *a: _record(*a, swap=True),
-    "if the record keeps the graph of the batch": lambda *a: _record(*a, keep=lambda v: v),
-    "if you average over the columns, for each row": lambda *a: _record(*a, axis=1),
-    "with the standard deviation in the record": lambda x, m, v, momentum: (_record(x, m, v, momentum)[0], (1 - momentum) * v + momentum * x.detach().std(0)),
-    "if the batch replaces the record": lambda x, m, v, momentum: _record(x, m, v, 1.0)}, call=_without_graph)
+check_running = Exercise(
+    "update_record",
+    _record,
+    _record_case,
+    {
+        "with the biased variance in the record": lambda *a: _record(*a, correction=0),
+        "with the momentum the other way round": lambda *a: _record(*a, swap=True),
+        "if the record keeps the graph of the batch": lambda *a: _record(*a, keep=lambda v: v),
+        "if you average over the columns, for each row": lambda *a: _record(*a, axis=1),
+        "with the standard deviation in the record": lambda x, m, v, momentum: (
+            _record(x, m, v, momentum)[0],
+            (1 - momentum) * v + momentum * x.detach().std(0),
+        ),
+        "if the batch replaces the record": lambda x, m, v, momentum: _record(x, m, v, 1.0),
+    },
+    call=_without_graph,
+)
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #670a1942
-_COINS = {"one for each picture, channel and place": (), "one for each picture and channel": (2, 3), "one for each channel": (0, 2, 3), "one for each picture": (1, 2, 3),
-          "one for each channel and place": (0,), "one for each picture and place": (1,), "one for all": (0, 1, 2, 3)} # axes (N,C,H,W) along which a mask is equal
+_COINS = {
+    "one for each picture, channel and place": (),
+    "one for each picture and channel": (2, 3),
+    "one for each channel": (0, 2, 3),
+    "one for each picture": (1, 2, 3),
+    "one for each channel and place": (0,),
+    "one for each picture and place": (1,),
+    "one for all": (0, 1, 2, 3),
+}  # axes (N,C,H,W) along which a mask is equal
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #e5f30909
 def _first(gone, axes):
@@ -113,63 +158,122 @@ def _share(coins, p):
 def _factor(y, x, p):
     "What happened to values that were kept, in words."
     kept = y != 0
-    if not kept.any(): return "none is kept"
-    by, known = (y[kept] / x[kept]).double(), {"1": 1.0, "1 - p": 1 - p, "1 / p": 1 / p} | ({"1 / (1 - p)": 1 / (1 - p)} if p < 1 else {})
-    return next((k for k, v in known.items() if torch.allclose(by, torch.full_like(by, v), rtol=1e-4)), "something else")
+    if not kept.any():
+        return "none is kept"
+    by, known = (
+        (y[kept] / x[kept]).double(),
+        {"1": 1.0, "1 - p": 1 - p, "1 / p": 1 / p} | ({"1 / (1 - p)": 1 / (1 - p)} if p < 1 else {}),
+    )
+    return next(
+        (k for k, v in known.items() if torch.allclose(by, torch.full_like(by, v), rtol=1e-4)),
+        "something else",
+    )
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #93c3680c
 def _report_one(y, x, p, training):
     "What dropout did to x, in words that do not depend on the stream of random numbers."
-    if not isinstance(y, Tensor) or y.shape != x.shape: return y
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        return y
     gone = y == 0
     mixed = gone.any() and not gone.all()
-    coin = max((k for k, axes in _COINS.items() if (gone == _first(gone, axes)).all()), key=lambda k: len(_COINS[k])) if mixed else "none"
+    coin = (
+        max(
+            (k for k, axes in _COINS.items() if (gone == _first(gone, axes)).all()),
+            key=lambda k: len(_COINS[k]),
+        )
+        if mixed
+        else "none"
+    )
     share = _share(_first(gone, _COINS.get(coin, ())), p if training else 0.0)
-    return {"coins": coin, "share of zeros": share, "kept values times": _factor(y, x, p), "all finite": bool(y.isfinite().all())}
+    return {
+        "coins": coin,
+        "share of zeros": share,
+        "kept values times": _factor(y, x, p),
+        "all finite": bool(y.isfinite().all()),
+    }
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #1bde2b51
 def _report(answer, x, p):
     "Training, use, and training with p = 1."
     y = answer(x, p, True)
-    if y is None or y is ...: return y
+    if y is None or y is ...:
+        return y
     in_use, all_gone = answer(x, p, False), answer(x, 1.0, True)
-    return {"in training": _report_one(y, x, p, True), "in use": _report_one(in_use, x, p, False), "with p = 1": _report_one(all_gone, x, 1.0, True)}
+    return {
+        "in training": _report_one(y, x, p, True),
+        "in use": _report_one(in_use, x, p, False),
+        "with p = 1": _report_one(all_gone, x, 1.0, True),
+    }
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #42644402
 def _dropout_by(shape=lambda x: x.shape, scale=lambda p: 1 / (1 - p), later=lambda p: 1.0, rate=lambda p: p):
     "Dropout with a mask of some shape and some factors for training and use."
+
     def answer(x, p, training=True):
-        if not training: return x * later(p)
-        return torch.zeros_like(x) if p == 1 else x * (torch.rand(shape(x), device=x.device) >= rate(p)) * scale(p)
+        if not training:
+            return x * later(p)
+        return (
+            torch.zeros_like(x)
+            if p == 1
+            else x * (torch.rand(shape(x), device=x.device) >= rate(p)) * scale(p)
+        )
+
     return answer
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #b6b40847
-def _dropout_case(g): return torch.rand(32, whole(g, 20, 24), 6, 6, generator=g) + 0.5, 0.15 + 0.15 * torch.rand(1, generator=g).item()
+def _dropout_case(g):
+    return torch.rand(32, whole(g, 20, 24), 6, 6, generator=g) + 0.5, 0.15 + 0.15 * torch.rand(
+        1, generator=g
+    ).item()
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #8a16e84e
 _MAP = lambda x: (*x.shape[:2], 1, 1)
-check_dropout = Exercise("dropout", _dropout_by(), _dropout_case, {
-    "if you scale in use instead of in training": _dropout_by(scale=lambda p: 1.0, later=lambda p: 1 - p),
-    "if nothing is scaled": _dropout_by(scale=lambda p: 1.0),
-    "if you scale in training and in use": _dropout_by(later=lambda p: 1 - p),
-    "with one mask for the whole batch": _dropout_by(shape=lambda x: x.shape[1:]),
-    "if p is the probability to keep a value": _dropout_by(rate=lambda p: 1 - p),
-    "if p is the probability to keep, and the scale follows it": _dropout_by(rate=lambda p: 1 - p, scale=lambda p: 1 / p),
-    "if you multiply by 1 - p in training": _dropout_by(scale=lambda p: 1 - p),
-    "if whole maps are dropped": _dropout_by(shape=_MAP),
-    "if dropout goes on in use": lambda x, p, training: _dropout_by()(x, p),
-    "if p = 1 divides by zero": lambda x, p, training: x * (torch.rand_like(x) >= p) / (1 - p) if training else x}, call=_report, n=5)
+check_dropout = Exercise(
+    "dropout",
+    _dropout_by(),
+    _dropout_case,
+    {
+        "if you scale in use instead of in training": _dropout_by(scale=lambda p: 1.0, later=lambda p: 1 - p),
+        "if nothing is scaled": _dropout_by(scale=lambda p: 1.0),
+        "if you scale in training and in use": _dropout_by(later=lambda p: 1 - p),
+        "with one mask for the whole batch": _dropout_by(shape=lambda x: x.shape[1:]),
+        "if p is the probability to keep a value": _dropout_by(rate=lambda p: 1 - p),
+        "if p is the probability to keep, and the scale follows it": _dropout_by(
+            rate=lambda p: 1 - p, scale=lambda p: 1 / p
+        ),
+        "if you multiply by 1 - p in training": _dropout_by(scale=lambda p: 1 - p),
+        "if whole maps are dropped": _dropout_by(shape=_MAP),
+        "if dropout goes on in use": lambda x, p, training: _dropout_by()(x, p),
+        "if p = 1 divides by zero": lambda x, p, training: (
+            x * (torch.rand_like(x) >= p) / (1 - p) if training else x
+        ),
+    },
+    call=_report,
+    n=5,
+)
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #fe658415
-check_spatial_dropout = Exercise("spatial_dropout", _dropout_by(shape=_MAP), _dropout_case, {
-    "with a mask for units instead of maps": _dropout_by(),
-    "with one mask for the whole batch": _dropout_by(shape=lambda x: (1, x.shape[1], 1, 1)),
-    "with one coin for each picture, for all its channels": _dropout_by(shape=lambda x: (len(x), 1, 1, 1)),
-    "if a place is dropped in all channels": _dropout_by(shape=lambda x: (len(x), 1, *x.shape[2:])),
-    "if you scale in use instead of in training": _dropout_by(shape=_MAP, scale=lambda p: 1.0, later=lambda p: 1 - p),
-    "if nothing is scaled": _dropout_by(shape=_MAP, scale=lambda p: 1.0),
-    "if p is the probability to keep a map": _dropout_by(shape=_MAP, rate=lambda p: 1 - p),
-    "if dropout goes on in use": lambda x, p, training: _dropout_by(shape=_MAP)(x, p)}, call=_report, n=5)
+check_spatial_dropout = Exercise(
+    "spatial_dropout",
+    _dropout_by(shape=_MAP),
+    _dropout_case,
+    {
+        "with a mask for units instead of maps": _dropout_by(),
+        "with one mask for the whole batch": _dropout_by(shape=lambda x: (1, x.shape[1], 1, 1)),
+        "with one coin for each picture, for all its channels": _dropout_by(
+            shape=lambda x: (len(x), 1, 1, 1)
+        ),
+        "if a place is dropped in all channels": _dropout_by(shape=lambda x: (len(x), 1, *x.shape[2:])),
+        "if you scale in use instead of in training": _dropout_by(
+            shape=_MAP, scale=lambda p: 1.0, later=lambda p: 1 - p
+        ),
+        "if nothing is scaled": _dropout_by(shape=_MAP, scale=lambda p: 1.0),
+        "if p is the probability to keep a map": _dropout_by(shape=_MAP, rate=lambda p: 1 - p),
+        "if dropout goes on in use": lambda x, p, training: _dropout_by(shape=_MAP)(x, p),
+    },
+    call=_report,
+    n=5,
+)
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #aeec582a
 def _gradient(grad, x, weight, eps):
@@ -179,26 +283,41 @@ def _gradient(grad, x, weight, eps):
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #1f2a5288
 def _partly(use_mean=True, use_var=True, scale=True, sums=False, bessel=False):
     "The gradient with some of its parts left out or changed."
+
     def answer(grad, x, weight, eps):
         mean, var = batch_statistics(x)
         var = var * len(x) / (len(x) - 1) if bessel else var
         x_hat, m = scale_and_shift(x, mean, var, eps=eps), 1 if sums else len(x)
         out = grad - use_mean * grad.sum(0) / m - use_var * x_hat * (grad * x_hat).sum(0) / m
         return out * (weight if scale else 1.0) * (var + eps).rsqrt()
+
     return answer
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #ab59c2e2
 def _gradient_case(g):
     n, c = whole(g, 5, 9), whole(g, 2, 4)
-    return torch.randn(n, c, generator=g) + 0.5, torch.randn(n, c, generator=g) * 2 + 1, torch.rand(c, generator=g) + 1.2, 0.05 + 0.3 * torch.rand(1, generator=g).item()
+    return (
+        torch.randn(n, c, generator=g) + 0.5,
+        torch.randn(n, c, generator=g) * 2 + 1,
+        torch.rand(c, generator=g) + 1.2,
+        0.05 + 0.3 * torch.rand(1, generator=g).item(),
+    )
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #33431e94
-check_gradient = Exercise("gradient", _gradient, _gradient_case, {
-    "in eval mode, with mean and variance taken as constants": _partly(False, False),
-    "if the variance is taken as a constant": _partly(use_var=False),
-    "if the mean is taken as a constant": _partly(use_mean=False),
-    "without the scale gamma": _partly(scale=False),
-    "with sums in place of means": _partly(sums=True),
-    "with the unbiased variance": _partly(bessel=True),
-    "if you forget to divide by the standard deviation": lambda grad, x, weight, eps: _gradient(grad, x, weight, eps) * (batch_statistics(x)[1] + eps).sqrt(),
-    "if eps is missing": lambda grad, x, weight, eps: _gradient(grad, x, weight, 0.0)})
+check_gradient = Exercise(
+    "gradient",
+    _gradient,
+    _gradient_case,
+    {
+        "in eval mode, with mean and variance taken as constants": _partly(False, False),
+        "if the variance is taken as a constant": _partly(use_var=False),
+        "if the mean is taken as a constant": _partly(use_mean=False),
+        "without the scale gamma": _partly(scale=False),
+        "with sums in place of means": _partly(sums=True),
+        "with the unbiased variance": _partly(bessel=True),
+        "if you forget to divide by the standard deviation": lambda grad, x, weight, eps: (
+            _gradient(grad, x, weight, eps) * (batch_statistics(x)[1] + eps).sqrt()
+        ),
+        "if eps is missing": lambda grad, x, weight, eps: _gradient(grad, x, weight, 0.0),
+    },
+)

@@ -12,16 +12,23 @@ import torch.nn.functional as F
 from ..checks import Exercise, whole
 
 # %% ../../nbs/exercises/41_calibration.ipynb #s41-139
-def _tempered(logits, T): return (logits / T).softmax(1)
+def _tempered(logits, T):
+    return (logits / T).softmax(1)
 
 # %% ../../nbs/exercises/41_calibration.ipynb #s41-140
-check_tempered = Exercise("tempered", _tempered, lambda g: (torch.randn(whole(g, 2, 3), whole(g, 4, 6), 7, 8, generator=g) * 3, whole(g, 2, 5) * 0.6), {
-    "if you divide by T²": lambda z, T: (z / T ** 2).softmax(1),
-    "if you multiply by T": lambda z, T: (z * T).softmax(1),
-    "with the softmax over the width instead of the classes": lambda z, T: (z / T).softmax(-1),
-    "with the softmax over the pictures instead of the classes": lambda z, T: (z / T).softmax(0),
-    "if the probabilities are divided, not the logits": lambda z, T: z.softmax(1) / T,
-    "without the softmax": lambda z, T: z / T})
+check_tempered = Exercise(
+    "tempered",
+    _tempered,
+    lambda g: (torch.randn(whole(g, 2, 3), whole(g, 4, 6), 7, 8, generator=g) * 3, whole(g, 2, 5) * 0.6),
+    {
+        "if you divide by T²": lambda z, T: (z / T**2).softmax(1),
+        "if you multiply by T": lambda z, T: (z * T).softmax(1),
+        "with the softmax over the width instead of the classes": lambda z, T: (z / T).softmax(-1),
+        "with the softmax over the pictures instead of the classes": lambda z, T: (z / T).softmax(0),
+        "if the probabilities are divided, not the logits": lambda z, T: z.softmax(1) / T,
+        "without the softmax": lambda z, T: z / T,
+    },
+)
 
 # %% ../../nbs/exercises/41_calibration.ipynb #s41-145
 def _sureness(probs, target, score=None, counted=None):
@@ -32,28 +39,54 @@ def _sureness(probs, target, score=None, counted=None):
 # %% ../../nbs/exercises/41_calibration.ipynb #s41-146
 def _sure_case(g):
     target = torch.randint(0, 4, (2, 6, 7), generator=g)
-    target[:, :whole(g, 2, 3)] = 255
+    target[:, : whole(g, 2, 3)] = 255
     return (torch.randn(2, 4, 6, 7, generator=g) * 2).softmax(1), target
 
 # %% ../../nbs/exercises/41_calibration.ipynb #s41-147
-check_sureness = Exercise("sureness", _sureness, _sure_case, {
-    "with the probability of the true class for the confidence": lambda p, t: _sureness(p, t, p.gather(1, torch.where(t == 255, 0, t)[:, None])[:, 0]),
-    "if void is counted as wrong": lambda p, t: _sureness(p, t, counted=torch.ones_like(t, dtype=torch.bool)),
-    "if void pixels are left out of the accuracy only": lambda p, t: (p.amax(1).mean(), _sureness(p, t)[1]),
-    "if void pixels are left out of the confidence only": lambda p, t: (_sureness(p, t)[0], (p.argmax(1) == t).float().mean()),
-    "with the largest value over the rows instead of the classes": lambda p, t: (p.amax(2).mean(), _sureness(p, t)[1])})
+check_sureness = Exercise(
+    "sureness",
+    _sureness,
+    _sure_case,
+    {
+        "with the probability of the true class for the confidence": lambda p, t: _sureness(
+            p, t, p.gather(1, torch.where(t == 255, 0, t)[:, None])[:, 0]
+        ),
+        "if void is counted as wrong": lambda p, t: _sureness(
+            p, t, counted=torch.ones_like(t, dtype=torch.bool)
+        ),
+        "if void pixels are left out of the accuracy only": lambda p, t: (
+            p.amax(1).mean(),
+            _sureness(p, t)[1],
+        ),
+        "if void pixels are left out of the confidence only": lambda p, t: (
+            _sureness(p, t)[0],
+            (p.argmax(1) == t).float().mean(),
+        ),
+        "with the largest value over the rows instead of the classes": lambda p, t: (
+            p.amax(2).mean(),
+            _sureness(p, t)[1],
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/41_calibration.ipynb #s41-152
-def _ece(confidence, right, bins, weight=None, signed=False, left=False, middle=False, power=1, largest=False):
+def _ece(
+    confidence, right, bins, weight=None, signed=False, left=False, middle=False, power=1, largest=False
+):
     gaps, n = [], []
     for b in range(bins):
         low, high = b / bins, (b + 1) / bins
-        inside = (confidence >= low) & (confidence < high) if left else (confidence > low) & (confidence <= high)
-        if not inside.any(): continue
+        inside = (
+            (confidence >= low) & (confidence < high) if left else (confidence > low) & (confidence <= high)
+        )
+        if not inside.any():
+            continue
         said = (low + high) / 2 if middle else confidence[inside].mean()
-        gaps.append(right[inside].float().mean() - said); n.append(inside.sum())
+        gaps.append(right[inside].float().mean() - said)
+        n.append(inside.sum())
     gaps, n = torch.stack(gaps), torch.stack(n).float()
-    if largest: return gaps.abs().max()
+    if largest:
+        return gaps.abs().max()
     values = gaps if signed else gaps.abs() ** power
     total = (values * (torch.ones_like(n) / len(n) if weight == "none" else n / len(confidence))).sum()
     return total.abs() if signed else total
@@ -65,13 +98,23 @@ def _ece_case(g):
     return c, torch.rand(c.shape, generator=g) < 0.45 + 0.3 * c, whole(g, 5, 12)
 
 # %% ../../nbs/exercises/41_calibration.ipynb #s41-154
-check_ece = Exercise("your_ece", _ece, _ece_case, {
-    "as the plain mean over the bins, without weights": lambda c, r, b: _ece(c, r, b, weight="none"),
-    "if signed gaps cancel": lambda c, r, b: _ece(c, r, b, signed=True),
-    "if bins are closed on the left, so that a confidence of 1.0 is lost": lambda c, r, b: _ece(c, r, b, left=True),
-    "with the middle of the bin in place of its mean confidence": lambda c, r, b: _ece(c, r, b, middle=True),
-    "with squared gaps": lambda c, r, b: _ece(c, r, b, power=2),
-    "as the largest gap, which is the MCE": lambda c, r, b: _ece(c, r, b, largest=True)})
+check_ece = Exercise(
+    "your_ece",
+    _ece,
+    _ece_case,
+    {
+        "as the plain mean over the bins, without weights": lambda c, r, b: _ece(c, r, b, weight="none"),
+        "if signed gaps cancel": lambda c, r, b: _ece(c, r, b, signed=True),
+        "if bins are closed on the left, so that a confidence of 1.0 is lost": lambda c, r, b: _ece(
+            c, r, b, left=True
+        ),
+        "with the middle of the bin in place of its mean confidence": lambda c, r, b: _ece(
+            c, r, b, middle=True
+        ),
+        "with squared gaps": lambda c, r, b: _ece(c, r, b, power=2),
+        "as the largest gap, which is the MCE": lambda c, r, b: _ece(c, r, b, largest=True),
+    },
+)
 
 # %% ../../nbs/exercises/41_calibration.ipynb #s41-159
 def _redrawn(count, confidence, right, chosen):
@@ -83,7 +126,12 @@ def _redrawn_case(g):
     N, B = whole(g, 4, 7), whole(g, 5, 6)
     count = torch.randint(0, 50, (N, B), generator=g).float() * torch.arange(1, N + 1)[:, None]
     count[:, 0] = 0
-    return count, count * (torch.arange(B) + 0.5) / B, (count * torch.rand(N, B, generator=g)).round(), torch.randint(N, (whole(g, 8, 9), N), generator=g)
+    return (
+        count,
+        count * (torch.arange(B) + 0.5) / B,
+        (count * torch.rand(N, B, generator=g)).round(),
+        torch.randint(N, (whole(g, 8, 9), N), generator=g),
+    )
 
 # %% ../../nbs/exercises/41_calibration.ipynb #s41-161
 def _once(n, c, r, chosen):
@@ -91,10 +139,26 @@ def _once(n, c, r, chosen):
     return (used @ r - used @ c).abs().sum(1) / (used @ n).sum(1)
 
 # %% ../../nbs/exercises/41_calibration.ipynb #s41-162
-check_redrawn = Exercise("redrawn_ece", _redrawn, _redrawn_case, {
-    "as the mean of the pictures' own ECEs": lambda n, c, r, k: ((r - c).abs().sum(1) / n.sum(1))[k].mean(1),
-    "if a picture that is drawn twice counts once": _once,
-    "if the gaps lose their sign before the pictures are added up": lambda n, c, r, k: (r - c).abs()[k].sum((1, 2)) / n[k].sum((1, 2)),
-    "as the plain mean over the bins that hold anything": lambda n, c, r, k: ((r[k].sum(1) - c[k].sum(1)) / n[k].sum(1)).abs().nanmean(1),
-    "if empty bins give 0/0, which spoils the sum": lambda n, c, r, k: (((r[k].sum(1) - c[k].sum(1)) / n[k].sum(1)).abs() * n[k].sum(1)).sum(1) / n[k].sum((1, 2)),
-    "if signed gaps cancel": lambda n, c, r, k: (r[k].sum((1, 2)) - c[k].sum((1, 2))).abs() / n[k].sum((1, 2))})
+check_redrawn = Exercise(
+    "redrawn_ece",
+    _redrawn,
+    _redrawn_case,
+    {
+        "as the mean of the pictures' own ECEs": lambda n, c, r, k: ((r - c).abs().sum(1) / n.sum(1))[k].mean(
+            1
+        ),
+        "if a picture that is drawn twice counts once": _once,
+        "if the gaps lose their sign before the pictures are added up": lambda n, c, r, k: (
+            (r - c).abs()[k].sum((1, 2)) / n[k].sum((1, 2))
+        ),
+        "as the plain mean over the bins that hold anything": lambda n, c, r, k: (
+            ((r[k].sum(1) - c[k].sum(1)) / n[k].sum(1)).abs().nanmean(1)
+        ),
+        "if empty bins give 0/0, which spoils the sum": lambda n, c, r, k: (
+            (((r[k].sum(1) - c[k].sum(1)) / n[k].sum(1)).abs() * n[k].sum(1)).sum(1) / n[k].sum((1, 2))
+        ),
+        "if signed gaps cancel": lambda n, c, r, k: (
+            (r[k].sum((1, 2)) - c[k].sum((1, 2))).abs() / n[k].sum((1, 2))
+        ),
+    },
+)

@@ -20,15 +20,27 @@ def _size_case(g):
     return whole(g, 14, 40), k, whole(g, 2, 5), whole(g, 1, 3), d
 
 
-check_output_size = Exercise("windows_that_fit", lambda n, k, s, p, d: output_size(n, k, s, p, d), _size_case, {
-    "if you round up instead of down": lambda n, k, s, p, d: math.ceil((n + 2 * p - d * (k - 1) - 1) / s) + 1,
-    "with the padding on one side only": lambda n, k, s, p, d: output_size(n + p, k, s, 0, d),
-    "if you forget the first window, the + 1": lambda n, k, s, p, d: output_size(n, k, s, p, d) - 1,
-    "if you ignore the dilation": lambda n, k, s, p, d: output_size(n, k, s, p),
-    "if the window reaches over dilation · kernel pixels": lambda n, k, s, p, d: (n + 2 * p - d * k) // s + 1}, n=20)
+check_output_size = Exercise(
+    "windows_that_fit",
+    lambda n, k, s, p, d: output_size(n, k, s, p, d),
+    _size_case,
+    {
+        "if you round up instead of down": lambda n, k, s, p, d: (
+            math.ceil((n + 2 * p - d * (k - 1) - 1) / s) + 1
+        ),
+        "with the padding on one side only": lambda n, k, s, p, d: output_size(n + p, k, s, 0, d),
+        "if you forget the first window, the + 1": lambda n, k, s, p, d: output_size(n, k, s, p, d) - 1,
+        "if you ignore the dilation": lambda n, k, s, p, d: output_size(n, k, s, p),
+        "if the window reaches over dilation · kernel pixels": lambda n, k, s, p, d: (
+            (n + 2 * p - d * k) // s + 1
+        ),
+    },
+    n=20,
+)
 
 # %% ../../nbs/exercises/10_convolution.ipynb #4184fb25
-def _slide(picture, kernel): return F.conv2d(picture[None, None], kernel[None, None])[0, 0]
+def _slide(picture, kernel):
+    return F.conv2d(picture[None, None], kernel[None, None])[0, 0]
 
 
 def _slide_case(g):
@@ -36,12 +48,18 @@ def _slide_case(g):
     return torch.rand(whole(g, 6, 9), whole(g, 6, 9), generator=g), torch.randn(k, k, generator=g)
 
 
-check_slide = Exercise("slide_kernel", _slide, _slide_case, {
-    "with the kernel flipped, which is a true convolution": lambda x, k: _slide(x, k.flip(0, 1)),
-    "with the kernel flipped left to right only": lambda x, k: _slide(x, k.flip(1)),
-    "with the kernel's rows and columns exchanged": lambda x, k: _slide(x, k.T),
-    "if the last row and the last column of windows are left out": lambda x, k: _slide(x, k)[:-1, :-1],
-    "with the mean of the products instead of their sum": lambda x, k: _slide(x, k / k.numel())})
+check_slide = Exercise(
+    "slide_kernel",
+    _slide,
+    _slide_case,
+    {
+        "with the kernel flipped, which is a true convolution": lambda x, k: _slide(x, k.flip(0, 1)),
+        "with the kernel flipped left to right only": lambda x, k: _slide(x, k.flip(1)),
+        "with the kernel's rows and columns exchanged": lambda x, k: _slide(x, k.T),
+        "if the last row and the last column of windows are left out": lambda x, k: _slide(x, k)[:-1, :-1],
+        "with the mean of the products instead of their sum": lambda x, k: _slide(x, k / k.numel()),
+    },
+)
 
 # %% ../../nbs/exercises/10_convolution.ipynb #f346765b
 def _layer_case(g):
@@ -52,15 +70,25 @@ def _layer_case(g):
 
 
 _one_sided = lambda x, w, b, s, p: F.conv2d(F.pad(x, (p[1], 0, p[0], 0)), w, b, s)
-check_layer = Exercise("conv_layer", lambda x, weight, bias, stride, padding: F.conv2d(x, weight, bias, stride, padding), _layer_case, {
-    "with the padding on one side only": _one_sided,
-    "with vertical and horizontal stride swapped": lambda x, w, b, s, p: F.conv2d(x, w, b, s[::-1], p),
-    "with vertical and horizontal padding swapped": lambda x, w, b, s, p: F.conv2d(x, w, b, s, p[::-1]),
-    "with stride and padding both swapped": lambda x, w, b, s, p: F.conv2d(x, w, b, s[::-1], p[::-1]),
-    "if the bias is forgotten": lambda x, w, b, s, p: F.conv2d(x, w, None, s, p),
-    "if the bias is added once for each input channel": lambda x, w, b, s, p: F.conv2d(x, w, b * x.shape[1], s, p),
-    "with the kernel flipped, which is a true convolution": lambda x, w, b, s, p: F.conv2d(x, w.flip(2, 3), b, s, p),
-    "if the stride is ignored": lambda x, w, b, s, p: F.conv2d(x, w, b, 1, p)})
+check_layer = Exercise(
+    "conv_layer",
+    lambda x, weight, bias, stride, padding: F.conv2d(x, weight, bias, stride, padding),
+    _layer_case,
+    {
+        "with the padding on one side only": _one_sided,
+        "with vertical and horizontal stride swapped": lambda x, w, b, s, p: F.conv2d(x, w, b, s[::-1], p),
+        "with vertical and horizontal padding swapped": lambda x, w, b, s, p: F.conv2d(x, w, b, s, p[::-1]),
+        "with stride and padding both swapped": lambda x, w, b, s, p: F.conv2d(x, w, b, s[::-1], p[::-1]),
+        "if the bias is forgotten": lambda x, w, b, s, p: F.conv2d(x, w, None, s, p),
+        "if the bias is added once for each input channel": lambda x, w, b, s, p: F.conv2d(
+            x, w, b * x.shape[1], s, p
+        ),
+        "with the kernel flipped, which is a true convolution": lambda x, w, b, s, p: F.conv2d(
+            x, w.flip(2, 3), b, s, p
+        ),
+        "if the stride is ignored": lambda x, w, b, s, p: F.conv2d(x, w, b, 1, p),
+    },
+)
 
 # %% ../../nbs/exercises/10_convolution.ipynb #ccbc79ed
 def _cost(c, o, k, groups, out):
@@ -70,31 +98,76 @@ def _cost(c, o, k, groups, out):
 
 def _cost_case(g):
     groups = whole(g, 2, 3)
-    return groups * whole(g, 2, 4), groups * whole(g, 5, 7), whole(g, 2, 5), groups, (whole(g, 5, 9), whole(g, 10, 14))
+    return (
+        groups * whole(g, 2, 4),
+        groups * whole(g, 5, 7),
+        whole(g, 2, 5),
+        groups,
+        (whole(g, 5, 9), whole(g, 10, 14)),
+    )
 
 
-check_cost = Exercise("conv_costs", _cost, _cost_case, {
-    "if the bias is forgotten": lambda c, o, k, groups, out: (_cost(c, o, k, groups, out)[0] - o, _cost(c, o, k, groups, out)[1]),
-    "if the groups are ignored": lambda c, o, k, groups, out: _cost(c, o, k, 1, out),
-    "if output channels are divided by the groups too": lambda c, o, k, groups, out: (o * c * k * k // groups**2 + o, o * c * k * k // groups**2 * out[0] * out[1]),
-    "if the kernel had a single input channel": lambda c, o, k, groups, out: _cost(groups, o, k, groups, out),
-    "without sharing the weights": lambda c, o, k, groups, out: (_cost(c, o, k, groups, out)[0] * out[0] * out[1], _cost(c, o, k, groups, out)[1]),
-    "if each weight is used for one place only": lambda c, o, k, groups, out: (_cost(c, o, k, groups, out)[0], o * c * k * k // groups)})
+check_cost = Exercise(
+    "conv_costs",
+    _cost,
+    _cost_case,
+    {
+        "if the bias is forgotten": lambda c, o, k, groups, out: (
+            _cost(c, o, k, groups, out)[0] - o,
+            _cost(c, o, k, groups, out)[1],
+        ),
+        "if the groups are ignored": lambda c, o, k, groups, out: _cost(c, o, k, 1, out),
+        "if output channels are divided by the groups too": lambda c, o, k, groups, out: (
+            o * c * k * k // groups**2 + o,
+            o * c * k * k // groups**2 * out[0] * out[1],
+        ),
+        "if the kernel had a single input channel": lambda c, o, k, groups, out: _cost(
+            groups, o, k, groups, out
+        ),
+        "without sharing the weights": lambda c, o, k, groups, out: (
+            _cost(c, o, k, groups, out)[0] * out[0] * out[1],
+            _cost(c, o, k, groups, out)[1],
+        ),
+        "if each weight is used for one place only": lambda c, o, k, groups, out: (
+            _cost(c, o, k, groups, out)[0],
+            o * c * k * k // groups,
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/10_convolution.ipynb #52ce5564
 def _late_stride(layers):
     size, jump = 1, 1
-    for k, s, d in layers: jump *= s; size += d * (k - 1) * jump
+    for k, s, d in layers:
+        jump *= s
+        size += d * (k - 1) * jump
     return size
 
 
-def _field_case(g): return ([(whole(g, 3, 5), 2, whole(g, 2, 3)), *((whole(g, 2, 5), whole(g, 2, 3), whole(g, 1, 2)) for _ in range(whole(g, 1, 3)))],)
+def _field_case(g):
+    return (
+        [
+            (whole(g, 3, 5), 2, whole(g, 2, 3)),
+            *((whole(g, 2, 5), whole(g, 2, 3), whole(g, 1, 2)) for _ in range(whole(g, 1, 3))),
+        ],
+    )
 
 
-check_field = Exercise("field_size", lambda layers: receptive_field(layers).size, _field_case, {
-    "if the strides are ignored": lambda layers: receptive_field([(k, 1, d) for k, s, d in layers]).size,
-    "if a layer's own stride already counts for its own kernel": _late_stride,
-    "if the dilation is ignored": lambda layers: receptive_field([(k, s, 1) for k, s, d in layers]).size,
-    "if only the last stride counts, and not the product of all": lambda layers: 1 + sum(d * (k - 1) * (layers[i - 1][1] if i else 1) for i, (k, s, d) in enumerate(layers)),
-    "with kernel in place of kernel - 1": lambda layers: 1 + sum(d * k * math.prod(s for _, s, _ in layers[:i]) for i, (k, _, d) in enumerate(layers)),
-    "without the one pixel at the start": lambda layers: receptive_field(layers).size - 1}, n=15)
+check_field = Exercise(
+    "field_size",
+    lambda layers: receptive_field(layers).size,
+    _field_case,
+    {
+        "if the strides are ignored": lambda layers: receptive_field([(k, 1, d) for k, s, d in layers]).size,
+        "if a layer's own stride already counts for its own kernel": _late_stride,
+        "if the dilation is ignored": lambda layers: receptive_field([(k, s, 1) for k, s, d in layers]).size,
+        "if only the last stride counts, and not the product of all": lambda layers: (
+            1 + sum(d * (k - 1) * (layers[i - 1][1] if i else 1) for i, (k, s, d) in enumerate(layers))
+        ),
+        "with kernel in place of kernel - 1": lambda layers: (
+            1 + sum(d * k * math.prod(s for _, s, _ in layers[:i]) for i, (k, _, d) in enumerate(layers))
+        ),
+        "without the one pixel at the start": lambda layers: receptive_field(layers).size - 1,
+    },
+    n=15,
+)

@@ -17,23 +17,38 @@ from ..submission import smooth_l1, wing
 def _into(points, box, margin, size, offset=True, sides=2, swap=False):
     left, top, right, bottom = box
     w, h = right - left, bottom - top
-    start = points.new_tensor([left - margin * w * sides / 2, top - margin * h * sides / 2]) if offset else 0.0
+    start = (
+        points.new_tensor([left - margin * w * sides / 2, top - margin * h * sides / 2]) if offset else 0.0
+    )
     extent = points.new_tensor([w * (1 + sides * margin), h * (1 + sides * margin)])
     return (points - start) / extent * points.new_tensor(size if swap else [size[1], size[0]])
 
 
 def _into_case(g):
     left, top = whole(g, 5, 40), whole(g, 5, 40)
-    return torch.rand(whole(g, 2, 6), 2, generator=g) * 100, (left, top, left + whole(g, 20, 45), top + whole(g, 50, 80)), whole(g, 1, 4) / 10, (whole(g, 30, 60), whole(g, 70, 120))
+    return (
+        torch.rand(whole(g, 2, 6), 2, generator=g) * 100,
+        (left, top, left + whole(g, 20, 45), top + whole(g, 50, 80)),
+        whole(g, 1, 4) / 10,
+        (whole(g, 30, 60), whole(g, 70, 120)),
+    )
 
 
-check_into_crop = Exercise("into_crop", _into, _into_case, {
-    "without the margin": lambda p, b, m, s: _into(p, b, 0.0, s),
-    "if the margin is added once instead of on both sides": lambda p, b, m, s: _into(p, b, m, s, sides=1),
-    "if the corner of the box is not subtracted": lambda p, b, m, s: _into(p, b, m, s, offset=False),
-    "with height and width of the crop swapped": lambda p, b, m, s: _into(p, b, m, s, swap=True),
-    "if the margin's start is forgotten, but not its size": lambda p, b, m, s: _into(p, b, m, s) - _into(p.new_tensor([[b[0], b[1]]]), b, m, s),
-    "with half a pixel too many": lambda p, b, m, s: _into(p, b, m, s) + 0.5})
+check_into_crop = Exercise(
+    "into_crop",
+    _into,
+    _into_case,
+    {
+        "without the margin": lambda p, b, m, s: _into(p, b, 0.0, s),
+        "if the margin is added once instead of on both sides": lambda p, b, m, s: _into(p, b, m, s, sides=1),
+        "if the corner of the box is not subtracted": lambda p, b, m, s: _into(p, b, m, s, offset=False),
+        "with height and width of the crop swapped": lambda p, b, m, s: _into(p, b, m, s, swap=True),
+        "if the margin's start is forgotten, but not its size": lambda p, b, m, s: (
+            _into(p, b, m, s) - _into(p.new_tensor([[b[0], b[1]]]), b, m, s)
+        ),
+        "with half a pixel too many": lambda p, b, m, s: _into(p, b, m, s) + 0.5,
+    },
+)
 
 # %% ../../nbs/exercises/23_faces_in_the_wild.ipynb #fw131
 def _home(points, window, unit=lambda p: (p + 1) / 2):
@@ -41,51 +56,107 @@ def _home(points, window, unit=lambda p: (p + 1) / 2):
     return points.new_tensor([left, top]) + unit(points) * points.new_tensor([right - left, bottom - top])
 
 
-check_home = Exercise("go_home", _home, lambda g: (torch.rand(whole(g, 2, 6), 2, generator=g) * 2 - 1, (whole(g, -20, -5), whole(g, 5, 30), whole(g, 60, 90), whole(g, 100, 140))), {
-    "if the answers are taken for 0 to 1 instead of −1 to 1": lambda p, w: _home(p, w, lambda p: p),
-    "if the window's corner is not added": lambda p, w: _home(p, w) - p.new_tensor([w[0], w[1]]),
-    "from the window's middle instead of its corner": lambda p, w: _home(p, w) + p.new_tensor([w[2] - w[0], w[3] - w[1]]) / 2,
-    "with the right and bottom edge taken for width and height": lambda p, w: _home(p, (w[0], w[1], w[0] + w[2], w[1] + w[3])),
-    "with width and height swapped": lambda p, w: p.new_tensor([w[0], w[1]]) + (p + 1) / 2 * p.new_tensor([w[3] - w[1], w[2] - w[0]]),
-    "with x and y swapped": lambda p, w: _home(p.flip(-1), w)})
+check_home = Exercise(
+    "go_home",
+    _home,
+    lambda g: (
+        torch.rand(whole(g, 2, 6), 2, generator=g) * 2 - 1,
+        (whole(g, -20, -5), whole(g, 5, 30), whole(g, 60, 90), whole(g, 100, 140)),
+    ),
+    {
+        "if the answers are taken for 0 to 1 instead of −1 to 1": lambda p, w: _home(p, w, lambda p: p),
+        "if the window's corner is not added": lambda p, w: _home(p, w) - p.new_tensor([w[0], w[1]]),
+        "from the window's middle instead of its corner": lambda p, w: (
+            _home(p, w) + p.new_tensor([w[2] - w[0], w[3] - w[1]]) / 2
+        ),
+        "with the right and bottom edge taken for width and height": lambda p, w: _home(
+            p, (w[0], w[1], w[0] + w[2], w[1] + w[3])
+        ),
+        "with width and height swapped": lambda p, w: (
+            p.new_tensor([w[0], w[1]]) + (p + 1) / 2 * p.new_tensor([w[3] - w[1], w[2] - w[0]])
+        ),
+        "with x and y swapped": lambda p, w: _home(p.flip(-1), w),
+    },
+)
 
 # %% ../../nbs/exercises/23_faces_in_the_wild.ipynb #fw136
-check_smooth_l1 = Exercise("smooth_l1", lambda d, beta: smooth_l1(d, beta).mean(), lambda g: (4 * torch.randn(whole(g, 5, 9), 3, generator=g), whole(g, 2, 6) / 2.5), {
-    "if β/2 is not subtracted outside": lambda d, b: torch.where(d.abs() < b, d ** 2 / (2 * b), d.abs()).mean(),
-    "if the square is not divided by β": lambda d, b: torch.where(d.abs() < b, d ** 2 / 2, d.abs() - b / 2).mean(),
-    "for the Huber loss, which is β times as large": lambda d, b: b * smooth_l1(d, b).mean(),
-    "if the square is not halved": lambda d, b: torch.where(d.abs() < b, d ** 2 / b, d.abs() - b / 2).mean(),
-    "without the absolute value outside": lambda d, b: torch.where(d.abs() < b, d ** 2 / (2 * b), d - b / 2).mean(),
-    "with β = 1 whatever is asked": lambda d, b: smooth_l1(d, 1.0).mean(),
-    "as a sum instead of a mean": lambda d, b: smooth_l1(d, b).sum()})
+check_smooth_l1 = Exercise(
+    "smooth_l1",
+    lambda d, beta: smooth_l1(d, beta).mean(),
+    lambda g: (4 * torch.randn(whole(g, 5, 9), 3, generator=g), whole(g, 2, 6) / 2.5),
+    {
+        "if β/2 is not subtracted outside": lambda d, b: torch.where(
+            d.abs() < b, d**2 / (2 * b), d.abs()
+        ).mean(),
+        "if the square is not divided by β": lambda d, b: torch.where(
+            d.abs() < b, d**2 / 2, d.abs() - b / 2
+        ).mean(),
+        "for the Huber loss, which is β times as large": lambda d, b: b * smooth_l1(d, b).mean(),
+        "if the square is not halved": lambda d, b: torch.where(
+            d.abs() < b, d**2 / b, d.abs() - b / 2
+        ).mean(),
+        "without the absolute value outside": lambda d, b: torch.where(
+            d.abs() < b, d**2 / (2 * b), d - b / 2
+        ).mean(),
+        "with β = 1 whatever is asked": lambda d, b: smooth_l1(d, 1.0).mean(),
+        "as a sum instead of a mean": lambda d, b: smooth_l1(d, b).sum(),
+    },
+)
 
 # %% ../../nbs/exercises/23_faces_in_the_wild.ipynb #fw141
-def _wing_with(c): return lambda d, w, e: torch.where(d.abs() < w, w * torch.log1p(d.abs() / e), d.abs() - c(w, e))
+def _wing_with(c):
+    return lambda d, w, e: torch.where(d.abs() < w, w * torch.log1p(d.abs() / e), d.abs() - c(w, e))
 
 
-check_wing = Exercise("wing", wing, lambda g: (12 * torch.randn(whole(g, 8, 12), 2, generator=g), float(whole(g, 4, 12)), whole(g, 2, 6) / 2), {
-    "without C, so that the loss jumps at w": _wing_with(lambda w, e: 0.0),
-    "with the sign of C reversed": _wing_with(lambda w, e: w * math.log1p(w / e) - w),
-    "if C leaves out the logarithm's part": _wing_with(lambda w, e: w),
-    "without the 1 in the logarithm": lambda d, w, e: torch.where(d.abs() < w, w * (d.abs() / e).log(), d.abs() - (w - w * math.log(w / e))),
-    "with the logarithm to base 10": lambda d, w, e: torch.where(d.abs() < w, w * torch.log10(1 + d.abs() / e), d.abs() - (w - w * math.log10(1 + w / e))),
-    "with d/w in the logarithm instead of d/ε": lambda d, w, e: torch.where(d.abs() < w, w * torch.log1p(d.abs() / w), d.abs() - (w - w * math.log(2))),
-    "as the mean instead of element by element": lambda d, w, e: wing(d, w, e).mean()})
+check_wing = Exercise(
+    "wing",
+    wing,
+    lambda g: (12 * torch.randn(whole(g, 8, 12), 2, generator=g), float(whole(g, 4, 12)), whole(g, 2, 6) / 2),
+    {
+        "without C, so that the loss jumps at w": _wing_with(lambda w, e: 0.0),
+        "with the sign of C reversed": _wing_with(lambda w, e: w * math.log1p(w / e) - w),
+        "if C leaves out the logarithm's part": _wing_with(lambda w, e: w),
+        "without the 1 in the logarithm": lambda d, w, e: torch.where(
+            d.abs() < w, w * (d.abs() / e).log(), d.abs() - (w - w * math.log(w / e))
+        ),
+        "with the logarithm to base 10": lambda d, w, e: torch.where(
+            d.abs() < w, w * torch.log10(1 + d.abs() / e), d.abs() - (w - w * math.log10(1 + w / e))
+        ),
+        "with d/w in the logarithm instead of d/ε": lambda d, w, e: torch.where(
+            d.abs() < w, w * torch.log1p(d.abs() / w), d.abs() - (w - w * math.log(2))
+        ),
+        "as the mean instead of element by element": lambda d, w, e: wing(d, w, e).mean(),
+    },
+)
 
 # %% ../../nbs/exercises/23_faces_in_the_wild.ipynb #fw146
 def _column_case(g):
-    k, names = whole(g, 2, 5), ["b.png", "a.png", "10.png", "9.png"][:whole(g, 3, 4)]
+    k, names = whole(g, 2, 5), ["b.png", "a.png", "10.png", "9.png"][: whole(g, 3, 4)]
     shuffled = [names[i] for i in torch.randperm(len(names), generator=g)]
-    if shuffled == names: shuffled = names[::-1]
+    if shuffled == names:
+        shuffled = names[::-1]
     return {n: torch.rand(k, 2, generator=g) * 90 for n in shuffled}, names
 
 
-def _column(answers, names): return torch.cat([answers[n].flatten() for n in names])
+def _column(answers, names):
+    return torch.cat([answers[n].flatten() for n in names])
 
 
-check_column = Exercise("column", _column, _column_case, {
-    "in the order of the dictionary instead of that of the competition": lambda a, names: _column(a, list(a)),
-    "with the files sorted by name": lambda a, names: _column(a, sorted(names)),
-    "with y before x": lambda a, names: _column({n: p.flip(-1) for n, p in a.items()}, names),
-    "with all x of a file before all its y": lambda a, names: _column({n: p.T for n, p in a.items()}, names),
-    "with the first point of all files first": lambda a, names: torch.stack([a[n] for n in names], 1).flatten()})
+check_column = Exercise(
+    "column",
+    _column,
+    _column_case,
+    {
+        "in the order of the dictionary instead of that of the competition": lambda a, names: _column(
+            a, list(a)
+        ),
+        "with the files sorted by name": lambda a, names: _column(a, sorted(names)),
+        "with y before x": lambda a, names: _column({n: p.flip(-1) for n, p in a.items()}, names),
+        "with all x of a file before all its y": lambda a, names: _column(
+            {n: p.T for n, p in a.items()}, names
+        ),
+        "with the first point of all files first": lambda a, names: torch.stack(
+            [a[n] for n in names], 1
+        ).flatten(),
+    },
+)

@@ -16,67 +16,130 @@ from ..checks import Exercise, whole
 from ..geometry import rotation, transform_points
 
 # %% ../../nbs/exercises/22_facial_keypoints.ipynb #fk144
-def _shrink(image, points, fx, fy): return F.avg_pool2d(image, (fy, fx)), points / points.new_tensor([fx, fy])
+def _shrink(image, points, fx, fy):
+    return F.avg_pool2d(image, (fy, fx)), points / points.new_tensor([fx, fy])
 
 
 def _shrink_case(g):
     fx, fy = whole(g, 2, 3), whole(g, 4, 6)
     h, w = fy * fx * whole(g, 2, 4), fx * fy * whole(g, 2, 4)
-    return torch.rand(1, h, w, generator=g), torch.rand(whole(g, 2, 5), 2, generator=g) * torch.tensor([w, h]), fx, fy
+    return (
+        torch.rand(1, h, w, generator=g),
+        torch.rand(whole(g, 2, 5), 2, generator=g) * torch.tensor([w, h]),
+        fx,
+        fy,
+    )
 
 
-check_shrink = Exercise("shrink", _shrink, _shrink_case, {
-    "if the points are scaled but the image is not": lambda im, p, fx, fy: (im, _shrink(im, p, fx, fy)[1]),
-    "if the image is scaled but the points are not": lambda im, p, fx, fy: (_shrink(im, p, fx, fy)[0], p),
-    "with x and y swapped in the points": lambda im, p, fx, fy: (_shrink(im, p, fx, fy)[0], p / p.new_tensor([fy, fx])),
-    "with rows and columns swapped in the image": lambda im, p, fx, fy: (_shrink(im, p, fy, fx)[0], _shrink(im, p, fx, fy)[1]),
-    "if the points are multiplied instead of divided": lambda im, p, fx, fy: (_shrink(im, p, fx, fy)[0], p * p.new_tensor([fx, fy])),
-    "if single pixels are picked instead of averaged": lambda im, p, fx, fy: (im[:, ::fy, ::fx], _shrink(im, p, fx, fy)[1])})
+check_shrink = Exercise(
+    "shrink",
+    _shrink,
+    _shrink_case,
+    {
+        "if the points are scaled but the image is not": lambda im, p, fx, fy: (
+            im,
+            _shrink(im, p, fx, fy)[1],
+        ),
+        "if the image is scaled but the points are not": lambda im, p, fx, fy: (_shrink(im, p, fx, fy)[0], p),
+        "with x and y swapped in the points": lambda im, p, fx, fy: (
+            _shrink(im, p, fx, fy)[0],
+            p / p.new_tensor([fy, fx]),
+        ),
+        "with rows and columns swapped in the image": lambda im, p, fx, fy: (
+            _shrink(im, p, fy, fx)[0],
+            _shrink(im, p, fx, fy)[1],
+        ),
+        "if the points are multiplied instead of divided": lambda im, p, fx, fy: (
+            _shrink(im, p, fx, fy)[0],
+            p * p.new_tensor([fx, fy]),
+        ),
+        "if single pixels are picked instead of averaged": lambda im, p, fx, fy: (
+            im[:, ::fy, ::fx],
+            _shrink(im, p, fx, fy)[1],
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/22_facial_keypoints.ipynb #fk149
-def _turn(points, degrees, size): return transform_points(points[None], rotation(degrees, (size[1] / 2, size[0] / 2)))[0]
+def _turn(points, degrees, size):
+    return transform_points(points[None], rotation(degrees, (size[1] / 2, size[0] / 2)))[0]
 
 
-check_turn = Exercise("turn", _turn, lambda g: (torch.rand(whole(g, 2, 6), 2, generator=g) * 50, whole(g, 10, 80), (whole(g, 30, 60), whole(g, 70, 120))), {
-    "with the rotation in the wrong direction": lambda p, d, s: _turn(p, -d, s),
-    "about the top-left corner instead of the middle": lambda p, d, s: _turn(p, d, (0, 0)),
-    "with width and height swapped in the middle": lambda p, d, s: _turn(p, d, s[::-1]),
-    "with x and y swapped": lambda p, d, s: _turn(p.flip(-1), d, s).flip(-1),
-    "with degrees taken as radians": lambda p, d, s: _turn(p, math.degrees(d), s)}, rtol=1e-3, atol=1e-2)
+check_turn = Exercise(
+    "turn",
+    _turn,
+    lambda g: (
+        torch.rand(whole(g, 2, 6), 2, generator=g) * 50,
+        whole(g, 10, 80),
+        (whole(g, 30, 60), whole(g, 70, 120)),
+    ),
+    {
+        "with the rotation in the wrong direction": lambda p, d, s: _turn(p, -d, s),
+        "about the top-left corner instead of the middle": lambda p, d, s: _turn(p, d, (0, 0)),
+        "with width and height swapped in the middle": lambda p, d, s: _turn(p, d, s[::-1]),
+        "with x and y swapped": lambda p, d, s: _turn(p.flip(-1), d, s).flip(-1),
+        "with degrees taken as radians": lambda p, d, s: _turn(p, math.degrees(d), s),
+    },
+    rtol=1e-3,
+    atol=1e-2,
+)
 
 # %% ../../nbs/exercises/22_facial_keypoints.ipynb #fk154
 def _mirror(points, visible, width, pairs):
     order = list(range(len(points)))
-    for a, b in pairs: order[a], order[b] = b, a
+    for a, b in pairs:
+        order[a], order[b] = b, a
     return torch.stack([width - points[:, 0], points[:, 1]], -1)[order], visible[order]
 
 
 def _mirror_case(g):
     k, n = whole(g, 5, 9), whole(g, 1, 2)
-    pairs = torch.randperm(k, generator=g)[:2 * n].view(n, 2).tolist()
+    pairs = torch.randperm(k, generator=g)[: 2 * n].view(n, 2).tolist()
     visible = torch.rand(k, generator=g) < 0.6
     visible[pairs[0][0]], visible[pairs[0][1]] = True, False
     return torch.rand(k, 2, generator=g) * 40, visible, whole(g, 41, 90), [tuple(p) for p in pairs]
 
 
-check_mirror = Exercise("mirror", _mirror, _mirror_case, {
-    "with the flip but without exchanging left and right": lambda p, v, w, pairs: _mirror(p, v, w, []),
-    "if left and right are exchanged but nothing is flipped": lambda p, v, w, pairs: _mirror(*_mirror(p, v, w, pairs), w, []),
-    "if the visibility keeps its old order": lambda p, v, w, pairs: (_mirror(p, v, w, pairs)[0], v),
-    "with W - 1 - x, which is for pixel indices": lambda p, v, w, pairs: (_mirror(p, v, w - 1, pairs)),
-    "if y is flipped instead of x": lambda p, v, w, pairs: (_mirror(p.flip(-1), v, w, pairs)[0].flip(-1), _mirror(p, v, w, pairs)[1])})
+check_mirror = Exercise(
+    "mirror",
+    _mirror,
+    _mirror_case,
+    {
+        "with the flip but without exchanging left and right": lambda p, v, w, pairs: _mirror(p, v, w, []),
+        "if left and right are exchanged but nothing is flipped": lambda p, v, w, pairs: _mirror(
+            *_mirror(p, v, w, pairs), w, []
+        ),
+        "if the visibility keeps its old order": lambda p, v, w, pairs: (_mirror(p, v, w, pairs)[0], v),
+        "with W - 1 - x, which is for pixel indices": lambda p, v, w, pairs: _mirror(p, v, w - 1, pairs),
+        "if y is flipped instead of x": lambda p, v, w, pairs: (
+            _mirror(p.flip(-1), v, w, pairs)[0].flip(-1),
+            _mirror(p, v, w, pairs)[1],
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/22_facial_keypoints.ipynb #fk159
 def _masked(pred, target, fill=None, over=None):
     there = target.isfinite().all(-1)
-    squares = (torch.where(there[..., None], pred, pred.detach() * 0) - target.nan_to_num(0.0)) ** 2 if fill is None else (pred - target.nan_to_num(fill)) ** 2
-    return squares.mean() if over == "all" else squares.sum() / (2 * there.sum()) if over is None else torch.stack([s[t].mean() for s, t in zip(squares, there)]).mean()
+    squares = (
+        (torch.where(there[..., None], pred, pred.detach() * 0) - target.nan_to_num(0.0)) ** 2
+        if fill is None
+        else (pred - target.nan_to_num(fill)) ** 2
+    )
+    return (
+        squares.mean()
+        if over == "all"
+        else squares.sum() / (2 * there.sum())
+        if over is None
+        else torch.stack([s[t].mean() for s, t in zip(squares, there)]).mean()
+    )
 
 
 def _loss_and_gradient(answer, pred, target):
     pred = pred.clone().requires_grad_()
     loss = answer(pred, target)
-    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad: return loss
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+        return loss
     return loss.detach(), torch.autograd.grad(loss, pred)[0]
 
 
@@ -86,14 +149,27 @@ def _holes(g):
     return pred, target + 0.5
 
 
-check_masked = Exercise("masked_loss", _masked, _holes, {
-    "as the mean over missing points too, with the placeholder 0 counted": lambda p, t: _masked(p, t, 0.0, "all"),
-    "if missing points add nothing but are counted in the mean": lambda p, t: _masked(p, t, None, "all"),
-    "as the mean of the pictures' means, in which points of pictures with holes weigh more": lambda p, t: _masked(p, t, None, "pictures"),
-    "if NaN is not left out": lambda p, t: ((p - t) ** 2).mean(),
-    "if the mask comes after the subtraction, so that the gradient is NaN": lambda p, t: torch.where(t.isnan(), 0.0, (p - t) ** 2).sum() / (~t.isnan()).sum(),
-    "as a sum instead of a mean": lambda p, t: _masked(p, t) * 2 * t.isfinite().all(-1).sum(),
-    "if the number of points is taken for that of coordinates": lambda p, t: _masked(p, t) * 2}, call=_loss_and_gradient)
+check_masked = Exercise(
+    "masked_loss",
+    _masked,
+    _holes,
+    {
+        "as the mean over missing points too, with the placeholder 0 counted": lambda p, t: _masked(
+            p, t, 0.0, "all"
+        ),
+        "if missing points add nothing but are counted in the mean": lambda p, t: _masked(p, t, None, "all"),
+        "as the mean of the pictures' means, in which points of pictures with holes weigh more": lambda p, t: (
+            _masked(p, t, None, "pictures")
+        ),
+        "if NaN is not left out": lambda p, t: ((p - t) ** 2).mean(),
+        "if the mask comes after the subtraction, so that the gradient is NaN": lambda p, t: (
+            torch.where(t.isnan(), 0.0, (p - t) ** 2).sum() / (~t.isnan()).sum()
+        ),
+        "as a sum instead of a mean": lambda p, t: _masked(p, t) * 2 * t.isfinite().all(-1).sum(),
+        "if the number of points is taken for that of coordinates": lambda p, t: _masked(p, t) * 2,
+    },
+    call=_loss_and_gradient,
+)
 
 # %% ../../nbs/exercises/22_facial_keypoints.ipynb #fk164
 def _box_nme(pred, target, length=lambda e: e.prod(-1).sqrt(), box=None):
@@ -103,16 +179,32 @@ def _box_nme(pred, target, length=lambda e: e.prod(-1).sqrt(), box=None):
 
 def _box_case(g):
     n = whole(g, 3, 6)
-    target = torch.rand(n, whole(g, 4, 8), 2, generator=g) * torch.tensor([30.0, 90.0]) * (1 + torch.arange(n)).view(n, 1, 1)
+    target = (
+        torch.rand(n, whole(g, 4, 8), 2, generator=g)
+        * torch.tensor([30.0, 90.0])
+        * (1 + torch.arange(n)).view(n, 1, 1)
+    )
     return target + 4 * torch.randn(target.shape, generator=g), target
 
 
-check_box_nme = Exercise("box_nme", _box_nme, _box_case, {
-    "if you divide by the width only": lambda p, t: _box_nme(p, t, lambda e: e[:, 0]),
-    "if you divide by the height only": lambda p, t: _box_nme(p, t, lambda e: e[:, 1]),
-    "if you divide by the box's diagonal": lambda p, t: _box_nme(p, t, lambda e: e.norm(dim=-1)),
-    "if you divide by w·h without the root": lambda p, t: _box_nme(p, t, lambda e: e.prod(-1)),
-    "with the box of the answers, which a wide answer makes small": lambda p, t: _box_nme(p, t, box=p),
-    "if you divide the mean distance of all pictures by the mean length": lambda p, t: (p - t).norm(dim=-1).mean() / (t.amax(1) - t.amin(1)).prod(-1).sqrt().mean(),
-    "with squared distances": lambda p, t: ((p - t).pow(2).sum(-1).mean(1) / (t.amax(1) - t.amin(1)).prod(-1).sqrt()).mean(),
-    "with |x| + |y| for the distance": lambda p, t: ((p - t).abs().sum(-1).mean(1) / (t.amax(1) - t.amin(1)).prod(-1).sqrt()).mean()})
+check_box_nme = Exercise(
+    "box_nme",
+    _box_nme,
+    _box_case,
+    {
+        "if you divide by the width only": lambda p, t: _box_nme(p, t, lambda e: e[:, 0]),
+        "if you divide by the height only": lambda p, t: _box_nme(p, t, lambda e: e[:, 1]),
+        "if you divide by the box's diagonal": lambda p, t: _box_nme(p, t, lambda e: e.norm(dim=-1)),
+        "if you divide by w·h without the root": lambda p, t: _box_nme(p, t, lambda e: e.prod(-1)),
+        "with the box of the answers, which a wide answer makes small": lambda p, t: _box_nme(p, t, box=p),
+        "if you divide the mean distance of all pictures by the mean length": lambda p, t: (
+            (p - t).norm(dim=-1).mean() / (t.amax(1) - t.amin(1)).prod(-1).sqrt().mean()
+        ),
+        "with squared distances": lambda p, t: (
+            (p - t).pow(2).sum(-1).mean(1) / (t.amax(1) - t.amin(1)).prod(-1).sqrt()
+        ).mean(),
+        "with |x| + |y| for the distance": lambda p, t: (
+            (p - t).abs().sum(-1).mean(1) / (t.amax(1) - t.amin(1)).prod(-1).sqrt()
+        ).mean(),
+    },
+)

@@ -15,27 +15,49 @@ from ..checks import Exercise, whole
 from ..uncertainty import HALF_LOG_2PI, bounded, gaussian_nll
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn244
-def _nll(m, s, t): return gaussian_nll(m, s, t).mean()
+def _nll(m, s, t):
+    return gaussian_nll(m, s, t).mean()
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn245
 def _nll_case(g):
     n = whole(g, 2, 5)
-    return torch.randn(n, 4, 2, generator=g), 1.5 * torch.randn(n, 4, 2, generator=g), 2 * torch.randn(n, 4, 2, generator=g)
+    return (
+        torch.randn(n, 4, 2, generator=g),
+        1.5 * torch.randn(n, 4, 2, generator=g),
+        2 * torch.randn(n, 4, 2, generator=g),
+    )
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn246
-check_nll = Exercise("nll", _nll, _nll_case, {
-    "with the standard deviation where the variance belongs": lambda m, s, t: (0.5 * ((t - m) ** 2 * torch.exp(-s / 2) + s) + HALF_LOG_2PI).mean(),
-    "without the ½ in front of the bracket": lambda m, s, t: 2 * _nll(m, s, t),
-    "without the ½ in front of the squared error": lambda m, s, t: ((t - m) ** 2 * torch.exp(-s) + 0.5 * s + HALF_LOG_2PI).mean(),
-    "without the ½ in front of the log-variance": lambda m, s, t: (0.5 * (t - m) ** 2 * torch.exp(-s) + s + HALF_LOG_2PI).mean(),
-    "as the sum instead of the mean": lambda m, s, t: gaussian_nll(m, s, t).sum(),
-    "without the constant ½·log 2π": lambda m, s, t: gaussian_nll(m, s, t, full=False).mean(),
-    "if the log-variance is taken for the variance itself": lambda m, s, t: (0.5 * ((t - m) ** 2 / s + s.log())).mean() + HALF_LOG_2PI,
-    "with the sign of the log-variance reversed": lambda m, s, t: _nll(m, -s, t),
-    "with the absolute error instead of its square": lambda m, s, t: (0.5 * ((t - m).abs() * torch.exp(-s) + s) + HALF_LOG_2PI).mean()})
+check_nll = Exercise(
+    "nll",
+    _nll,
+    _nll_case,
+    {
+        "with the standard deviation where the variance belongs": lambda m, s, t: (
+            0.5 * ((t - m) ** 2 * torch.exp(-s / 2) + s) + HALF_LOG_2PI
+        ).mean(),
+        "without the ½ in front of the bracket": lambda m, s, t: 2 * _nll(m, s, t),
+        "without the ½ in front of the squared error": lambda m, s, t: (
+            (t - m) ** 2 * torch.exp(-s) + 0.5 * s + HALF_LOG_2PI
+        ).mean(),
+        "without the ½ in front of the log-variance": lambda m, s, t: (
+            0.5 * (t - m) ** 2 * torch.exp(-s) + s + HALF_LOG_2PI
+        ).mean(),
+        "as the sum instead of the mean": lambda m, s, t: gaussian_nll(m, s, t).sum(),
+        "without the constant ½·log 2π": lambda m, s, t: gaussian_nll(m, s, t, full=False).mean(),
+        "if the log-variance is taken for the variance itself": lambda m, s, t: (
+            (0.5 * ((t - m) ** 2 / s + s.log())).mean() + HALF_LOG_2PI
+        ),
+        "with the sign of the log-variance reversed": lambda m, s, t: _nll(m, -s, t),
+        "with the absolute error instead of its square": lambda m, s, t: (
+            0.5 * ((t - m).abs() * torch.exp(-s) + s) + HALF_LOG_2PI
+        ).mean(),
+    },
+)
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn251
-def _within(m, s, t, k): return ((t - m).abs() <= k * s).double().mean()
+def _within(m, s, t, k):
+    return ((t - m).abs() <= k * s).double().mean()
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn252
 def _within_case(g):
@@ -44,16 +66,29 @@ def _within_case(g):
     return m, s, m + 1.3 * s * torch.randn(n, generator=g) + 0.3, whole(g, 5, 9) / 5
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn253
-check_within = Exercise("within", _within, _within_case, {
-    "with the variance instead of the standard deviation": lambda m, s, t, k: _within(m, s**2, t, k),
-    "if only the upper side is tested": lambda m, s, t, k: ((t - m) <= k * s).double().mean(),
-    "outside instead of inside": lambda m, s, t, k: 1 - _within(m, s, t, k),
-    "with half the interval, k/2 on each side": lambda m, s, t, k: _within(m, s, t, k / 2),
-    "with one standard deviation for all, their mean": lambda m, s, t, k: _within(m, s.mean().expand_as(s), t, k),
-    "as a count instead of a share": lambda m, s, t, k: _within(m, s, t, k) * len(t)})
+check_within = Exercise(
+    "within",
+    _within,
+    _within_case,
+    {
+        "with the variance instead of the standard deviation": lambda m, s, t, k: _within(m, s**2, t, k),
+        "if only the upper side is tested": lambda m, s, t, k: ((t - m) <= k * s).double().mean(),
+        "outside instead of inside": lambda m, s, t, k: 1 - _within(m, s, t, k),
+        "with half the interval, k/2 on each side": lambda m, s, t, k: _within(m, s, t, k / 2),
+        "with one standard deviation for all, their mean": lambda m, s, t, k: _within(
+            m, s.mean().expand_as(s), t, k
+        ),
+        "as a count instead of a share": lambda m, s, t, k: _within(m, s, t, k) * len(t),
+    },
+)
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn258
-def _to_std(output, kind): return {"log_var": torch.exp(output.clamp(min=-10) / 2), "log_b": math.sqrt(2) * output.exp(), "log_std": output.exp()}[kind]
+def _to_std(output, kind):
+    return {
+        "log_var": torch.exp(output.clamp(min=-10) / 2),
+        "log_b": math.sqrt(2) * output.exp(),
+        "log_std": output.exp(),
+    }[kind]
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn259
 def _std_case(g):
@@ -61,17 +96,39 @@ def _std_case(g):
     return torch.cat([2 * torch.randn(whole(g, 6, 9), generator=g), torch.tensor([-12.0, -24.0])]), kind
 
 
-def _swap_std(**other): return lambda output, kind: other[kind](output) if kind in other else _to_std(output, kind)
+def _swap_std(**other):
+    return lambda output, kind: other[kind](output) if kind in other else _to_std(output, kind)
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn260
-check_std = Exercise("to_std", _to_std, _std_case, {
-    "with the variance instead of the standard deviation for the normal distribution": _swap_std(log_var=lambda o: torch.exp(o.clamp(min=-10))),
-    "if √b is taken for the Laplace distribution's standard deviation, which is √2·b": _swap_std(log_b=lambda o: o.exp().sqrt()),
-    "if b itself is taken for the Laplace distribution's standard deviation, which is √2·b": _swap_std(log_b=torch.exp),
-    "with the Laplace distribution's variance 2·b² instead of its root": _swap_std(log_b=lambda o: 2 * o.exp() ** 2),
-    "without the bound on the log-variance": _swap_std(log_var=lambda o: torch.exp(o / 2)),
-    "if the bound is put on the standard deviation instead of the log-variance": _swap_std(log_var=lambda o: torch.exp(o / 2).clamp(min=math.exp(-10))),
-    "if the logarithm of the standard deviation is halved again": _swap_std(log_std=lambda o: torch.exp(o / 2))}, n=12, rtol=1e-4, atol=1e-6)
+check_std = Exercise(
+    "to_std",
+    _to_std,
+    _std_case,
+    {
+        "with the variance instead of the standard deviation for the normal distribution": _swap_std(
+            log_var=lambda o: torch.exp(o.clamp(min=-10))
+        ),
+        "if √b is taken for the Laplace distribution's standard deviation, which is √2·b": _swap_std(
+            log_b=lambda o: o.exp().sqrt()
+        ),
+        "if b itself is taken for the Laplace distribution's standard deviation, which is √2·b": _swap_std(
+            log_b=torch.exp
+        ),
+        "with the Laplace distribution's variance 2·b² instead of its root": _swap_std(
+            log_b=lambda o: 2 * o.exp() ** 2
+        ),
+        "without the bound on the log-variance": _swap_std(log_var=lambda o: torch.exp(o / 2)),
+        "if the bound is put on the standard deviation instead of the log-variance": _swap_std(
+            log_var=lambda o: torch.exp(o / 2).clamp(min=math.exp(-10))
+        ),
+        "if the logarithm of the standard deviation is halved again": _swap_std(
+            log_std=lambda o: torch.exp(o / 2)
+        ),
+    },
+    n=12,
+    rtol=1e-4,
+    atol=1e-6,
+)
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn265
 def _bounded_nll(m, s, t, cut=lambda s: bounded(s, -9.0, 9.0)):
@@ -82,7 +139,8 @@ def _bounded_nll(m, s, t, cut=lambda s: bounded(s, -9.0, 9.0)):
 def _nll_and_gradient(answer, m, s, t):
     s = s.clone().requires_grad_()
     loss = answer(m, s, t)
-    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad: return loss
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+        return loss
     (slope,) = torch.autograd.grad(loss, s, allow_unused=True)
     return loss.detach(), torch.zeros_like(s) if slope is None else slope
 
@@ -93,15 +151,30 @@ def _bound_case(g):
     return m, s, m + 0.02 * torch.randn(len(s), generator=g)
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn268
-check_bounded = Exercise("bounded_nll", _bounded_nll, _bound_case, {
-    "with the log of a clamped value: its gradient is zero beyond the bound, so the network never comes back": lambda m, s, t: _bounded_nll(m, s, t, lambda s: s.clamp(-9, 9)),
-    "with the log of a clamped variance, where the lower bound kills the gradient": lambda m, s, t: _bounded_nll(m, s, t, lambda s: s.exp().clamp(min=math.exp(-9)).log()),
-    "without any bound": lambda m, s, t: _bounded_nll(m, s, t, lambda s: s),
-    "if no gradient flows into the log-variance at all": lambda m, s, t: _bounded_nll(m, s, t, lambda s: s.detach().clamp(-9, 9) + 0 * s),
-    "as a sum instead of the mean": lambda m, s, t: _bounded_nll(m, s, t) * len(s)}, call=_nll_and_gradient, rtol=1e-3)
+check_bounded = Exercise(
+    "bounded_nll",
+    _bounded_nll,
+    _bound_case,
+    {
+        "with the log of a clamped value: its gradient is zero beyond the bound, so the network never comes back": lambda m, s, t: (
+            _bounded_nll(m, s, t, lambda s: s.clamp(-9, 9))
+        ),
+        "with the log of a clamped variance, where the lower bound kills the gradient": lambda m, s, t: (
+            _bounded_nll(m, s, t, lambda s: s.exp().clamp(min=math.exp(-9)).log())
+        ),
+        "without any bound": lambda m, s, t: _bounded_nll(m, s, t, lambda s: s),
+        "if no gradient flows into the log-variance at all": lambda m, s, t: _bounded_nll(
+            m, s, t, lambda s: s.detach().clamp(-9, 9) + 0 * s
+        ),
+        "as a sum instead of the mean": lambda m, s, t: _bounded_nll(m, s, t) * len(s),
+    },
+    call=_nll_and_gradient,
+    rtol=1e-3,
+)
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn273
-def _mixture(means, stds): return means.mean(0), ((stds**2).mean(0) + means.var(0, correction=0)).sqrt()
+def _mixture(means, stds):
+    return means.mean(0), ((stds**2).mean(0) + means.var(0, correction=0)).sqrt()
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn274
 def _mixture_case(g):
@@ -109,11 +182,32 @@ def _mixture_case(g):
     return 2 * torch.randn(m, n, generator=g), torch.rand(m, n, generator=g) * 2 + 0.3
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn275
-check_mixture = Exercise("mixture", _mixture, _mixture_case, {
-    "if the disagreement of the members is forgotten": lambda m, s: (m.mean(0), (s**2).mean(0).sqrt()),
-    "with the disagreement alone": lambda m, s: (m.mean(0), m.std(0, correction=0)),
-    "with the mean of the standard deviations instead of the variances": lambda m, s: (m.mean(0), (s.mean(0) ** 2 + m.var(0, correction=0)).sqrt()),
-    "if standard deviations are added instead of variances": lambda m, s: (m.mean(0), (s**2).mean(0).sqrt() + m.std(0, correction=0)),
-    "with the variance of the members' means divided by M − 1, for a mixture that is fully known": lambda m, s: (m.mean(0), ((s**2).mean(0) + m.var(0)).sqrt()),
-    "for the average of the members' answers instead of their mixture": lambda m, s: (m.mean(0), (s**2).sum(0).sqrt() / len(s)),
-    "with the variance instead of the standard deviation": lambda m, s: (m.mean(0), _mixture(m, s)[1] ** 2)})
+check_mixture = Exercise(
+    "mixture",
+    _mixture,
+    _mixture_case,
+    {
+        "if the disagreement of the members is forgotten": lambda m, s: (m.mean(0), (s**2).mean(0).sqrt()),
+        "with the disagreement alone": lambda m, s: (m.mean(0), m.std(0, correction=0)),
+        "with the mean of the standard deviations instead of the variances": lambda m, s: (
+            m.mean(0),
+            (s.mean(0) ** 2 + m.var(0, correction=0)).sqrt(),
+        ),
+        "if standard deviations are added instead of variances": lambda m, s: (
+            m.mean(0),
+            (s**2).mean(0).sqrt() + m.std(0, correction=0),
+        ),
+        "with the variance of the members' means divided by M − 1, for a mixture that is fully known": lambda m, s: (
+            m.mean(0),
+            ((s**2).mean(0) + m.var(0)).sqrt(),
+        ),
+        "for the average of the members' answers instead of their mixture": lambda m, s: (
+            m.mean(0),
+            (s**2).sum(0).sqrt() / len(s),
+        ),
+        "with the variance instead of the standard deviation": lambda m, s: (
+            m.mean(0),
+            _mixture(m, s)[1] ** 2,
+        ),
+    },
+)

@@ -12,58 +12,112 @@ import torch
 from ..checks import Exercise, whole
 
 # %% ../../nbs/exercises/42_hyperparameters.ipynb #s42-097
-def _log_uniform(u, low, high): return low * (high / low) ** u
+def _log_uniform(u, low, high):
+    return low * (high / low) ** u
 
 
-check_log_uniform = Exercise("log_uniform", _log_uniform, lambda g: (torch.rand(whole(g, 3, 6), generator=g, dtype=torch.float64).numpy(), 10.0 ** -whole(g, 2, 5), 10.0 ** whole(g, -1, 1)), {
-    "with uniform values: nearly all lie in the largest power of ten": lambda u, low, high: low + (high - low) * u,
-    "if the exponents are returned, not the values": lambda u, low, high: np.log10(low) + (np.log10(high) - np.log10(low)) * u,
-    "with the natural logarithm on the way in, and a power of 10 on the way out": lambda u, low, high: 10 ** (np.log(low) + (np.log(high) - np.log(low)) * u),
-    "with low and high exchanged": lambda u, low, high: _log_uniform(u, high, low),
-    "uniform in 1/value": lambda u, low, high: 1 / (1 / low + (1 / high - 1 / low) * u)}, rtol=1e-6, atol=1e-12)
+check_log_uniform = Exercise(
+    "log_uniform",
+    _log_uniform,
+    lambda g: (
+        torch.rand(whole(g, 3, 6), generator=g, dtype=torch.float64).numpy(),
+        10.0 ** -whole(g, 2, 5),
+        10.0 ** whole(g, -1, 1),
+    ),
+    {
+        "with uniform values: nearly all lie in the largest power of ten": lambda u, low, high: (
+            low + (high - low) * u
+        ),
+        "if the exponents are returned, not the values": lambda u, low, high: (
+            np.log10(low) + (np.log10(high) - np.log10(low)) * u
+        ),
+        "with the natural logarithm on the way in, and a power of 10 on the way out": lambda u, low, high: (
+            10 ** (np.log(low) + (np.log(high) - np.log(low)) * u)
+        ),
+        "with low and high exchanged": lambda u, low, high: _log_uniform(u, high, low),
+        "uniform in 1/value": lambda u, low, high: 1 / (1 / low + (1 / high - 1 / low) * u),
+    },
+    rtol=1e-6,
+    atol=1e-12,
+)
 
 # %% ../../nbs/exercises/42_hyperparameters.ipynb #s42-102
-def _left(trials, n, taken=("COMPLETE", "RUNNING")): return sorted(set(range(n)) - {c for c, s in trials if s in taken})
+def _left(trials, n, taken=("COMPLETE", "RUNNING")):
+    return sorted(set(range(n)) - {c for c, s in trials if s in taken})
 
 
 def _left_case(g):
     n, pick = whole(g, 8, 10), lambda: ("COMPLETE", "FAIL", "RUNNING")[whole(g, 0, 2)]
-    trials = [(0, "FAIL"), (1, "FAIL"), (1, "COMPLETE"), (2, "RUNNING"), (3, "FAIL"), (3, "FAIL"), (4, "COMPLETE"), *[(c, pick()) for c in range(5, n - 1)]]
+    trials = [
+        (0, "FAIL"),
+        (1, "FAIL"),
+        (1, "COMPLETE"),
+        (2, "RUNNING"),
+        (3, "FAIL"),
+        (3, "FAIL"),
+        (4, "COMPLETE"),
+        *[(c, pick()) for c in range(5, n - 1)],
+    ]
     return trials, n
 
 
-check_cells_left = Exercise("cells_left", _left, _left_case, {
-    "if a failed trial counts as done": lambda t, n: _left(t, n, ("COMPLETE", "RUNNING", "FAIL")),
-    "if cells that run elsewhere are begun again": lambda t, n: _left(t, n, ("COMPLETE",)),
-    "if a cell that failed once is repeated although a later trial is complete": lambda t, n: sorted(set(_left(t, n)) | {c for c, s in t if s == "FAIL"}),
-    "if cells that nobody has begun are forgotten": lambda t, n: sorted({c for c, _ in t} & set(_left(t, n))),
-    "if you return what is done, not what is left": lambda t, n: sorted(set(range(n)) - set(_left(t, n))),
-    "if a cell stands in the list once for each failure": lambda t, n: sorted([c for c, s in t if s == "FAIL" and c in _left(t, n)] + [c for c in _left(t, n) if (c, "FAIL") not in t])})
+check_cells_left = Exercise(
+    "cells_left",
+    _left,
+    _left_case,
+    {
+        "if a failed trial counts as done": lambda t, n: _left(t, n, ("COMPLETE", "RUNNING", "FAIL")),
+        "if cells that run elsewhere are begun again": lambda t, n: _left(t, n, ("COMPLETE",)),
+        "if a cell that failed once is repeated although a later trial is complete": lambda t, n: sorted(
+            set(_left(t, n)) | {c for c, s in t if s == "FAIL"}
+        ),
+        "if cells that nobody has begun are forgotten": lambda t, n: sorted(
+            {c for c, _ in t} & set(_left(t, n))
+        ),
+        "if you return what is done, not what is left": lambda t, n: sorted(set(range(n)) - set(_left(t, n))),
+        "if a cell stands in the list once for each failure": lambda t, n: sorted(
+            [c for c, s in t if s == "FAIL" and c in _left(t, n)]
+            + [c for c in _left(t, n) if (c, "FAIL") not in t]
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/42_hyperparameters.ipynb #s42-107
-def _choose(train_loss, valid_accuracy): return int(np.nan_to_num(valid_accuracy.mean(1), nan=-np.inf).argmax())
+def _choose(train_loss, valid_accuracy):
+    return int(np.nan_to_num(valid_accuracy.mean(1), nan=-np.inf).argmax())
 
 
 def _choose_case(g):
     k, n = whole(g, 6, 9), whole(g, 3, 5)
     acc, loss = (torch.rand(k, n, generator=g, dtype=torch.float64).numpy() * 0.02 + a for a in (0.6, 0.4))
     order = torch.randperm(k, generator=g).tolist()
-    acc[order[0]] += 0.1 # the best mean
-    acc[order[1], whole(g, 0, n - 1)] = 0.95 # the luckiest seed
-    loss[order[2]] -= 0.2 # the smallest training loss
-    acc[order[3]] += 0.2; acc[order[3], 0] = loss[order[3], 0] = np.nan # good, but one seed failed
-    acc[order[4]] -= 0.1 # the worst
-    acc[order[5], -1] = loss[order[5], -1] = np.nan # middling, and one seed failed
+    acc[order[0]] += 0.1  # the best mean
+    acc[order[1], whole(g, 0, n - 1)] = 0.95  # the luckiest seed
+    loss[order[2]] -= 0.2  # the smallest training loss
+    acc[order[3]] += 0.2
+    acc[order[3], 0] = loss[order[3], 0] = np.nan  # good, but one seed failed
+    acc[order[4]] -= 0.1  # the worst
+    acc[order[5], -1] = loss[order[5], -1] = np.nan  # middling, and one seed failed
     return loss, acc
 
 
-check_choose = Exercise("choose_cell", _choose, _choose_case, {
-    "by the training loss": lambda loss, acc: int(np.nan_to_num(loss.mean(1), nan=np.inf).argmin()),
-    "by the best seed of each cell instead of the mean": lambda loss, acc: int(np.nan_to_num(acc, nan=-1).max(1).argmax()),
-    "if failed seeds are left out of the mean": lambda loss, acc: int(np.nanmean(acc, 1).argmax()),
-    "with argmax on NaN, which NumPy takes for the largest": lambda loss, acc: int(acc.mean(1).argmax()),
-    "of the worst cell": lambda loss, acc: int(np.nan_to_num(acc.mean(1), nan=np.inf).argmin()),
-    "of the largest single number of the whole array, as a flat index": lambda loss, acc: int(np.nanargmax(acc))})
+check_choose = Exercise(
+    "choose_cell",
+    _choose,
+    _choose_case,
+    {
+        "by the training loss": lambda loss, acc: int(np.nan_to_num(loss.mean(1), nan=np.inf).argmin()),
+        "by the best seed of each cell instead of the mean": lambda loss, acc: int(
+            np.nan_to_num(acc, nan=-1).max(1).argmax()
+        ),
+        "if failed seeds are left out of the mean": lambda loss, acc: int(np.nanmean(acc, 1).argmax()),
+        "with argmax on NaN, which NumPy takes for the largest": lambda loss, acc: int(acc.mean(1).argmax()),
+        "of the worst cell": lambda loss, acc: int(np.nan_to_num(acc.mean(1), nan=np.inf).argmin()),
+        "of the largest single number of the whole array, as a flat index": lambda loss, acc: int(
+            np.nanargmax(acc)
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/42_hyperparameters.ipynb #s42-112
 def _expected_best(values, n):
@@ -71,23 +125,53 @@ def _expected_best(values, n):
     return float((v * (i**n - (i - 1 / len(values)) ** n)).sum())
 
 
-check_expected_best = Exercise("expected_best", _expected_best, lambda g: (torch.rand(whole(g, 6, 12), generator=g, dtype=torch.float64).numpy(), whole(g, 2, 5)), {
-    "with the best of all trials, as if n were as large as you like": lambda v, n: float(v.max()),
-    "with the mean, the expected best of one draw": lambda v, n: float(v.mean()),
-    "with the best of the first n": lambda v, n: float(v[:n].max()),
-    "if the values are not sorted": lambda v, n: float((v * np.diff((np.arange(len(v) + 1) / len(v)) ** n)).sum()),
-    "for the worst of n draws, not the best": lambda v, n: -_expected_best(-v, n),
-    "with probabilities (i/m)ⁿ that do not add up to 1: take their differences": lambda v, n: float((np.sort(v) * (np.arange(1, len(v) + 1) / len(v)) ** n).sum())}, rtol=1e-6)
+check_expected_best = Exercise(
+    "expected_best",
+    _expected_best,
+    lambda g: (torch.rand(whole(g, 6, 12), generator=g, dtype=torch.float64).numpy(), whole(g, 2, 5)),
+    {
+        "with the best of all trials, as if n were as large as you like": lambda v, n: float(v.max()),
+        "with the mean, the expected best of one draw": lambda v, n: float(v.mean()),
+        "with the best of the first n": lambda v, n: float(v[:n].max()),
+        "if the values are not sorted": lambda v, n: float(
+            (v * np.diff((np.arange(len(v) + 1) / len(v)) ** n)).sum()
+        ),
+        "for the worst of n draws, not the best": lambda v, n: -_expected_best(-v, n),
+        "with probabilities (i/m)ⁿ that do not add up to 1: take their differences": lambda v, n: float(
+            (np.sort(v) * (np.arange(1, len(v) + 1) / len(v)) ** n).sum()
+        ),
+    },
+    rtol=1e-6,
+)
 
 # %% ../../nbs/exercises/42_hyperparameters.ipynb #s42-119
-def _f(v, factor=None, ddof=1): return float((v.shape[1] if factor is None else factor) * v.mean(1).var(ddof=ddof) / v.var(1, ddof=ddof).mean())
+def _f(v, factor=None, ddof=1):
+    return float(
+        (v.shape[1] if factor is None else factor) * v.mean(1).var(ddof=ddof) / v.var(1, ddof=ddof).mean()
+    )
 
 
-check_f = Exercise("f_of", _f, lambda g: ((k := whole(g, 5, 8), torch.rand(k, whole(g, 3, 4), generator=g, dtype=torch.float64) + torch.rand(k, 1, generator=g, dtype=torch.float64))[1].numpy(),), {
-    "if the factor n is missing: means vary less than single numbers": lambda v: _f(v, factor=1),
-    "with the number of cells in place of the number of seeds": lambda v: _f(v, factor=len(v)),
-    "upside down": lambda v: 1 / _f(v),
-    "with variances that divide by n, NumPy's usual ones": lambda v: _f(v, ddof=0),
-    "with the roles of cells and seeds exchanged": lambda v: _f(v.T),
-    "with the variance of all numbers below, not that within the cells": lambda v: float(v.shape[1] * v.mean(1).var(ddof=1) / v.var(ddof=1)),
-    "with standard deviations in place of variances": lambda v: float(np.sqrt(v.shape[1]) * v.mean(1).std(ddof=1) / v.std(1, ddof=1).mean())})
+check_f = Exercise(
+    "f_of",
+    _f,
+    lambda g: (
+        (
+            k := whole(g, 5, 8),
+            torch.rand(k, whole(g, 3, 4), generator=g, dtype=torch.float64)
+            + torch.rand(k, 1, generator=g, dtype=torch.float64),
+        )[1].numpy(),
+    ),
+    {
+        "if the factor n is missing: means vary less than single numbers": lambda v: _f(v, factor=1),
+        "with the number of cells in place of the number of seeds": lambda v: _f(v, factor=len(v)),
+        "upside down": lambda v: 1 / _f(v),
+        "with variances that divide by n, NumPy's usual ones": lambda v: _f(v, ddof=0),
+        "with the roles of cells and seeds exchanged": lambda v: _f(v.T),
+        "with the variance of all numbers below, not that within the cells": lambda v: float(
+            v.shape[1] * v.mean(1).var(ddof=1) / v.var(ddof=1)
+        ),
+        "with standard deviations in place of variances": lambda v: float(
+            np.sqrt(v.shape[1]) * v.mean(1).std(ddof=1) / v.std(1, ddof=1).mean()
+        ),
+    },
+)

@@ -12,9 +12,16 @@ from ..checks import Exercise, check_number, whole
 from ..models import SoftArgmax2d
 
 # %% ../../nbs/exercises/20_models.ipynb #60001361
-check_block_parameters = check_number("parameters of conv_block(8, 16)", 8 * 16 * 9 + 2 * 16, wrong={
-    "without the batch norm": 8 * 16 * 9, "with a bias in the convolution as well": 8 * 16 * 9 + 3 * 16,
-    "with one number for each channel in the batch norm": 8 * 16 * 9 + 16, "if the kernel had a single input channel": 16 * 9 + 2 * 16})
+check_block_parameters = check_number(
+    "parameters of conv_block(8, 16)",
+    8 * 16 * 9 + 2 * 16,
+    wrong={
+        "without the batch norm": 8 * 16 * 9,
+        "with a bias in the convolution as well": 8 * 16 * 9 + 3 * 16,
+        "with one number for each channel in the batch norm": 8 * 16 * 9 + 16,
+        "if the kernel had a single input channel": 16 * 9 + 2 * 16,
+    },
+)
 
 # %% ../../nbs/exercises/20_models.ipynb #77f0dd16
 def _flat_inputs(size, channels):
@@ -22,35 +29,63 @@ def _flat_inputs(size, channels):
     return channels[-1] * h * w
 
 
-check_flat_inputs = Exercise("flat_inputs", _flat_inputs,
-    lambda g: ((8 * whole(g, 3, 9) + whole(g, 3, 7), 8 * whole(g, 10, 15) + whole(g, 3, 7)), [whole(g, 2, 9) for _ in range(whole(g, 2, 3))]), {
-    "without the channels": lambda size, channels: _flat_inputs(size, channels) // channels[-1],
-    "if the picture is halved only once": lambda size, channels: channels[-1] * (size[0] // 2) * (size[1] // 2),
-    "if odd sizes are rounded up": lambda size, channels: channels[-1] * (-(-size[0] >> len(channels))) * (-(-size[1] >> len(channels))),
-    "with the channels of all blocks added up": lambda size, channels: _flat_inputs(size, channels) // channels[-1] * sum(channels)})
+check_flat_inputs = Exercise(
+    "flat_inputs",
+    _flat_inputs,
+    lambda g: (
+        (8 * whole(g, 3, 9) + whole(g, 3, 7), 8 * whole(g, 10, 15) + whole(g, 3, 7)),
+        [whole(g, 2, 9) for _ in range(whole(g, 2, 3))],
+    ),
+    {
+        "without the channels": lambda size, channels: _flat_inputs(size, channels) // channels[-1],
+        "if the picture is halved only once": lambda size, channels: (
+            channels[-1] * (size[0] // 2) * (size[1] // 2)
+        ),
+        "if odd sizes are rounded up": lambda size, channels: (
+            channels[-1] * (-(-size[0] >> len(channels))) * (-(-size[1] >> len(channels)))
+        ),
+        "with the channels of all blocks added up": lambda size, channels: (
+            _flat_inputs(size, channels) // channels[-1] * sum(channels)
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/20_models.ipynb #8679df9d
 def _wrong_places(logits, places, order=(0, 1)):
     "A soft-argmax with other places for the columns and rows, or another order of the answer."
     p = logits.flatten(2).softmax(-1).view_as(logits)
-    x, y = (p.sum(d) @ torch.tensor([places(i, n) for i in range(n)], dtype=p.dtype) for d, n in ((-2, logits.shape[-1]), (-1, logits.shape[-2])))
+    x, y = (
+        p.sum(d) @ torch.tensor([places(i, n) for i in range(n)], dtype=p.dtype)
+        for d, n in ((-2, logits.shape[-1]), (-1, logits.shape[-2]))
+    )
     return torch.stack([(x, y)[i] for i in order], -1)
 
 
 _centre = lambda i, n: (2 * i + 1) / n - 1
 
 # %% ../../nbs/exercises/20_models.ipynb #8abf3a0f
-check_soft_argmax = Exercise("soft_argmax", SoftArgmax2d(), lambda g: 3 * torch.randn(whole(g, 2, 4), whole(g, 2, 5), whole(g, 3, 6), whole(g, 7, 9), generator=g), {
-    "with x and y swapped": lambda z: _wrong_places(z, _centre, (1, 0)),
-    "if the first and the last pixel's centres lie on the edges": lambda z: _wrong_places(z, lambda i, n: 2 * i / (n - 1) - 1),
-    "in pixels instead of normalised coordinates": lambda z: _wrong_places(z, lambda i, n: i + 0.5),
-    "in [0, 1] instead of [-1, 1]": lambda z: _wrong_places(z, lambda i, n: (i + 0.5) / n),
-    "with one softmax over all keypoints together": lambda z: _wrong_places(z.flatten(1).log_softmax(-1).view_as(z), _centre) * z.flatten(1).softmax(-1).view_as(z).sum((2, 3))[..., None],
-    "with a softmax over each row": lambda z: SoftArgmax2d()(z.log_softmax(-1))})
+check_soft_argmax = Exercise(
+    "soft_argmax",
+    SoftArgmax2d(),
+    lambda g: 3 * torch.randn(whole(g, 2, 4), whole(g, 2, 5), whole(g, 3, 6), whole(g, 7, 9), generator=g),
+    {
+        "with x and y swapped": lambda z: _wrong_places(z, _centre, (1, 0)),
+        "if the first and the last pixel's centres lie on the edges": lambda z: _wrong_places(
+            z, lambda i, n: 2 * i / (n - 1) - 1
+        ),
+        "in pixels instead of normalised coordinates": lambda z: _wrong_places(z, lambda i, n: i + 0.5),
+        "in [0, 1] instead of [-1, 1]": lambda z: _wrong_places(z, lambda i, n: (i + 0.5) / n),
+        "with one softmax over all keypoints together": lambda z: (
+            _wrong_places(z.flatten(1).log_softmax(-1).view_as(z), _centre)
+            * z.flatten(1).softmax(-1).view_as(z).sum((2, 3))[..., None]
+        ),
+        "with a softmax over each row": lambda z: SoftArgmax2d()(z.log_softmax(-1)),
+    },
+)
 
 # %% ../../nbs/exercises/20_models.ipynb #ex4002
 def _cell_place(i, cells, stages):
-    return i * (cells * 2 ** stages - 1) / (cells - 1) + 0.5
+    return i * (cells * 2**stages - 1) / (cells - 1) + 0.5
 
 
 def _cell_case(g):
@@ -58,9 +93,17 @@ def _cell_case(g):
     return whole(g, 1, cells - 3), cells, whole(g, 2, 5)
 
 
-check_cell_place = Exercise("cell_place", _cell_place, _cell_case, {
-    "without the half pixel of the centre": lambda i, cells, stages: _cell_place(i, cells, stages) - 0.5,
-    "for half-pixel upsampling": lambda i, cells, stages: (i + 0.5) * 2 ** stages,
-    "if the distance between centres doubled exactly": lambda i, cells, stages: i * 2 ** stages + 0.5,
-    "if the last centre lay on the edge": lambda i, cells, stages: i * cells * 2 ** stages / (cells - 1) + 0.5,
-    "after one stage only": lambda i, cells, stages: _cell_place(i, cells, 1)})
+check_cell_place = Exercise(
+    "cell_place",
+    _cell_place,
+    _cell_case,
+    {
+        "without the half pixel of the centre": lambda i, cells, stages: _cell_place(i, cells, stages) - 0.5,
+        "for half-pixel upsampling": lambda i, cells, stages: (i + 0.5) * 2**stages,
+        "if the distance between centres doubled exactly": lambda i, cells, stages: i * 2**stages + 0.5,
+        "if the last centre lay on the edge": lambda i, cells, stages: (
+            i * cells * 2**stages / (cells - 1) + 0.5
+        ),
+        "after one stage only": lambda i, cells, stages: _cell_place(i, cells, 1),
+    },
+)

@@ -15,50 +15,90 @@ from ..geometry import normalise
 
 # %% ../../nbs/exercises/21_nose_tip.ipynb #68138c43
 check_normalise = Exercise(
-    "to_unit", normalise, lambda g: (torch.rand(whole(g, 2, 5), whole(g, 1, 4), 2, generator=g) * 100, (whole(g, 20, 60), whole(g, 70, 120))),
-    {"with x and y swapped": lambda points, size: normalise(points.flip(-1), size).flip(-1),
-     "in [0, 1] instead of [-1, 1]": lambda points, size: (normalise(points, size) + 1) / 2,
-     "if the pixels ran from 0 to W - 1": lambda points, size: 2 * points / (points.new_tensor([size[1], size[0]]) - 1) - 1,
-     "if both coordinates are divided by the width": lambda points, size: 2 * points / size[1] - 1})
+    "to_unit",
+    normalise,
+    lambda g: (
+        torch.rand(whole(g, 2, 5), whole(g, 1, 4), 2, generator=g) * 100,
+        (whole(g, 20, 60), whole(g, 70, 120)),
+    ),
+    {
+        "with x and y swapped": lambda points, size: normalise(points.flip(-1), size).flip(-1),
+        "in [0, 1] instead of [-1, 1]": lambda points, size: (normalise(points, size) + 1) / 2,
+        "if the pixels ran from 0 to W - 1": lambda points, size: (
+            2 * points / (points.new_tensor([size[1], size[0]]) - 1) - 1
+        ),
+        "if both coordinates are divided by the width": lambda points, size: 2 * points / size[1] - 1,
+    },
+)
 
 # %% ../../nbs/exercises/21_nose_tip.ipynb #5db50a93
 def _r_skill(pred, target, mean):
-    return pred.var(0).sum() / target.var(0).sum(), 1 - (pred - target).pow(2).mean() / (target - mean).pow(2).mean()
+    return pred.var(0).sum() / target.var(0).sum(), 1 - (pred - target).pow(2).mean() / (target - mean).pow(
+        2
+    ).mean()
 
 
 def _r_case(g):
-    target = torch.rand(whole(g, 20, 60), 2, generator=g) * torch.tensor([40.0, 15.0]) + torch.tensor([10.0, 60.0])
+    target = torch.rand(whole(g, 20, 60), 2, generator=g) * torch.tensor([40.0, 15.0]) + torch.tensor(
+        [10.0, 60.0]
+    )
     pred = target * 0.7 + torch.randn(target.shape, generator=g) * 3 + 5
     return pred, target, target.mean(0) + torch.rand(2, generator=g)
 
 
-check_r_and_skill = Exercise("r_and_skill", _r_skill, _r_case, {
-    "with standard deviations instead of variances": lambda p, t, m: (p.std(0).sum() / t.std(0).sum(), _r_skill(p, t, m)[1]),
-    "with one mean for x and y together in R": lambda p, t, m: (p.var() / t.var(), _r_skill(p, t, m)[1]),
-    "if R is the variance of the errors": lambda p, t, m: ((p - t).var(0).sum() / t.var(0).sum(), _r_skill(p, t, m)[1]),
-    "if the mean predictor says (0, 0)": lambda p, t, m: (_r_skill(p, t, m)[0], 1 - (p - t).pow(2).mean() / t.pow(2).mean()),
-    "if skill is the ratio, not one minus it": lambda p, t, m: (_r_skill(p, t, m)[0], 1 - _r_skill(p, t, m)[1])})
+check_r_and_skill = Exercise(
+    "r_and_skill",
+    _r_skill,
+    _r_case,
+    {
+        "with standard deviations instead of variances": lambda p, t, m: (
+            p.std(0).sum() / t.std(0).sum(),
+            _r_skill(p, t, m)[1],
+        ),
+        "with one mean for x and y together in R": lambda p, t, m: (p.var() / t.var(), _r_skill(p, t, m)[1]),
+        "if R is the variance of the errors": lambda p, t, m: (
+            (p - t).var(0).sum() / t.var(0).sum(),
+            _r_skill(p, t, m)[1],
+        ),
+        "if the mean predictor says (0, 0)": lambda p, t, m: (
+            _r_skill(p, t, m)[0],
+            1 - (p - t).pow(2).mean() / t.pow(2).mean(),
+        ),
+        "if skill is the ratio, not one minus it": lambda p, t, m: (
+            _r_skill(p, t, m)[0],
+            1 - _r_skill(p, t, m)[1],
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/21_nose_tip.ipynb #d109c9e7
-def _dead(x): return (x == 0).all(3).all(2).all(0).float().mean()
+def _dead(x):
+    return (x == 0).all(3).all(2).all(0).float().mean()
 
 
 def _dead_case(g):
     x = torch.randn(whole(g, 3, 6), 8, 5, 7, generator=g).relu()
-    x[:, :whole(g, 1, 3)] = 0
+    x[:, : whole(g, 1, 3)] = 0
     x[0, 4], x[1, 5:7] = 0, 0
     x[..., whole(g, 0, 6)] = 0
     return x
 
 
-check_dead = Exercise("dead_channels", _dead, _dead_case, {
-    "if you count all zeros": lambda x: (x == 0).float().mean(),
-    "if being zero in one picture is enough": lambda x: (x == 0).all(3).all(2).any(0).float().mean(),
-    "if you count dead places instead of dead channels": lambda x: (x == 0).all(1).all(0).float().mean(),
-    "if you look at the first picture only": lambda x: (x[0] == 0).flatten(1).all(1).float().mean()})
+check_dead = Exercise(
+    "dead_channels",
+    _dead,
+    _dead_case,
+    {
+        "if you count all zeros": lambda x: (x == 0).float().mean(),
+        "if being zero in one picture is enough": lambda x: (x == 0).all(3).all(2).any(0).float().mean(),
+        "if you count dead places instead of dead channels": lambda x: (x == 0).all(1).all(0).float().mean(),
+        "if you look at the first picture only": lambda x: (x[0] == 0).flatten(1).all(1).float().mean(),
+    },
+)
 
 # %% ../../nbs/exercises/21_nose_tip.ipynb #c2ed3d2a
-def _he_std(shape): return math.sqrt(2 / math.prod(shape[1:]))
+def _he_std(shape):
+    return math.sqrt(2 / math.prod(shape[1:]))
 
 
 def _he_case(g):
@@ -67,8 +107,16 @@ def _he_case(g):
     return (tuple(shape),)
 
 
-check_he = Exercise("he_std", _he_std, _he_case, {
-    "with the fan-out": lambda shape: math.sqrt(2 / (shape[0] * math.prod(shape[2:]))),
-    "if you forget the size of the kernel": lambda shape: math.sqrt(2 / shape[1]),
-    "with 1 in place of 2, which suits layers without ReLU": lambda shape: math.sqrt(1 / math.prod(shape[1:])),
-    "if you forget the root": lambda shape: 2 / math.prod(shape[1:])})
+check_he = Exercise(
+    "he_std",
+    _he_std,
+    _he_case,
+    {
+        "with the fan-out": lambda shape: math.sqrt(2 / (shape[0] * math.prod(shape[2:]))),
+        "if you forget the size of the kernel": lambda shape: math.sqrt(2 / shape[1]),
+        "with 1 in place of 2, which suits layers without ReLU": lambda shape: math.sqrt(
+            1 / math.prod(shape[1:])
+        ),
+        "if you forget the root": lambda shape: 2 / math.prod(shape[1:]),
+    },
+)

@@ -20,13 +20,29 @@ def _one_hill(point, size, sigma, half=0.5, spread=None, height=1.0):
     return height * torch.exp(-d2 / (2 * sigma**2 if spread is None else spread))
 
 
-check_hill = Exercise("hill", _one_hill, lambda g: (torch.rand(2, generator=g) * torch.tensor([30.0, 14.0]) + 4, (whole(g, 18, 24), whole(g, 34, 40)), 1.5 + 2 * torch.rand(1, generator=g).item()), {
-    "with x and y swapped": lambda point, size, sigma: _one_hill(point.flip(0), size, sigma),
-    "with the transposed map": lambda point, size, sigma: _one_hill(point, size, sigma).T,
-    "if σ is taken for σ²": lambda point, size, sigma: _one_hill(point, size, sigma, spread=2 * sigma),
-    "if the 2 under the fraction is missing": lambda point, size, sigma: _one_hill(point, size, sigma, spread=sigma**2),
-    "with the height 1/(2πσ²), which makes the sum 1, in place of 1": lambda point, size, sigma: _one_hill(point, size, sigma, height=1 / (2 * math.pi * sigma**2)),
-    "if the centre of pixel 0 lies at 0: the half pixel is missing": lambda point, size, sigma: _one_hill(point, size, sigma, half=0.0)})
+check_hill = Exercise(
+    "hill",
+    _one_hill,
+    lambda g: (
+        torch.rand(2, generator=g) * torch.tensor([30.0, 14.0]) + 4,
+        (whole(g, 18, 24), whole(g, 34, 40)),
+        1.5 + 2 * torch.rand(1, generator=g).item(),
+    ),
+    {
+        "with x and y swapped": lambda point, size, sigma: _one_hill(point.flip(0), size, sigma),
+        "with the transposed map": lambda point, size, sigma: _one_hill(point, size, sigma).T,
+        "if σ is taken for σ²": lambda point, size, sigma: _one_hill(point, size, sigma, spread=2 * sigma),
+        "if the 2 under the fraction is missing": lambda point, size, sigma: _one_hill(
+            point, size, sigma, spread=sigma**2
+        ),
+        "with the height 1/(2πσ²), which makes the sum 1, in place of 1": lambda point, size, sigma: (
+            _one_hill(point, size, sigma, height=1 / (2 * math.pi * sigma**2))
+        ),
+        "if the centre of pixel 0 lies at 0: the half pixel is missing": lambda point, size, sigma: _one_hill(
+            point, size, sigma, half=0.0
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/24_pet_nose_heatmaps.ipynb #ph200
 def _argmax_points(maps, stride, half=0.5, order=(0, 1)):
@@ -37,16 +53,35 @@ def _argmax_points(maps, stride, half=0.5, order=(0, 1)):
 
 def _by_axis(maps, stride):
     "The column of the largest column maximum of the first row, and likewise: argmax over one axis alone."
-    return torch.stack([(maps.argmax(-1)[..., 0] + 0.5) * stride, (maps.argmax(-2)[..., 0] + 0.5) * stride], -1)
+    return torch.stack(
+        [(maps.argmax(-1)[..., 0] + 0.5) * stride, (maps.argmax(-2)[..., 0] + 0.5) * stride], -1
+    )
 
 
-check_argmax = Exercise("argmax_points", _argmax_points, lambda g: (torch.rand(whole(g, 2, 4), whole(g, 1, 3), whole(g, 5, 8), whole(g, 9, 12), generator=g), [2, 4, 8][whole(g, 0, 2)]), {
-    "with x and y swapped": lambda maps, stride: _argmax_points(maps, stride, order=(1, 0)),
-    "if the half cell is missing": lambda maps, stride: _argmax_points(maps, stride, half=0.0),
-    "if half a pixel is added in place of half a cell": lambda maps, stride: _argmax_points(maps, stride, half=0.0) + 0.5,
-    "in cells instead of pixels": lambda maps, stride: _argmax_points(maps, 1),
-    "if the flat index is divided by the height": lambda maps, stride: torch.stack([(maps.flatten(2).argmax(-1) % maps.shape[-2] + 0.5) * stride, (maps.flatten(2).argmax(-1) // maps.shape[-2] + 0.5) * stride], -1),
-    "with argmax over the wrong axis: the largest cell of the first row and of the first column": _by_axis})
+check_argmax = Exercise(
+    "argmax_points",
+    _argmax_points,
+    lambda g: (
+        torch.rand(whole(g, 2, 4), whole(g, 1, 3), whole(g, 5, 8), whole(g, 9, 12), generator=g),
+        [2, 4, 8][whole(g, 0, 2)],
+    ),
+    {
+        "with x and y swapped": lambda maps, stride: _argmax_points(maps, stride, order=(1, 0)),
+        "if the half cell is missing": lambda maps, stride: _argmax_points(maps, stride, half=0.0),
+        "if half a pixel is added in place of half a cell": lambda maps, stride: (
+            _argmax_points(maps, stride, half=0.0) + 0.5
+        ),
+        "in cells instead of pixels": lambda maps, stride: _argmax_points(maps, 1),
+        "if the flat index is divided by the height": lambda maps, stride: torch.stack(
+            [
+                (maps.flatten(2).argmax(-1) % maps.shape[-2] + 0.5) * stride,
+                (maps.flatten(2).argmax(-1) // maps.shape[-2] + 0.5) * stride,
+            ],
+            -1,
+        ),
+        "with argmax over the wrong axis: the largest cell of the first row and of the first column": _by_axis,
+    },
+)
 
 # %% ../../nbs/exercises/24_pet_nose_heatmaps.ipynb #ph205
 def _wrong_soft(probs):
@@ -55,28 +90,51 @@ def _wrong_soft(probs):
     return torch.stack([probs.sum(-2) @ x, probs.sum(-1) @ y], -1)
 
 
-def _spread_out(z): return z.flatten(2).softmax(-1).view_as(z)
+def _spread_out(z):
+    return z.flatten(2).softmax(-1).view_as(z)
 
 
-check_soft_argmax_pixels = Exercise("soft_argmax_pixels", lambda logits, beta: decode_soft_argmax(logits, 1, beta),
-    lambda g: (torch.randn(whole(g, 2, 3), whole(g, 2, 3), whole(g, 5, 7), whole(g, 8, 11), generator=g), 1.5 + 2 * torch.rand(1, generator=g).item()), {
-    "if the softmax is applied twice": lambda z, beta: _wrong_soft(_spread_out(_spread_out(z * beta))),
-    "if β multiplies after the softmax": lambda z, beta: _wrong_soft(_spread_out(z) * beta),
-    "if you divide by β": lambda z, beta: _wrong_soft(_spread_out(z / beta)),
-    "without β": lambda z, beta: _wrong_soft(_spread_out(z)),
-    "with x and y swapped": lambda z, beta: decode_soft_argmax(z, 1, beta).flip(-1),
-    "if the half pixel is missing": lambda z, beta: decode_soft_argmax(z, 1, beta) - 0.5,
-    "with a softmax over each row alone": lambda z, beta: _wrong_soft((z * beta).softmax(-1) / z.shape[-2]),
-    "with one softmax over all keypoints together": lambda z, beta: _wrong_soft((z * beta).flatten(1).softmax(-1).view_as(z))})
+check_soft_argmax_pixels = Exercise(
+    "soft_argmax_pixels",
+    lambda logits, beta: decode_soft_argmax(logits, 1, beta),
+    lambda g: (
+        torch.randn(whole(g, 2, 3), whole(g, 2, 3), whole(g, 5, 7), whole(g, 8, 11), generator=g),
+        1.5 + 2 * torch.rand(1, generator=g).item(),
+    ),
+    {
+        "if the softmax is applied twice": lambda z, beta: _wrong_soft(_spread_out(_spread_out(z * beta))),
+        "if β multiplies after the softmax": lambda z, beta: _wrong_soft(_spread_out(z) * beta),
+        "if you divide by β": lambda z, beta: _wrong_soft(_spread_out(z / beta)),
+        "without β": lambda z, beta: _wrong_soft(_spread_out(z)),
+        "with x and y swapped": lambda z, beta: decode_soft_argmax(z, 1, beta).flip(-1),
+        "if the half pixel is missing": lambda z, beta: decode_soft_argmax(z, 1, beta) - 0.5,
+        "with a softmax over each row alone": lambda z, beta: _wrong_soft(
+            (z * beta).softmax(-1) / z.shape[-2]
+        ),
+        "with one softmax over all keypoints together": lambda z, beta: _wrong_soft(
+            (z * beta).flatten(1).softmax(-1).view_as(z)
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/24_pet_nose_heatmaps.ipynb #ph210
-check_zero_map = Exercise("zero_map_loss", lambda sigma, side: math.pi * sigma**2 / side**2, lambda g: (1.5 + 3 * torch.rand(1, generator=g).item(), whole(g, 60, 130)), {
-    "with the volume of the hill, 2πσ², in place of that of its square": lambda sigma, side: 2 * math.pi * sigma**2 / side**2,
-    "for one bright pixel": lambda sigma, side: 1 / side**2,
-    "if you forget to divide by the number of pixels": lambda sigma, side: math.pi * sigma**2,
-    "if you divide by the side, not by its square": lambda sigma, side: math.pi * sigma**2 / side,
-    "with σ in place of σ²": lambda sigma, side: math.pi * sigma / side**2,
-    "if the squared hill is taken to be 4 times as narrow in area, not half": lambda sigma, side: math.pi * sigma**2 / 2 / side**2})
+check_zero_map = Exercise(
+    "zero_map_loss",
+    lambda sigma, side: math.pi * sigma**2 / side**2,
+    lambda g: (1.5 + 3 * torch.rand(1, generator=g).item(), whole(g, 60, 130)),
+    {
+        "with the volume of the hill, 2πσ², in place of that of its square": lambda sigma, side: (
+            2 * math.pi * sigma**2 / side**2
+        ),
+        "for one bright pixel": lambda sigma, side: 1 / side**2,
+        "if you forget to divide by the number of pixels": lambda sigma, side: math.pi * sigma**2,
+        "if you divide by the side, not by its square": lambda sigma, side: math.pi * sigma**2 / side,
+        "with σ in place of σ²": lambda sigma, side: math.pi * sigma / side**2,
+        "if the squared hill is taken to be 4 times as narrow in area, not half": lambda sigma, side: (
+            math.pi * sigma**2 / 2 / side**2
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/24_pet_nose_heatmaps.ipynb #ph215
 def _top(values, f=torch.log):
@@ -87,12 +145,21 @@ def _top(values, f=torch.log):
 def _top_case(g):
     n = whole(g, 3, 6)
     at, sigma = torch.rand(n, 1, generator=g) * 0.8 - 0.4 + 0.05, 1 + torch.rand(n, 1, generator=g)
-    return ((0.3 + 0.7 * torch.rand(n, 1, generator=g)) * torch.exp(-((torch.arange(-1, 2) - at) ** 2) / (2 * sigma**2)),)
+    return (
+        (0.3 + 0.7 * torch.rand(n, 1, generator=g))
+        * torch.exp(-((torch.arange(-1, 2) - at) ** 2) / (2 * sigma**2)),
+    )
 
 
-check_top = Exercise("top", _top, _top_case, {
-    "without the logarithm: a parabola through the heights themselves": lambda v: _top(v, lambda x: x),
-    "with the opposite sign": lambda v: -_top(v),
-    "if the slope is not halved": lambda v: 2 * _top(v),
-    "of the centre of mass of the three": lambda v: (v[:, 2] - v[:, 0]) / v.sum(1),
-    "of a quarter shift": lambda v: 0.25 * (v[:, 2] - v[:, 0]).sign()})
+check_top = Exercise(
+    "top",
+    _top,
+    _top_case,
+    {
+        "without the logarithm: a parabola through the heights themselves": lambda v: _top(v, lambda x: x),
+        "with the opposite sign": lambda v: -_top(v),
+        "if the slope is not halved": lambda v: 2 * _top(v),
+        "of the centre of mass of the three": lambda v: (v[:, 2] - v[:, 0]) / v.sum(1),
+        "of a quarter shift": lambda v: 0.25 * (v[:, 2] - v[:, 0]).sign(),
+    },
+)

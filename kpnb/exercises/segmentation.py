@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from ..checks import Exercise, whole
 
 # %% ../../nbs/exercises/40_segmentation.ipynb #s40-082
-def _pixel(pred, target): return (pred == target)[target != 255].float().mean()
+def _pixel(pred, target):
+    return (pred == target)[target != 255].float().mean()
 
 
 def _pixel_case(g):
@@ -22,11 +23,19 @@ def _pixel_case(g):
     return torch.where(torch.rand(target.shape, generator=g) < 0.6, target, 0) % 255, target
 
 # %% ../../nbs/exercises/40_segmentation.ipynb #s40-083
-check_pixel = Exercise("pixel_accuracy", _pixel, _pixel_case, {
-    "if void counts as wrong": lambda p, t: (p == t).float().mean(),
-    "if void counts as right": lambda p, t: ((p == t) | (t == 255)).float().mean(),
-    "as the mean of the pictures' accuracies": lambda p, t: torch.stack([_pixel(a, b) for a, b in zip(p, t)]).mean(),
-    "if background is left out too": lambda p, t: (p == t)[(t != 255) & (t != 0)].float().mean()})
+check_pixel = Exercise(
+    "pixel_accuracy",
+    _pixel,
+    _pixel_case,
+    {
+        "if void counts as wrong": lambda p, t: (p == t).float().mean(),
+        "if void counts as right": lambda p, t: ((p == t) | (t == 255)).float().mean(),
+        "as the mean of the pictures' accuracies": lambda p, t: torch.stack(
+            [_pixel(a, b) for a, b in zip(p, t)]
+        ).mean(),
+        "if background is left out too": lambda p, t: (p == t)[(t != 255) & (t != 0)].float().mean(),
+    },
+)
 
 # %% ../../nbs/exercises/40_segmentation.ipynb #s40-088
 def _iou(matrix, d=None):
@@ -41,16 +50,29 @@ def _iou_case(g):
     return (m,)
 
 # %% ../../nbs/exercises/40_segmentation.ipynb #s40-090
-check_iou = Exercise("iou_of", _iou, _iou_case, {
-    "if you divide by the row: the share of a class that was found (recall)": lambda m: _iou(m, lambda m: m.sum(1)),
-    "if you divide by the column: the share of an answer that is right (precision)": lambda m: _iou(m, lambda m: m.sum(0)),
-    "if the intersection is counted twice in the union": lambda m: _iou(m, lambda m: m.sum(0) + m.sum(1)),
-    "as the Dice score, 2·intersection / (row + column)": lambda m: 2 * _iou(m, lambda m: m.sum(0) + m.sum(1)),
-    "if an absent class gets 0": lambda m: _iou(m).nan_to_num(0),
-    "if an absent class gets 1": lambda m: _iou(m).nan_to_num(1)})
+check_iou = Exercise(
+    "iou_of",
+    _iou,
+    _iou_case,
+    {
+        "if you divide by the row: the share of a class that was found (recall)": lambda m: _iou(
+            m, lambda m: m.sum(1)
+        ),
+        "if you divide by the column: the share of an answer that is right (precision)": lambda m: _iou(
+            m, lambda m: m.sum(0)
+        ),
+        "if the intersection is counted twice in the union": lambda m: _iou(m, lambda m: m.sum(0) + m.sum(1)),
+        "as the Dice score, 2·intersection / (row + column)": lambda m: (
+            2 * _iou(m, lambda m: m.sum(0) + m.sum(1))
+        ),
+        "if an absent class gets 0": lambda m: _iou(m).nan_to_num(0),
+        "if an absent class gets 1": lambda m: _iou(m).nan_to_num(1),
+    },
+)
 
 # %% ../../nbs/exercises/40_segmentation.ipynb #s40-095
-def _halve(image, mask): return F.avg_pool2d(image, 2), mask[::2, ::2]
+def _halve(image, mask):
+    return F.avg_pool2d(image, 2), mask[::2, ::2]
 
 
 def _halve_case(g):
@@ -58,8 +80,20 @@ def _halve_case(g):
     return torch.rand(3, h, w, generator=g), torch.randint(0, 9, (h, w), generator=g)
 
 # %% ../../nbs/exercises/40_segmentation.ipynb #s40-096
-check_halve = Exercise("halve", _halve, _halve_case, {
-    "if labels are averaged too, which invents classes": lambda im, m: (_halve(im, m)[0], F.avg_pool2d(m[None].float(), 2)[0].round().long()),
-    "if the mask keeps its size": lambda im, m: (_halve(im, m)[0], m),
-    "if single pixels of the picture are picked instead of averaged": lambda im, m: (im[:, ::2, ::2], _halve(im, m)[1]),
-    "with the bottom-right label of each block": lambda im, m: (_halve(im, m)[0], m[1::2, 1::2])})
+check_halve = Exercise(
+    "halve",
+    _halve,
+    _halve_case,
+    {
+        "if labels are averaged too, which invents classes": lambda im, m: (
+            _halve(im, m)[0],
+            F.avg_pool2d(m[None].float(), 2)[0].round().long(),
+        ),
+        "if the mask keeps its size": lambda im, m: (_halve(im, m)[0], m),
+        "if single pixels of the picture are picked instead of averaged": lambda im, m: (
+            im[:, ::2, ::2],
+            _halve(im, m)[1],
+        ),
+        "with the bottom-right label of each block": lambda im, m: (_halve(im, m)[0], m[1::2, 1::2]),
+    },
+)

@@ -14,36 +14,55 @@ from ..heatmaps import gaussian_heatmaps
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-128
 def hills(
-    *places: tuple[float, float], # (x, y) pixels
-    sigma: float = 3.0, # pixels: width of each hill
-    size: int = 64, # side of the picture
-    stride: int = 4, # pixels for each cell
-) -> Tensor: # (size/stride, size/stride)
+    *places: tuple[float, float],  # (x, y) pixels
+    sigma: float = 3.0,  # pixels: width of each hill
+    size: int = 64,  # side of the picture
+    stride: int = 4,  # pixels for each cell
+) -> Tensor:  # (size/stride, size/stride)
     "A map that is the mean of Gaussians at several places."
-    return gaussian_heatmaps(torch.tensor([[p] for p in places], dtype=torch.float32), size, sigma, stride).mean(0)[0]
+    return gaussian_heatmaps(
+        torch.tensor([[p] for p in places], dtype=torch.float32), size, sigma, stride
+    ).mean(0)[0]
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-183
-def _from_coco(flat, scale, before=0.5, after=0.0): return (flat.view(-1, 3)[:, :2] + before) * scale + after
+def _from_coco(flat, scale, before=0.5, after=0.0):
+    return (flat.view(-1, 3)[:, :2] + before) * scale + after
 
 
 def _coco_case(g):
     k = whole(g, 3, 6)
-    return torch.cat([torch.rand(k, 2, generator=g) * 90, torch.full((k, 1), 2.0)], 1).flatten(), 0.2 + 0.5 * torch.rand(1, generator=g).item()
+    return torch.cat(
+        [torch.rand(k, 2, generator=g) * 90, torch.full((k, 1), 2.0)], 1
+    ).flatten(), 0.2 + 0.5 * torch.rand(1, generator=g).item()
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-184
-check_coco = Exercise("coco_points", lambda flat, scale: _from_coco(flat, scale), _coco_case, {
-    "with indices of pixels in place of their centres: the half pixel is missing": lambda flat, scale: _from_coco(flat, scale, 0.0),
-    "if the half pixel is added after the resizing": lambda flat, scale: _from_coco(flat, scale, 0.0, 0.5),
-    "if the half pixel is subtracted": lambda flat, scale: _from_coco(flat, scale, -0.5),
-    "with x and y swapped": lambda flat, scale: _from_coco(flat, scale).flip(-1),
-    "if you divide by the scale": lambda flat, scale: _from_coco(flat, 1 / scale),
-    "if the points are read from the list in pairs, v among them": lambda flat, scale: (flat[:len(flat) // 3 * 2].view(-1, 2) + 0.5) * scale})
+check_coco = Exercise(
+    "coco_points",
+    lambda flat, scale: _from_coco(flat, scale),
+    _coco_case,
+    {
+        "with indices of pixels in place of their centres: the half pixel is missing": lambda flat, scale: (
+            _from_coco(flat, scale, 0.0)
+        ),
+        "if the half pixel is added after the resizing": lambda flat, scale: _from_coco(
+            flat, scale, 0.0, 0.5
+        ),
+        "if the half pixel is subtracted": lambda flat, scale: _from_coco(flat, scale, -0.5),
+        "with x and y swapped": lambda flat, scale: _from_coco(flat, scale).flip(-1),
+        "if you divide by the scale": lambda flat, scale: _from_coco(flat, 1 / scale),
+        "if the points are read from the list in pairs, v among them": lambda flat, scale: (
+            (flat[: len(flat) // 3 * 2].view(-1, 2) + 0.5) * scale
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-189
 def _upright(points, size, orientation, less=0.0):
     "Stored places to upright ones."
     (w, h), (x, y) = size, points.unbind(-1)
-    return torch.stack({3: (w - less - x, h - less - y), 6: (h - less - y, x), 8: (y, w - less - x)}[orientation], -1)
+    return torch.stack(
+        {3: (w - less - x, h - less - y), 6: (h - less - y, x), 8: (y, w - less - x)}[orientation], -1
+    )
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-190
 def _upright_case(g):
@@ -51,16 +70,33 @@ def _upright_case(g):
     return torch.rand(4, 2, generator=g) * torch.tensor([w, h]), (w, h), [6, 8, 3][whole(g, 0, 2)]
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-191
-check_upright = Exercise("upright", lambda points, size, orientation: _upright(points, size, orientation), _upright_case, {
-    "if the orientation is ignored": lambda points, size, orientation: points.clone(),
-    "if you turn the other way round": lambda points, size, orientation: _upright(points, size, {3: 3, 6: 8, 8: 6}[orientation]),
-    "with width and height exchanged": lambda points, size, orientation: _upright(points, size[::-1], orientation),
-    "with W − 1 and H − 1, as for indices of pixels": lambda points, size, orientation: _upright(points, size, orientation, 1.0),
-    "with x and y swapped": lambda points, size, orientation: _upright(points, size, orientation).flip(-1),
-    "if x and y are only exchanged for 6 and 8, and nothing is mirrored": lambda points, size, orientation: points.clone() if orientation == 3 else points.flip(-1)})
+check_upright = Exercise(
+    "upright",
+    lambda points, size, orientation: _upright(points, size, orientation),
+    _upright_case,
+    {
+        "if the orientation is ignored": lambda points, size, orientation: points.clone(),
+        "if you turn the other way round": lambda points, size, orientation: _upright(
+            points, size, {3: 3, 6: 8, 8: 6}[orientation]
+        ),
+        "with width and height exchanged": lambda points, size, orientation: _upright(
+            points, size[::-1], orientation
+        ),
+        "with W − 1 and H − 1, as for indices of pixels": lambda points, size, orientation: _upright(
+            points, size, orientation, 1.0
+        ),
+        "with x and y swapped": lambda points, size, orientation: _upright(points, size, orientation).flip(
+            -1
+        ),
+        "if x and y are only exchanged for 6 and 8, and nothing is mirrored": lambda points, size, orientation: (
+            points.clone() if orientation == 3 else points.flip(-1)
+        ),
+    },
+)
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-196
-def _gaps(a, b, files): return torch.stack([(a[f] - b[f]).norm() for f in files])
+def _gaps(a, b, files):
+    return torch.stack([(a[f] - b[f]).norm() for f in files])
 
 
 def _gap_case(g):
@@ -69,13 +105,25 @@ def _gap_case(g):
     return dict(map(place, files[:9])), dict(map(place, files[:2:-1]))
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-197
-check_gaps = Exercise("gaps", lambda a, b: _gaps(a, b, [f for f in a if f in b]), _gap_case, {
-    "if the labels are paired by their row number": lambda a, b: torch.stack([(p - q).norm() for p, q in zip(a.values(), b.values())]),
-    "if the labels that both have are paired by their row number": lambda a, b: torch.stack([(p - q).norm() for p, q in zip([a[f] for f in a if f in b], [b[f] for f in b if f in a])]),
-    "in the order of b": lambda a, b: _gaps(a, b, [f for f in b if f in a]),
-    "in the order of the alphabet": lambda a, b: _gaps(a, b, sorted(set(a) & set(b))),
-    "if x of one is compared with y of the other": lambda a, b: torch.stack([(a[f] - b[f].flip(0)).norm() for f in a if f in b]),
-    "if the root is missing": lambda a, b: _gaps(a, b, [f for f in a if f in b]).square()})
+check_gaps = Exercise(
+    "gaps",
+    lambda a, b: _gaps(a, b, [f for f in a if f in b]),
+    _gap_case,
+    {
+        "if the labels are paired by their row number": lambda a, b: torch.stack(
+            [(p - q).norm() for p, q in zip(a.values(), b.values())]
+        ),
+        "if the labels that both have are paired by their row number": lambda a, b: torch.stack(
+            [(p - q).norm() for p, q in zip([a[f] for f in a if f in b], [b[f] for f in b if f in a])]
+        ),
+        "in the order of b": lambda a, b: _gaps(a, b, [f for f in b if f in a]),
+        "in the order of the alphabet": lambda a, b: _gaps(a, b, sorted(set(a) & set(b))),
+        "if x of one is compared with y of the other": lambda a, b: torch.stack(
+            [(a[f] - b[f].flip(0)).norm() for f in a if f in b]
+        ),
+        "if the root is missing": lambda a, b: _gaps(a, b, [f for f in a if f in b]).square(),
+    },
+)
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-202
 def _place_covariance(hills, stride, sigma, less=None, order=(0, 1), about=None):
@@ -88,16 +136,46 @@ def _place_covariance(hills, stride, sigma, less=None, order=(0, 1), about=None)
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-203
 def _hill_case(g):
-    h, w, stride, sigma = whole(g, 12, 15), whole(g, 18, 22), [2, 4][whole(g, 0, 1)], 1.5 + torch.rand(1, generator=g).item()
-    places = torch.rand(2, 2, generator=g) * torch.tensor([0.4, 0.3]) * stride * torch.tensor([w, h]) + torch.tensor([3.0, 3.0]) * stride
-    return 0.3 * hills(*places.tolist(), sigma=2.0 * sigma, size=(h * stride, w * stride), stride=stride), stride, sigma
+    h, w, stride, sigma = (
+        whole(g, 12, 15),
+        whole(g, 18, 22),
+        [2, 4][whole(g, 0, 1)],
+        1.5 + torch.rand(1, generator=g).item(),
+    )
+    places = (
+        torch.rand(2, 2, generator=g) * torch.tensor([0.4, 0.3]) * stride * torch.tensor([w, h])
+        + torch.tensor([3.0, 3.0]) * stride
+    )
+    return (
+        0.3 * hills(*places.tolist(), sigma=2.0 * sigma, size=(h * stride, w * stride), stride=stride),
+        stride,
+        sigma,
+    )
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-204
-check_place = Exercise("place_covariance", lambda hills, stride, sigma: _place_covariance(hills, stride, sigma), _hill_case, {
-    "if the width of the hill itself is left in": lambda hills, stride, sigma: _place_covariance(hills, stride, 0.0),
-    "with σ in place of σ²": lambda hills, stride, sigma: _place_covariance(hills, stride, sigma, sigma),
-    "in cells instead of pixels": lambda hills, stride, sigma: _place_covariance(hills, 1, sigma),
-    "with x and y swapped": lambda hills, stride, sigma: _place_covariance(hills, stride, sigma, order=(1, 0)),
-    "if you measure from the middle of the picture": lambda hills, stride, sigma: _place_covariance(hills, stride, sigma, about=(hills.shape[1] * stride / 2, hills.shape[0] * stride / 2)),
-    "if you measure from the corner, without taking the mean off": lambda hills, stride, sigma: _place_covariance(hills, stride, sigma, about=(0.0, 0.0)),
-    "if the map is not divided by its sum": lambda hills, stride, sigma: _place_covariance(hills, stride, 0.0) * hills.sum() - sigma**2 * torch.eye(2)}, rtol=1e-3, atol=1e-3)
+check_place = Exercise(
+    "place_covariance",
+    lambda hills, stride, sigma: _place_covariance(hills, stride, sigma),
+    _hill_case,
+    {
+        "if the width of the hill itself is left in": lambda hills, stride, sigma: _place_covariance(
+            hills, stride, 0.0
+        ),
+        "with σ in place of σ²": lambda hills, stride, sigma: _place_covariance(hills, stride, sigma, sigma),
+        "in cells instead of pixels": lambda hills, stride, sigma: _place_covariance(hills, 1, sigma),
+        "with x and y swapped": lambda hills, stride, sigma: _place_covariance(
+            hills, stride, sigma, order=(1, 0)
+        ),
+        "if you measure from the middle of the picture": lambda hills, stride, sigma: _place_covariance(
+            hills, stride, sigma, about=(hills.shape[1] * stride / 2, hills.shape[0] * stride / 2)
+        ),
+        "if you measure from the corner, without taking the mean off": lambda hills, stride, sigma: (
+            _place_covariance(hills, stride, sigma, about=(0.0, 0.0))
+        ),
+        "if the map is not divided by its sum": lambda hills, stride, sigma: (
+            _place_covariance(hills, stride, 0.0) * hills.sum() - sigma**2 * torch.eye(2)
+        ),
+    },
+    rtol=1e-3,
+    atol=1e-3,
+)

@@ -19,50 +19,90 @@ from ..training import evaluate, fit
 
 # %% ../../nbs/recipes/21_nose_heads.ipynb #nh-net1
 def head_network(
-    head: str, # "linear" or "soft-argmax"
-    pools: int, # how often the picture is halved: 0 to 3
-    size: tuple[int, int] = (30, 40), # (H, W) of the pictures
-    channels: Sequence[int] = (16, 32, 64), # of the three blocks
-) -> nn.Module: # (N,1,H,W) to (N,1,2) normalised coordinates
+    head: str,  # "linear" or "soft-argmax"
+    pools: int,  # how often the picture is halved: 0 to 3
+    size: tuple[int, int] = (30, 40),  # (H, W) of the pictures
+    channels: Sequence[int] = (16, 32, 64),  # of the three blocks
+) -> nn.Module:  # (N,1,H,W) to (N,1,2) normalised coordinates
     "Three blocks and a head."
     widths = [1, *channels]
     body = [conv_block(a, b, pool=i < pools) for i, (a, b) in enumerate(zip(widths, channels))]
     if head == "soft-argmax":
         return nn.Sequential(*body, nn.Conv2d(channels[-1], 1, 1), SoftArgmax2d())
     cells = (size[0] >> pools) * (size[1] >> pools)
-    return nn.Sequential(*body, nn.Flatten(), nn.Linear(channels[-1] * cells, 64), nn.ReLU(), nn.Linear(64, 2), nn.Unflatten(1, (1, 2)))
+    return nn.Sequential(
+        *body,
+        nn.Flatten(),
+        nn.Linear(channels[-1] * cells, 64),
+        nn.ReLU(),
+        nn.Linear(64, 2),
+        nn.Unflatten(1, (1, 2)),
+    )
 
 # %% ../../nbs/recipes/21_nose_heads.ipynb #nh-study
-EASY = dict(points=1, gray=True, masks=False, shift=0.6, size_range=(0.4, 0.6), yaw=30.0, occluders=0.0, sunglasses=0.0) # lesson 21's faces
+EASY = dict(
+    points=1,
+    gray=True,
+    masks=False,
+    shift=0.6,
+    size_range=(0.4, 0.6),
+    yaw=30.0,
+    occluders=0.0,
+    sunglasses=0.0,
+)  # lesson 21's faces
 
 
-@study(grid={"head": ["linear", "soft-argmax"], "pools": [1, 2, 3], "n": [100, 400, 1000, 4000], "lr": [1e-3, 4e-3]}, seeds=range(5),
-       fixed={"steps": 800, "batch_size": 25, "judged": 1000}, tiny={"n": 50, "steps": 2, "judged": 10}, uses=[head_network],
-       about="Nose tips of drawn faces, 30×40 pixels: which head needs how many pictures, at which resolution of the map? "
-             "1000 drawn faces choose the learning rate, 1000 others judge.")
+@study(
+    grid={
+        "head": ["linear", "soft-argmax"],
+        "pools": [1, 2, 3],
+        "n": [100, 400, 1000, 4000],
+        "lr": [1e-3, 4e-3],
+    },
+    seeds=range(5),
+    fixed={"steps": 800, "batch_size": 25, "judged": 1000},
+    tiny={"n": 50, "steps": 2, "judged": 10},
+    uses=[head_network],
+    about="Nose tips of drawn faces, 30×40 pixels: which head needs how many pictures, at which resolution of the map? "
+    "1000 drawn faces choose the learning rate, 1000 others judge.",
+)
 def nose_heads(
-    head: str, # "linear" or "soft-argmax"
-    pools: int, # halvings of the picture
-    n: int, # training pictures
-    lr: float, # largest learning rate of the schedule
-    seed: int, # of the training pictures, the initial weights and the order
-    steps: int, # of training
-    batch_size: int, # pictures in a batch
-    judged: int, # validation pictures, and as many test pictures
-) -> dict[str, float]: # errors in pixels of 30×40; skill on the test pictures
+    head: str,  # "linear" or "soft-argmax"
+    pools: int,  # halvings of the picture
+    n: int,  # training pictures
+    lr: float,  # largest learning rate of the schedule
+    seed: int,  # of the training pictures, the initial weights and the order
+    steps: int,  # of training
+    batch_size: int,  # pictures in a batch
+    judged: int,  # validation pictures, and as many test pictures
+) -> dict[str, float]:  # errors in pixels of 30×40; skill on the test pictures
     "Train one network and judge it on pictures that it has not seen."
-    train, valid, test = (faces(m, size=(30, 40), seed=s, **EASY) for m, s in ((n, 1000 + seed), (judged, 1), (judged, 2)))
+    train, valid, test = (
+        faces(m, size=(30, 40), seed=s, **EASY) for m, s in ((n, 1000 + seed), (judged, 1), (judged, 2))
+    )
     seed_everything(seed)
     model = head_network(head, pools)
     epochs = max(1, round(steps / -(-n // batch_size)))
-    fit(model, train, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, restore_best=False, amp=False, progress=False)
+    fit(
+        model,
+        train,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        restore_best=False,
+        amp=False,
+        progress=False,
+    )
     found = {name: evaluate(model, ds) for name, ds in (("train", train), ("valid", valid), ("test", test))}
-    return {f"{name}_px": row["error_px"] for name, row in found.items()} | {"test_skill": found["test"]["skill"]}
+    return {f"{name}_px": row["error_px"] for name, row in found.items()} | {
+        "test_skill": found["test"]["skill"]
+    }
 
 # %% ../../nbs/recipes/21_nose_heads.ipynb #nh-chosen
 def chosen_heads(
-    table: pd.DataFrame, # `evidence("nose_heads")`
-) -> pd.DataFrame: # a row for each head, pools, n and seed, with the learning rate chosen on validation
+    table: pd.DataFrame,  # `evidence("nose_heads")`
+) -> pd.DataFrame:  # a row for each head, pools, n and seed, with the learning rate chosen on validation
     "The rows of the learning rate that is better on the validation pictures, in each cell."
     cells = table.groupby(["head", "pools", "n", "lr"])["valid_px"].mean()
     best = cells.groupby(["head", "pools", "n"]).idxmin()
