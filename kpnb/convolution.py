@@ -95,7 +95,9 @@ def output_size(
     padding: int | tuple[int, int] = 0,  # zeros on each side
     dilation: int | tuple[int, int] = 1,  # steps between the window's pixels
 ) -> int | tuple[int, int]:  # a length if all arguments are single numbers, else (H', W')
-    "How many windows fit: ⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1. A ValueError shows this sum if none does."
+    """How many windows fit; where none does, a ValueError shows this sum.
+
+    ⌊(size + 2·padding − dilation·(kernel − 1) − 1) / stride⌋ + 1."""
     given = dict(size=size, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
     pairs = [_pair(v, name, 0 if name == "padding" else 1) for name, v in given.items()]
     single = all(isinstance(v, int) for v in given.values())
@@ -119,13 +121,14 @@ KERNELS = {
 
 
 def parse_kernel(
-    text: str,  # rows on lines of their own (or separated by ;), numbers separated by spaces; fractions such as 1/9 are allowed
+    text: str,  # rows on own lines or separated by ;, numbers by spaces; fractions such as 1/9 are allowed
 ) -> Tensor:  # (k,k)
     "A square kernel of odd side from text."
     rows = [row.replace(",", " ").split() for row in text.replace(";", "\n").splitlines() if row.strip()]
     if not rows or len(rows) % 2 == 0 or any(len(r) != len(rows) for r in rows):
         raise ValueError(
-            f"kernel: found rows of {', '.join(str(len(r)) for r in rows) or 'no'} numbers; expected 3 rows of 3, or 5 rows of 5"
+            f"kernel: found rows of {', '.join(str(len(r)) for r in rows) or 'no'} numbers; "
+            "expected 3 rows of 3, or 5 rows of 5"
         )
     try:
         return torch.tensor([[float(Fraction(v)) for v in row] for row in rows])
@@ -170,9 +173,8 @@ def _marked(ax, left, picture, x, y, reach, title):
         vmin=-limit if picture.min() < -1e-6 else 0,
         vmax=limit,
     )
-    ax.add_patch(
-        Rectangle((left, top), w * cell, 9, fill=False, ec="#888888", lw=0.8)
-    )  # a white edge of the picture must not look like the page
+    # a white edge of the picture must not look like the page
+    ax.add_patch(Rectangle((left, top), w * cell, 9, fill=False, ec="#888888", lw=0.8))
     ax.add_patch(
         Rectangle(
             (left + (x - reach) * cell, top + (y - reach) * cell),
@@ -192,7 +194,10 @@ def draw_window(
     x: int,  # column of the pixel to look at
     y: int,  # row of the pixel to look at
 ) -> Figure:
-    "A picture with a window, the window's pixels, the kernel, their products and their sum, and the whole output (zeros around the picture)."
+    """A picture with a window, what is computed in the window, and the whole output.
+
+    Side by side: picture, the window's pixels, kernel, their products and their sum, output (zeros around
+    the picture)."""
     r, wide = len(kernel) // 2, 9 * picture.shape[1] / picture.shape[0]
     window = F.pad(picture, (r,) * 4)[y : y + 2 * r + 1, x : x + 2 * r + 1]
     out, products = F.conv2d(picture[None, None], kernel[None, None], padding=r)[0, 0], window * kernel
@@ -285,11 +290,13 @@ def _check_shapes(x, weight, bias, groups):
     (o, c), found = weight.shape[:2], x.shape[1]
     if found != groups * c:
         raise ValueError(
-            f"x has {found} channels; expected {groups}·{c} = {groups * c}, since weight is {tuple(weight.shape)} and groups {groups}"
+            f"x has {found} channels; expected {groups}·{c} = {groups * c}, "
+            f"since weight is {tuple(weight.shape)} and groups {groups}"
         )
     if o % groups:
         raise ValueError(
-            f"weight makes {o} output channels; expected a multiple of groups {groups}, but {o} = {o // groups}·{groups} + {o % groups}"
+            f"weight makes {o} output channels; expected a multiple of groups {groups}, "
+            f"but {o} = {o // groups}·{groups} + {o % groups}"
         )
     if bias is not None and bias.shape != (o,):
         raise ValueError(
@@ -316,7 +323,9 @@ def conv2d_loops(
     dilation: int | tuple[int, int] = 1,  # steps between the window's pixels
     groups: int = 1,  # parts of the channels that do not see each other
 ) -> Tensor:  # (N,O,H',W')
-    "Convolution from its definition, one output number at a time. ValueError for shapes and sizes that do not fit."
+    """Convolution from its definition, one output number at a time.
+
+    ValueError for shapes and sizes that do not fit."""
     (sy, sx), (py, px), (dy, dx), (h, w) = _settings(x, weight, bias, stride, padding, dilation, groups)
     (o, c, kh, kw), x, values = weight.shape, F.pad(x, (px, px, py, py)), []
     for n in range(len(x)):
@@ -352,9 +361,8 @@ def unfold(
         d * torch.arange(k, device=x.device)[:, None] + s * torch.arange(n, device=x.device)
     )  # (k, n)
     rows, cols = line(kh, dy, h, sy), line(kw, dx, w, sx)
-    windows = F.pad(x, (px, px, py, py))[
-        :, :, rows[:, None, :, None], cols[None, :, None, :]
-    ]  # (N,C,kh,kw,H',W')
+    # windows: (N,C,kh,kw,H',W')
+    windows = F.pad(x, (px, px, py, py))[:, :, rows[:, None, :, None], cols[None, :, None, :]]
     return windows.reshape(len(x), x.shape[1] * kh * kw, h * w)
 
 # %% ../nbs/10_convolution.ipynb #414d4d94
@@ -367,7 +375,9 @@ def conv2d_unfold(
     dilation: int | tuple[int, int] = 1,  # steps between the window's pixels
     groups: int = 1,  # parts of the channels that do not see each other
 ) -> Tensor:  # (N,O,H',W')
-    "Convolution as one matrix product over the unfolded windows. ValueError for shapes and sizes that do not fit."
+    """Convolution as one matrix product over the unfolded windows.
+
+    ValueError for shapes and sizes that do not fit."""
     size = _settings(x, weight, bias, stride, padding, dilation, groups)[-1]
     n, o, taps = len(x), len(weight), weight[0].numel()  # taps: weights of one kernel
     columns = unfold(x, tuple(weight.shape[2:]), stride, padding, dilation).view(
@@ -399,11 +409,15 @@ def equivariance_gap(
     shift: int,  # pixels by which the second window lies further to the right
     jump: int = 1,  # pixels of the picture from one output cell to the next
 ) -> Tensor:  # (h', w' - shift/jump) difference in each cell, relative to how much the output varies
-    "How far f is from equivariance: root mean square over the channels of f(moved picture) − moved f(picture), where the two overlap; moved by the nearest whole number of cells."
+    """How far f is from equivariance, where f(moved picture) and moved f(picture) overlap.
+
+    Root mean square over the channels of f(moved picture) − moved f(picture); moved by the nearest whole
+    number of cells."""
     (h, w), (big_h, big_w) = size, picture.shape[-2:]
     if shift < 0 or w + shift > big_w or h > big_h:
         raise ValueError(
-            f"shift {shift}: {w} + {shift} = {w + shift} columns, {h} rows; found a picture of {big_w} columns, {big_h} rows"
+            f"shift {shift}: {w} + {shift} = {w + shift} columns, {h} rows; "
+            f"found a picture of {big_w} columns, {big_h} rows"
         )
     one, two = (f(picture[None, :, :h, s : s + w])[0] for s in (0, shift))
     cells = round(shift / jump)
@@ -440,9 +454,7 @@ class Field(NamedTuple):
 
 # %% ../nbs/10_convolution.ipynb #84a10e65
 def receptive_field(
-    layers: Sequence[
-        Sequence[int]
-    ],  # (kernel, stride, dilation, padding) for each layer; what is left out is 1, 1 and 0
+    layers: Sequence[Sequence[int]],  # (kernel, stride, dilation, padding) of each; left out: 1, 1 and 0
 ) -> Field:  # of the last layer's units
     "The receptive field by formula (Araujo et al. 2019, distill.pub/2019/computing-receptive-fields)."
     size, jump, start = 1, 1, 0.5
@@ -451,11 +463,13 @@ def receptive_field(
             k, s, d, p = Window(*layer)
         except TypeError:
             raise ValueError(
-                f"layer {i}: found {layer!r}; expected (kernel, stride, dilation, padding), at least the kernel"
+                f"layer {i}: found {layer!r}; "
+                "expected (kernel, stride, dilation, padding), at least the kernel"
             ) from None
         if min(k, s, d) < 1 or p < 0:
             raise ValueError(
-                f"layer {i}: found kernel {k}, stride {s}, dilation {d}, padding {p}; expected at least 1, 1, 1 and 0"
+                f"layer {i}: found kernel {k}, stride {s}, dilation {d}, padding {p}; "
+                "expected at least 1, 1, 1 and 0"
             )
         size, start, jump = size + d * (k - 1) * jump, start + (d * (k - 1) / 2 - p) * jump, jump * s
     return Field(size, jump, start)
@@ -481,7 +495,7 @@ def windows(
 
 # %% ../nbs/10_convolution.ipynb #22057b86
 class _Average(nn.Module):
-    "The window of a convolution or pooling with equal weights for all that it sees, its channels averaged to one."
+    "A convolution's or pooling's window with equal weights for all it sees, channels averaged to one."
 
     def __init__(self, m):
         super().__init__()
@@ -509,17 +523,20 @@ def _transparent(m):
 
 # %% ../nbs/10_convolution.ipynb #449a928b
 def gradient_receptive_field(
-    model: nn.Module,  # (1,C,H,W) -> (1,C',h',w'); convolutions, poolings, ReLU, batch norm and sums of them; stays as it is
+    model: nn.Module,  # (1,C,H,W) -> (1,C',h',w'); stays as it is
     size: int | tuple[int, int],  # (H, W) of the picture, larger than the field
     unit: tuple[int, int] | None = None,  # (row, column) of the output; default: the middle one
     in_channels: int = 1,  # C
 ) -> tuple[Tensor, tuple[int, int]]:  # (H,W) bool: which pixels can change the unit; the unit
-    "The receptive field by gradient: input pixels at which one output unit has a gradient that is not zero."
+    """The receptive field by gradient: input pixels where an output unit's gradient is not zero.
+
+    The model may hold convolutions, poolings, ReLU, batch norm and sums of them."""
     x = torch.ones(1, in_channels, *_pair(size, "size", 1), dtype=torch.float64, requires_grad=True)
     out = _transparent(model).cpu().double().eval()(x)
     if out.ndim != 4:
         raise ValueError(
-            f"gradient_receptive_field: the model answers {tuple(out.shape)}; expected maps (1,C,h,w), so leave out its head"
+            f"gradient_receptive_field: the model answers {tuple(out.shape)}; "
+            "expected maps (1,C,h,w), so leave out its head"
         )
     unit = (out.shape[2] // 2, out.shape[3] // 2) if unit is None else unit
     out[0, 0, unit[0], unit[1]].backward()
@@ -540,10 +557,13 @@ def effective_size(
     influence: Tensor,  # (H,W) mean absolute gradient of one unit at each pixel
     threshold: float = 0.0455,  # share of the largest value
 ) -> float:  # pixels
-    "The side of the effective receptive field: root of the number of pixels above a share of the largest influence (Luo et al. 2016, arXiv:1701.04128)."
+    """The side of the effective receptive field (Luo et al. 2016, arXiv:1701.04128).
+
+    It is the root of the number of pixels above a share of the largest influence."""
     if influence.ndim != 2 or not influence.isfinite().all() or influence.max() <= 0:
         raise ValueError(
-            f"influence: found {tuple(influence.shape)} with maximum {influence.max()}; expected (H,W), finite and somewhere positive"
+            f"influence: found {tuple(influence.shape)} with maximum {influence.max()}; "
+            "expected (H,W), finite and somewhere positive"
         )
     return math.sqrt(int((influence >= threshold * influence.max()).sum()))
 
@@ -552,7 +572,9 @@ def influence(
     model: nn.Module,  # (N,C,H,W) -> (N,C',h',w')
     images: Tensor,  # (N,C,H,W) pictures
 ) -> Tensor:  # (H,W)
-    "Mean absolute gradient of the middle unit, over pictures, input channels and random signs of the output channels."
+    """Mean absolute gradient of the middle unit.
+
+    The mean is over pictures, input channels and random signs of the output channels."""
     x = images.clone().requires_grad_()
     out = model(x)
     middle = out[:, :, out.shape[2] // 2, out.shape[3] // 2]

