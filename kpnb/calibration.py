@@ -34,10 +34,13 @@ def draw_calibrated(
     strength: float = 2.0,  # standard deviation of the logits
     seed: int | torch.Generator = 0,  # of the logits and the dice
 ) -> tuple[Tensor, Tensor]:  # logits (n,C,size,size), target (n,size,size)
-    "A perfectly calibrated network and its truth: the truth is drawn from the network's own probabilities, one roll of the dice for each square of `patch` pixels."
+    """A perfectly calibrated network and its truth, drawn from the network's own probabilities.
+
+    There is one roll of the dice for each square of `patch` pixels."""
     if size % patch:
         raise ValueError(
-            f"draw_calibrated: patch is {patch} and size is {size}; expected a size that is divisible by the patch, and {size} % {patch} = {size % patch}"
+            f"draw_calibrated: patch is {patch} and size is {size}; "
+            f"expected a size that is divisible by the patch, and {size} % {patch} = {size % patch}"
         )
     g = make_generator(seed)
     small = torch.randn(n, classes, size // patch, size // patch, generator=g) * strength
@@ -98,18 +101,18 @@ def _tolerance(dtype):
 
 # %% ../nbs/41_calibration.ipynb #s41-015
 def _refuse(probs, counted, highest, first=0):
-    """An error that names the first place whose values are no probabilities; its picture is counted from `first`.
+    """An error that names the first place whose values are no probabilities.
 
-    Places where `counted` is False may hold anything; None: all count."""
+    Its picture is counted from `first`. Places where `counted` is False may hold anything; None: all
+    count."""
     tol = _tolerance(probs.dtype)
     total = probs.sum(1, dtype=torch.float32 if probs.dtype != torch.float64 else None)
     usual = lambda: (probs.min() >= -tol) & (highest.max() <= 1 + tol) & ((total - 1).abs().max() <= tol)
     if not probs.numel() or bool(usual()):  # quickly
         return
     counted = torch.ones_like(highest, dtype=torch.bool) if counted is None else counted
-    fine = (
-        ((total - 1).abs() <= tol) & (probs.amin(1) >= -tol) & (highest <= 1 + tol)
-    )  # all three are False for NaN
+    # all three are False for NaN
+    fine = ((total - 1).abs() <= tol) & (probs.amin(1) >= -tol) & (highest <= 1 + tol)
     if bool((fine | ~counted).all()):
         return
     at = (~fine & counted).nonzero()[0].tolist()
@@ -143,7 +146,10 @@ def _rows(scores, target, counted, numbers=1_000_000):
 
 # %% ../nbs/41_calibration.ipynb #s41-017
 def _confidence(probs, target, ignore, first=0):
-    "Confidence and whether the answer (the first class of the largest probability) is right, for the places that count; which places count, None for all; and how many do not."
+    """Confidence and whether the answer is right, for the places that count.
+
+    The answer is the first class of the largest probability. After them: which places count, None for all;
+    and how many do not."""
     counted = (
         None
         if _all_count(target, probs.shape[1], ignore)
@@ -161,9 +167,8 @@ def _confidence(probs, target, ignore, first=0):
 # %% ../nbs/41_calibration.ipynb #s41-018
 def _break_ties(right, probs, label, highest):
     "Where several classes share the largest probability, only the first of them is the answer."
-    top = probs.div(highest[:, None], rounding_mode="trunc").sum(
-        1
-    )  # how many classes share the largest value
+    # how many classes share the largest value
+    top = probs.div(highest[:, None], rounding_mode="trunc").sum(1)
     tied = ((top > 1.5) & right).nonzero(as_tuple=True)
     if not len(tied[0]):
         return
@@ -176,7 +181,9 @@ def confidence_and_hits(
     target: Tensor,  # (N,...) labels
     ignore: int | None = VOID,  # label of places that do not count
 ) -> tuple[Tensor, Tensor]:  # (M,) confidences, (M,) bool: the answer is right; M places count
-    "The largest probability of each place, and whether its class is the true one. Among equal probabilities the first class is the answer, as with argmax."
+    """The largest probability of each place, and whether its class is the true one.
+
+    Among equal probabilities the first class is the answer, as with argmax."""
     _shapes(probs, target, ignore)
     return _confidence(probs, target, ignore)[:2]
 
@@ -213,7 +220,9 @@ class Bins:
         return self.count / self.count.sum(-1, keepdim=True)  # (...,B) of all places
 
     def mean(self, values: Tensor) -> Tensor:  # (...)
-        "The mean of something over the bins, weighted by their places; empty bins do not count. NaN without places."
+        """The mean of something over the bins, weighted by their places.
+
+        Empty bins do not count. NaN without places."""
         total = torch.where(self.count > 0, self.share * values, 0.0).sum(-1)
         return torch.where(self.count.sum(-1) > 0, total, math.nan)
 
@@ -236,13 +245,16 @@ def _edges(bins):
         or not bool((edges.diff() > 0).all())
     ):
         raise ValueError(
-            f"bins: found edges {[round(e, 4) for e in edges.flatten().tolist()]}; expected increasing numbers from 0 to 1"
+            f"bins: found edges {[round(e, 4) for e in edges.flatten().tolist()]}; "
+            "expected increasing numbers from 0 to 1"
         )
     return edges
 
 # %% ../nbs/41_calibration.ipynb #s41-027
 def _bin_of(confidence, edges):
-    "The bin of each confidence: (edge, next edge]. For equal widths by a product, and by a search only next to an edge, where rounding could decide."
+    """The bin of each confidence: (edge, next edge].
+
+    For equal widths by a product, and by a search only next to an edge, where rounding could decide."""
     n, search = len(edges) - 1, lambda c: torch.bucketize(c, edges.to(c.dtype), out_int32=True) - 1
     if n > 1000 or not torch.equal(edges, _edges(n)):
         return search(confidence).clamp_(0, n - 1)
@@ -265,16 +277,17 @@ def _tally(confidence, right, edges, group=None, groups=1):
     index = _bin_of(confidence, edges)
     if group is not None:
         index = index + group.cpu() * (len(edges) - 1)
-    both = (
-        torch.bincount(index + cells * right.int(), minlength=2 * cells).double().view(2, groups, -1)
-    )  # answered wrong, answered right
+    # answered wrong, answered right
+    both = torch.bincount(index + cells * right.int(), minlength=2 * cells).double().view(2, groups, -1)
     c = confidence.double()
     add = lambda w: torch.bincount(index, w, minlength=cells).view(groups, -1)
     return both.sum(0), add(c), both[1], add((c - right.double()).square_())
 
 # %% ../nbs/41_calibration.ipynb #s41-029
 class Reliability:
-    "Feed batches of probabilities; the memory is that of the bins, and the result the same as for all data at once."
+    """Feed batches of probabilities; the result is the same as for all data at once.
+
+    The memory is that of the bins."""
 
     def __init__(
         self,
@@ -329,14 +342,18 @@ _SIGMA = math.sqrt(2 / math.pi)
 def ece(
     bins: Bins,  # counted places
 ) -> Tensor:  # (...) 0 is perfect
-    "Expected calibration error: the mean |accuracy - confidence| of the bins, weighted by their places (Naeini et al. 2015; Guo et al. 2017, arXiv:1706.04599). NaN without places."
+    """Expected calibration error: the mean |accuracy - confidence| of the bins, weighted by their places.
+
+    Naeini et al. 2015; Guo et al. 2017, arXiv:1706.04599. NaN without places."""
     return bins.mean(bins.gap.abs())
 
 # %% ../nbs/41_calibration.ipynb #s41-035
 def mce(
     bins: Bins,  # counted places
 ) -> Tensor:  # (...)
-    "Maximum calibration error: the largest |accuracy - confidence| of a bin that holds anything. A bin of three pixels can decide it."
+    """Maximum calibration error: the largest |accuracy - confidence| of a bin that holds anything.
+
+    A bin of three pixels can decide it."""
     return (
         torch.where(bins.count > 0, bins.gap.abs(), -math.inf)
         .amax(-1)
@@ -347,23 +364,28 @@ def mce(
 def signed_gap(
     bins: Bins,  # counted places
 ) -> Tensor:  # (...) negative: too sure
-    "Accuracy minus mean confidence over all places. Bins that are too sure and bins that are too modest cancel, so this is no ECE."
+    """Accuracy minus mean confidence over all places.
+
+    Bins that are too sure and bins that are too modest cancel, so this is no ECE."""
     return bins.mean(bins.gap)
 
 # %% ../nbs/41_calibration.ipynb #s41-037
 def ece_by_chance(
     bins: Bins,  # counted places
 ) -> Tensor:  # (...)
-    "The ECE that a perfectly calibrated network with these confidences shows on average, if all places are independent, by the luck of the draw alone."
+    """The ECE that a perfectly calibrated network with these confidences shows on average.
+
+    It comes by the luck of the draw alone, if all places are independent."""
     return bins.mean(_SIGMA * (bins.confidence * (1 - bins.confidence) / bins.count).clamp(min=0).sqrt())
 
 # %% ../nbs/41_calibration.ipynb #s41-038
 def ece_debiased(
     bins: Bins,  # counted places
 ) -> Tensor:  # (...) may be slightly below 0
-    """ECE less its upward bias: each bin's |gap| less what random accuracies add to it on average (Kumar et al. 2019, arXiv:1909.10155, in closed form).
+    """ECE less its upward bias: each bin's |gap| less what random accuracies add to it on average.
 
-    The places must be independent: neighbouring pixels are not, so for pictures the bias is larger than what is taken off here."""
+    It is that of Kumar et al. 2019, arXiv:1909.10155, in closed form. The places must be independent:
+    neighbouring pixels are not, so for pictures the bias is larger than what is taken off here."""
     sigma = (bins.accuracy * (1 - bins.accuracy) / bins.count).clamp(min=1e-24).sqrt()
     gap = bins.gap.abs()
     expected = sigma * _SIGMA * torch.exp(-0.5 * (gap / sigma) ** 2) + gap * torch.erf(
@@ -377,7 +399,8 @@ def brier_top(
 ) -> dict[str, Tensor]:  # brier = reliability - resolution + uncertainty + within
     """The Brier score of the confidences, mean (confidence - right)², and its parts (Murphy 1973).
 
-    `reliability` is the mean squared gap; `resolution` says how much the bins' accuracies differ; `uncertainty` is accuracy · (1 - accuracy); `within` is what the bins blur."""
+    `reliability` is the mean squared gap; `resolution` says how much the bins' accuracies differ;
+    `uncertainty` is accuracy · (1 - accuracy); `within` is what the bins blur."""
     total = bins.count.sum(-1)
     overall = bins.right.sum(-1) / total
     parts = {
@@ -419,7 +442,8 @@ def plot_reliability(
     "Accuracy over confidence with the gaps, and below it the share of places in each bin."
     if bins.count.ndim != 1:
         raise ValueError(
-            f"plot_reliability: found bins of shape {tuple(bins.count.shape)}; expected (B,): add those of the pictures with total(bins)"
+            f"plot_reliability: found bins of shape {tuple(bins.count.shape)}; "
+            "expected (B,): add those of the pictures with total(bins)"
         )
     if axes is None:
         axes = figure(1, 2, width=4.2, height=2.4, height_ratios=[3, 1], sharex=True)[1]
@@ -471,11 +495,13 @@ def equal_mass_edges(
     _edges(bins)
     if confidence.ndim != 1 or not len(confidence):
         raise ValueError(
-            f"equal_mass_edges: found confidences of shape {tuple(confidence.shape)}; expected (M,) with at least one"
+            f"equal_mass_edges: found confidences of shape {tuple(confidence.shape)}; "
+            "expected (M,) with at least one"
         )
     if not bool(((confidence >= 0) & (confidence <= 1)).all()):
         raise ValueError(
-            f"equal_mass_edges: found confidences from {confidence.min():.4g} to {confidence.max():.4g}; expected [0, 1]"
+            f"equal_mass_edges: found confidences from {confidence.min():.4g} to {confidence.max():.4g}; "
+            "expected [0, 1]"
         )
     ordered = confidence.detach().cpu().double().sort().values
     at = [math.ceil(k * len(ordered) / bins) - 1 for k in range(1, bins)]
@@ -555,7 +581,8 @@ def _pictures(bins, who):
     "The number of pictures, checked."
     if bins.count.ndim != 2 or len(bins.count) < 2:
         raise ValueError(
-            f"{who}: found bins of shape {tuple(bins.count.shape)}; expected (N,B) for at least 2 pictures: count with Reliability(per_image=True)"
+            f"{who}: found bins of shape {tuple(bins.count.shape)}; "
+            "expected (N,B) for at least 2 pictures: count with Reliability(per_image=True)"
         )
     return len(bins.count)
 
@@ -625,29 +652,32 @@ def paired_test(
     level: float = 0.95,  # of the interval
     times: int = 2000,  # redrawn data sets
     seed: int | torch.Generator = 0,  # for the drawing
-) -> (
-    Interval
-):  # of statistic(a) - statistic(b); `p`: 1 minus the level at which the interval begins to hold 0
-    """Do two networks differ? Both are judged on the same redrawn pictures (Efron 1979), so interval and p never contradict each other.
+) -> Interval:  # of statistic(a) - statistic(b); `p`: 1 minus the level at which it begins to hold 0
+    """Do two networks differ? Both are judged on the same redrawn pictures (Efron 1979).
 
-    Exchanging the networks' results picture by picture would ask something else: whether they are alike in *everything*. One that is too sure and one that is too modest, with the same ECE, are not."""
+    So interval and p never contradict each other.
+
+    Exchanging the networks' results picture by picture would ask something else: whether they are alike
+    in *everything*. One that is too sure and one that is too modest, with the same ECE, are not."""
     n, g = _pictures(a, "paired_test"), make_generator(seed)
     if _pictures(b, "paired_test") != n or not torch.equal(a.count.sum(-1), b.count.sum(-1)):
         raise ValueError(
-            f"paired_test: found {n} and {len(b.count)} pictures with {a.n_used} and {b.n_used} places; expected the same pictures in the same order"
+            f"paired_test: found {n} and {len(b.count)} pictures with {a.n_used} and {b.n_used} places; "
+            "expected the same pictures in the same order"
         )
     value = float(statistic(total(a)) - statistic(total(b)))
     w = _redraw(n, times, g)
     draws = statistic(_weighted(a, w)) - statistic(_weighted(b, w))
     low, high = _interval(draws, value, level, "basic", n)
-    beyond = min(
-        int((draws >= 2 * value - 1e-12).sum()), int((draws <= 2 * value + 1e-12).sum())
-    )  # reflected about the value, as in the basic interval: on the other side of 0
+    # reflected about the value, as in the basic interval: on the other side of 0
+    beyond = min(int((draws >= 2 * value - 1e-12).sum()), int((draws <= 2 * value + 1e-12).sum()))
     return Interval(value, low, high, level, n, min(1.0, 2 * (1 + beyond) / (times + 1)))
 
 # %% ../nbs/41_calibration.ipynb #s41-101
 class Scaler(nn.Module):
-    "What all cures share: fitted on held-out logits by their NLL, they turn logits into logits. Subclasses say how in `forward`."
+    """What all cures share: fitted on held-out logits by their NLL, they turn logits into logits.
+
+    Subclasses say how in `forward`."""
 
     spatial = False  # whether `forward` needs whole maps
 
@@ -765,13 +795,14 @@ class TemperatureScaling(Scaler):
     def _checked(self, value):
         if not 1e-3 < self.temperature < 1e3:
             raise ValueError(
-                f"TemperatureScaling: the best temperature is {self.temperature:.3g}, out of any useful range; is every answer right, or are the labels of other pictures?"
+                f"TemperatureScaling: the best temperature is {self.temperature:.3g}, "
+                "out of any useful range; is every answer right, or are the labels of other pictures?"
             )
         return super()._checked(value)
 
 # %% ../nbs/41_calibration.ipynb #s41-106
 class VectorScaling(Scaler):
-    "Each class's logit times a factor of its own, plus a shift of its own (Guo et al. 2017). Answers can change."
+    "Each class's logit times its own factor, plus its own shift (Guo et al. 2017). Answers can change."
 
     def __init__(
         self,
@@ -785,7 +816,9 @@ class VectorScaling(Scaler):
 
 # %% ../nbs/41_calibration.ipynb #s41-108
 class LocalTemperature(Scaler):
-    "A temperature for each pixel, from the logits around it (after Ding et al. 2021, arXiv:2008.05105). Answers do not change."
+    """A temperature for each pixel, from the logits around it (after Ding et al. 2021, arXiv:2008.05105).
+
+    Answers do not change."""
 
     spatial = True
 
@@ -842,12 +875,12 @@ def accuracy_above(
 
 # %% ../nbs/41_calibration.ipynb #s41-129
 def cure_runs(
-    runs: Sequence[
-        dict
-    ],  # of `kpnb.segmentation.pets_trimap`, `camvid` or `source_networks`: one for each fold
+    runs: Sequence[dict],  # of `kpnb.segmentation.pets_trimap`, `camvid` or `source_networks`, one a fold
     bins: int | Sequence[float] = 10,  # as for `Reliability`
 ) -> dict:  # accuracy, ece, ece_scaled and their change as Interval; baseline, nll, nll_scaled, temperatures
-    "The confidences of trained networks before and after temperature scaling; each network has its own temperature."
+    """The confidences of trained networks before and after temperature scaling.
+
+    Each network has its own temperature."""
     if not runs:
         raise ValueError("cure_runs: there are no runs")
     scalers = [TemperatureScaling().fit(r["apart_logits"], r["apart_masks"]) for r in runs]

@@ -81,7 +81,10 @@ def _values(found, expected, rtol, atol, at):
     much = (
         f", by up to {gap.nan_to_num(0).max():.4g}" if f.dtype != torch.bool and gap.isfinite().any() else ""
     )
-    return f"{at}first difference{place}: expected {_short(e[first])}, found {_short(f[first])} ({int(bad.sum())} of {bad.numel()} values differ{much})"
+    return (
+        f"{at}first difference{place}: expected {_short(e[first])}, found {_short(f[first])} "
+        f"({int(bad.sum())} of {bad.numel()} values differ{much})"
+    )
 
 # %% ../nbs/workshop/08_checks.ipynb #04a63f8e
 def _short(x):
@@ -90,7 +93,7 @@ def _short(x):
 # %% ../nbs/workshop/08_checks.ipynb #261d5b27
 def difference(
     found,  # a result
-    expected,  # what it should be: tensors, arrays, numbers, strings, or tuples, lists and dictionaries of them
+    expected,  # what it should be: tensors, arrays, numbers, strings, or tuples, lists and dicts of them
     rtol: float = 1e-4,  # relative tolerance for floats
     atol: float = 1e-5,  # absolute tolerance for floats
     at: str = "",  # where in a larger result this is, for the message
@@ -198,7 +201,10 @@ def _where(error, function):
     if not own:
         return ""
     f = own[-1]
-    return f"\n  in line {f.lineno - (code.co_firstlineno - 1 if f.name == code.co_name else 0)} of {f.name}: {(f.line or linecache.getline(f.filename, f.lineno)).strip()}"
+    return (
+        f"\n  in line {f.lineno - (code.co_firstlineno - 1 if f.name == code.co_name else 0)} of {f.name}: "
+        f"{(f.line or linecache.getline(f.filename, f.lineno)).strip()}"
+    )
 
 # %% ../nbs/workshop/08_checks.ipynb #47b7615e
 def _inputs(function, args):
@@ -218,15 +224,16 @@ def _printed(result):
 
 # %% ../nbs/workshop/08_checks.ipynb #026845a6
 class Exercise:
-    "An exercise that is checked on random inputs: call it with the learner's function."
+    """An exercise that is checked on random inputs: call it with the learner's function.
+
+    The name of a typical mistake completes "your result is what you get ..."."""
 
     def __init__(
         self,
         name: str,  # of the function that the learner writes
         reference: Callable,  # the right answer
         cases: Callable,  # takes a generator, returns a tuple of arguments
-        wrong: Mapping[str, Callable]
-        | None = None,  # typical mistakes; each name completes "your result is what you get ..."
+        wrong: Mapping[str, Callable] | None = None,  # name -> typical mistake
         *,
         n: int = 10,  # random cases
         rtol: float = 1e-4,  # relative tolerance
@@ -303,7 +310,7 @@ def _empty(f) -> bool:
 
 
 def _untouched(outcome, answer):
-    "Whether an answer looks like a stub: it gave ..., raised NotImplementedError, or gave None and does nothing else."
+    "Whether an answer is like a stub: it gave ..., raised NotImplementedError, or did nothing but give None."
     if outcome.error is not None:
         return isinstance(outcome.error, NotImplementedError)
     return outcome.value is ... or (outcome.value is None and _empty(answer))
@@ -347,7 +354,11 @@ def _passed(self: Exercise, cases, found):
         changed = [*inspect.signature(self.reference).parameters, *map(str, range(len(cases[i])))][
             found[i].changed
         ]
-        text = f"{self.name}: not right yet. The values are right, but your function changes its input {changed} in place; work on a copy.\n  with {', '.join(what)}"
+        text = (
+            f"{self.name}: not right yet. The values are right, "
+            f"but your function changes its input {changed} in place; work on a copy.\n"
+            f"  with {', '.join(what)}"
+        )
         return CheckResult(False, text, "when the input is changed in place")
     shapes = f" ({_inputs(self.reference, cases[0])}; and so on)" if len(cases) > 1 else ""
     return CheckResult(True, f"{self.name}: passed on {len(cases)} random cases{shapes}", status="passed")
@@ -385,11 +396,13 @@ def _test_mistake(exercise, name, mistake, seed):
     result = exercise.judge(mistake, seed)
     if result:
         raise AssertionError(
-            f"{exercise.name}: the mistake {name!r} passes (seed {seed}); draw cases in which it differs from the solution"
+            f"{exercise.name}: the mistake {name!r} passes (seed {seed}); "
+            "draw cases in which it differs from the solution"
         )
     if result.named != name:
         raise AssertionError(
-            f"{exercise.name}: the mistake {name!r} is recognised as {result.named!r} (seed {seed}): {result.message}"
+            f"{exercise.name}: the mistake {name!r} is recognised as {result.named!r} (seed {seed}): "
+            f"{result.message}"
         )
 
 # %% ../nbs/workshop/08_checks.ipynb #359917c4
@@ -479,9 +492,10 @@ def check_number(
     name: str,  # what the number is
     expected: float,  # the right answer
     tol: float = 0.0,  # accepted distance from it
-    wrong: Mapping[str, float]
-    | None = None,  # typical wrong numbers; each name completes "your number is what you get ..."
+    wrong: Mapping[str, float] | None = None,  # name -> typical wrong number
     unit: str = "",  # such as "px"
 ) -> NumberExercise:
-    "An exercise whose answer is a number."
+    """An exercise whose answer is a number.
+
+    The name of a typical wrong number completes "your number is what you get ..."."""
     return NumberExercise(name, expected, tol, wrong, unit)

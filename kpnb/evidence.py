@@ -34,16 +34,8 @@ from .core import device, locked, write_safely
 
 # %% ../nbs/workshop/11_evidence.ipynb #ev-study
 STUDIES: dict[str, "Study"] = {}  # all that have been declared, by name
-RECORD = (
-    "seconds",
-    "device",
-    "threads",
-    "torch",
-    "kpnb",
-    "python",
-    "date",
-    "fingerprint",
-)  # columns of provenance
+# columns of provenance
+RECORD = ("seconds", "device", "threads", "torch", "kpnb", "python", "date", "fingerprint")
 
 
 @dataclass
@@ -144,7 +136,8 @@ def _code(function):
         ):
             node.body = body[1:] or [ast.Pass()]
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            node.decorator_list = []  # the declaration itself: its grid may grow without making old rows wrong
+            # the declaration itself: its grid may grow without making old rows wrong
+            node.decorator_list = []
     return ast.dump(tree)
 
 # %% ../nbs/workshop/11_evidence.ipynb #ev-run1
@@ -192,7 +185,9 @@ def run_study(
     max_seconds: float | None = None,  # start no further row after so many seconds
     report: Callable[[str], None] | None = print,  # gets a line for each row; None: nothing
 ) -> pd.DataFrame:  # all rows of today's code
-    "Run the missing rows of a study; each is stored as soon as it is done. Several processes can work on one study."
+    """Run the missing rows of a study; each is stored as soon as it is done.
+
+    Several processes can work on one study."""
     s = STUDIES[name] if isinstance(name, str) else name
     path, start, new = Path(folder or evidence_folder()) / f"{s.name}.csv", time.perf_counter(), 0
     locks = path.parent / f".{s.name}.locks"
@@ -214,7 +209,9 @@ def run_study(
         new += 1
         if report:
             report(
-                f"{s.name}, row {i} of {len(rows)}: {_words(row)}: {_words({k: made[k] for k in made if k not in RECORD and k not in row})}, {made['seconds']:.0f} s"
+                f"{s.name}, row {i} of {len(rows)}: {_words(row)}: "
+                f"{_words({k: made[k] for k in made if k not in RECORD and k not in row})}, "
+                f"{made['seconds']:.0f} s"
             )
     table = _read(path)
     return (
@@ -256,9 +253,8 @@ def _measure(s, row, **changed):
         s.fingerprint(row),
     )
     settings = {k: "None" if v is None else v for k, v in row.items()}
-    rounded = {
-        k: float(f"{v:.10g}") if isinstance(v, float) else v for k, v in values.items()
-    }  # the same through any CSV reader
+    # the same through any CSV reader
+    rounded = {k: float(f"{v:.10g}") if isinstance(v, float) else v for k, v in values.items()}
     return settings | rounded | dict(zip(RECORD, record))
 
 
@@ -293,7 +289,8 @@ def evidence(
     if not path.exists():
         there = sorted(p.stem for p in folder.glob("*.csv"))
         raise FileNotFoundError(
-            f"evidence: there is no stored study {name!r}; there are {', '.join(there) or 'none'}. Make it with: make evidence STUDY={name}"
+            f"evidence: there is no stored study {name!r}; there are {', '.join(there) or 'none'}. "
+            f"Make it with: make evidence STUDY={name}"
         )
     return _read(path)
 
@@ -387,8 +384,7 @@ def main(args: Sequence[str] | None = None) -> int:  # 0 if all is well
 
 
 if __name__ == "__main__" and "kpnb.evidence" in str(getattr(__spec__, "name", "")):
-    from kpnb.evidence import (
-        main as _main,
-    )  # the module as others import it, so that there is one list of studies
+    # the module as others import it, so that there is one list of studies
+    from kpnb.evidence import main as _main
 
     sys.exit(_main())

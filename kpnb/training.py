@@ -107,7 +107,7 @@ class _Means:
         self.sums = {}
 
     def add(self, name, value, weight):
-        "Add a scalar with its weight, or one number for each picture, where NaN means that there is nothing to measure."
+        "Add a scalar with its weight, or a number for each picture, where NaN means nothing to measure."
         value, (total, so_far) = torch.as_tensor(value).detach().cpu().double(), self.sums.get(name, (0.0, 0))
         if value.ndim > 1:
             raise ValueError(
@@ -142,15 +142,12 @@ def r_and_skill(
     keypoints: Tensor,  # (N,K,2) pixels
     visible: Tensor,  # (N,K) bool
     mean: Tensor | None = None,  # (K,2) the mean predictor's answer; default: the mean of these keypoints
-) -> tuple[
-    float, float
-]:  # R = variance of the answers / variance of the targets; skill = 1 - MSE / MSE(mean predictor)
+) -> tuple[float, float]:  # R = var(answers) / var(targets); skill = 1 - MSE / MSE(mean predictor)
     "How much the answers vary, and how much better they are than always the mean. NaN for constant targets."
     pred, keypoints = pred.double(), keypoints.double()  # whole numbers and half precision, too
     mean = mean_points(keypoints, visible) if mean is None else mean.to(keypoints)
-    known = visible & mean.isfinite().all(
-        -1
-    )  # the mean predictor has no answer for a point that it has never seen
+    # the mean predictor has no answer for a point that it has never seen
+    known = visible & mean.isfinite().all(-1)
 
     def error(answer):
         return float((torch.where(known[..., None], answer - keypoints, 0.0) ** 2).sum())
@@ -251,16 +248,15 @@ def evaluate(
     ds,  # a KeypointDataset
     *,
     loss: Callable = point_mse,  # (output, batch) -> scalar
-    decode: Callable
-    | None = decode_points,  # (output, batch) -> (N,K,2) pixels; None for networks without points
-    metrics: dict[str, Callable]
-    | None = None,  # name -> (output, batch) -> scalar, or one number for each picture
-    mean: Tensor
-    | None = None,  # (K,2) pixels, the mean predictor's answer: `mean_points` of the training data; default: of this data
+    decode: Callable | None = decode_points,  # (output, batch) -> (N,K,2) pixels; None: without points
+    metrics: dict[str, Callable] | None = None,  # name -> (output, batch) -> scalar, or one number a picture
+    mean: Tensor | None = None,  # (K,2) pixels: `mean_points` of the training data; default: of this data
     batch_size: int = 256,  # pictures at a time
     device: str | torch.device | None = None,  # default: where the model is
 ) -> dict:  # loss, metrics; and with points: mse (coordinates / size), error_px, R, skill, n_ignored
-    "A network's numbers on a data set, in eval mode."
+    """A network's numbers on a data set, in eval mode.
+
+    `mean` is the mean predictor's answer, with which the skill compares the network."""
     _check_metrics(metrics)
     means, points, functions = _Means(), [], {"loss": loss} | (metrics or {})
     with _looking(model):
@@ -352,7 +348,8 @@ def _bad_weights(model):
     "Which weights are not finite, in words; empty if none."
     names = [k for k, v in model.named_parameters() if not v.isfinite().all()]
     return (
-        f"weights are no longer finite ({', '.join(names[:3])}{', ...' if names[3:] else ''}): the last step was too large"
+        f"weights are no longer finite ({', '.join(names[:3])}{', ...' if names[3:] else ''}): "
+        "the last step was too large"
         if names
         else ""
     )
@@ -375,21 +372,32 @@ def _why(model, batch, output, value, epoch, i, optimizer):
         (text for bad, text in looks if bad),
         "pictures, targets, weights and output are finite, so look at the loss function",
     )
-    return f"the loss is {value.mean().item()} in epoch {epoch}, batch {i}, at learning rate {_lr(optimizer):.3g}: {reason}"
+    return (
+        f"the loss is {value.mean().item()} in epoch {epoch}, batch {i}, "
+        f"at learning rate {_lr(optimizer):.3g}: {reason}"
+    )
 
 # %% ../nbs/workshop/07_training.ipynb #ce61ce26
 _SMALL = frozenset(
-    """loss error errors mse rmse mae nme nll gnll bce ce ece mce ace brier crps kl ause distance distances
-    perplexity failure failures wrong miss misses fpr fnr regret cost risk seconds time latency cross_entropy""".split()
+    """
+    loss error errors mse rmse mae nme nll gnll bce ce ece mce ace brier crps kl ause distance
+    distances perplexity failure failures wrong miss misses fpr fnr regret cost risk seconds time
+    latency cross_entropy
+    """.split()
 )
 _LARGE = frozenset(
-    """accuracy acc skill iou miou meaniou dice jaccard f1 precision recall sensitivity specificity pck pckh
-    oks ap auc auroc auprc ssim psnr r2 likelihood elbo correct hits tpr tnr""".split()
+    """
+    accuracy acc skill iou miou meaniou dice jaccard f1 precision recall sensitivity specificity pck
+    pckh oks ap auc auroc auprc ssim psnr r2 likelihood elbo correct hits tpr tnr
+    """.split()
 )
+# words that turn a name round, or make another measure of it
 _TURNED = frozenset(
-    """non not no minus negative neg inverse gap drop std variance change diff difference delta
-    count number""".split()
-)  # words that turn a name round, or make another measure of it
+    """
+    non not no minus negative neg inverse gap drop std variance change diff difference delta count
+    number
+    """.split()
+)
 
 
 def known_mode(
@@ -412,9 +420,7 @@ def known_mode(
 class History:
     "One row for each epoch, and how the training ended."
 
-    rows: list[dict] = field(
-        default_factory=list
-    )  # epoch, train_loss, valid_loss, R, skill, lr, seconds, ...
+    rows: list[dict] = field(default_factory=list)  # epoch, train_loss, valid_loss, R, skill, lr, seconds, …
     monitor: str = "valid_loss"  # the column that decides which epoch is best
     mode: str | None = None  # "min" or "max"; default: by the monitor's name
     stopped: str = "running"  # "finished", "early", "time", "callback", "interrupted" or "error"
@@ -503,7 +509,9 @@ def to_csv(
     self: History,
     path: str | os.PathLike,  # the file
 ) -> None:
-    "Write the rows as a CSV that `pandas.read_csv` reads without options; the units are in the table of notebook 07."
+    """Write the rows as a CSV that `pandas.read_csv` reads without options.
+
+    The units are in the table of notebook 07."""
     write_safely(path, self.df.to_csv(index=False, lineterminator="\n").encode())
 
 # %% ../nbs/workshop/07_training.ipynb #54657321
@@ -516,8 +524,7 @@ OPTIMIZERS = {
 
 def make_optimizer(
     model: nn.Module,  # whose parameters
-    optimizer: str
-    | Callable = "adamw",  # "adamw", "adam", "sgd" (momentum 0.9), or (params, lr) -> optimizer
+    optimizer: str | Callable = "adamw",  # or "adam", "sgd" (momentum 0.9), or (params, lr) -> optimizer
     lr: float = 1e-3,  # learning rate
     weight_decay: float | None = None,  # as the optimiser defines it; default: 0.01 for adamw, else 0
 ) -> torch.optim.Optimizer:
@@ -606,8 +613,7 @@ def precision(
     model: nn.Module,  # a network
     device: torch.device,  # where it runs
     amp: bool | str = "auto",  # compute in bfloat16: True, False, or "auto" as in `precision_pays`
-    channels_last: bool
-    | str = "auto",  # keep the channels of a pixel together in memory: True, False or "auto"
+    channels_last: bool | str = "auto",  # keep a pixel's channels together in memory: True, False or "auto"
 ) -> tuple[bool, bool]:  # amp, channels_last
     "Whether to train in bfloat16 and in the channels-last layout."
     for name, value in (("amp", amp), ("channels_last", channels_last)):
@@ -624,7 +630,7 @@ def random_states(
     generator: torch.Generator,  # that shuffles and augments
     device: torch.device = torch.device("cpu"),  # where the network runs
 ) -> dict:  # of tensors, numbers and strings
-    "The state of every random generator that a training may draw from: this one, torch's, Python's and NumPy's."
+    "The state of each random generator a training may draw from: this one, torch's, Python's and NumPy's."
     kind, keys, *rest = np.random.get_state()
     states = {
         "shuffle": generator.get_state(),
@@ -679,7 +685,8 @@ def _check_storable(x, at):
         items = enumerate(x)
     else:
         raise TypeError(
-            f"checkpoint: {at} is a {type(x).__name__}; expected tensors, numbers, strings, lists and dictionaries"
+            f"checkpoint: {at} is a {type(x).__name__}; "
+            "expected tensors, numbers, strings, lists and dictionaries"
         )
     for k, v in items:
         _check_storable(v, f"{at}[{k!r}]")
@@ -693,9 +700,8 @@ def _bytes(tensor):
 def _feed(digest, x):
     "Add a part of a checkpoint to a digest: its values, types, shapes and names."
     if isinstance(x, Tensor):
-        digest.update(
-            f"{x.dtype} {tuple(x.shape)} {zlib.crc32(_bytes(x))}".encode()
-        )  # weights are large, and this is fast
+        # weights are large, and this is fast
+        digest.update(f"{x.dtype} {tuple(x.shape)} {zlib.crc32(_bytes(x))}".encode())
     elif isinstance(x, dict):
         digest.update(f"dict {len(x)}".encode())
         for key, value in x.items():
@@ -763,7 +769,8 @@ def _read_checkpoint(path):
     if not isinstance(then, dict):
         raise DataError(
             [
-                f"{path} holds no digest, so nobody can tell whether it is whole; an older kpnb wrote it, or it is damaged"
+                f"{path} holds no digest, so nobody can tell whether it is whole; "
+                "an older kpnb wrote it, or it is damaged"
             ],
             "Begin again with another file. The weights of its best epoch, if you trust them, are in "
             "torch.load(path, weights_only=True)['best']",
@@ -785,7 +792,9 @@ def load_checkpoint(
     path: str | os.PathLike,  # the file
     settings: dict,  # what must agree, as of `Recipe.fingerprint`
 ) -> dict:
-    "Load what `save_checkpoint` has saved (data only, no code), if it is whole and was made under the same settings."
+    """Load what `save_checkpoint` has saved (data only, no code).
+
+    An error unless it is whole and was made under the same settings."""
     content = _read_checkpoint(path)
     changing = content["settings"].get("changing", [])
     then, now = (_lasting(s, changing) for s in (content["settings"], settings))
@@ -840,33 +849,26 @@ class Learning:
     amp: bool | str = "auto"  # compute in bfloat16, as in `precision`
     channels_last: bool | str = "auto"  # memory layout, as in `precision`
     fast: bool | str | None = None  # sets `amp` and `channels_last` together
-    monitor: str | None = (
-        None  # column that says which epoch is best; default: valid_loss, or train_loss without validation data
-    )
-    mode: str | None = (
-        None  # whether small or large values of it are good: "min" or "max"; default: by its name
-    )
+    monitor: str | None = None  # column that says which epoch is best; default: valid_loss, else train_loss
+    mode: str | None = None  # whether small or large values are good: "min" or "max"; default: by its name
 
 # %% ../nbs/workshop/07_training.ipynb #c56a1dbe
 @dataclass
 class Recipe(Learning):
-    "All settings of `fit`; give any of them to it by name."
+    """All settings of `fit`; give any of them to it by name.
 
-    decode: Callable | None = (
-        decode_points  # (output, batch) -> (N,K,2) pixels, for R and skill; None for networks without points
-    )
-    metrics: dict[str, Callable] | None = (
-        None  # name -> (output, batch) -> number(s), on validation data; columns valid_<name>
-    )
+    `decode` is None for networks without points. `metrics` are measured on the validation data. A callback
+    that returns True stops the training."""
+
+    decode: Callable | None = decode_points  # (output, batch) -> (N,K,2) pixels, for R and skill; or None
+    metrics: dict[str, Callable] | None = None  # name -> (output, batch) -> number(s): columns valid_<name>
     patience: int | None = None  # stop after so many epochs without a better one
     restore_best: bool = True  # end with the weights of the best epoch
     csv: str | os.PathLike | None = None  # file that gets a row for each epoch
     checkpoint: str | os.PathLike | None = None  # file that gets the training's state after each epoch
     resume: bool = False  # go on from `checkpoint` if it exists
     max_seconds: float | None = None  # stop after the first epoch that ends later than this
-    callbacks: (
-        Callable | Sequence[Callable]
-    ) = ()  # (model, history) after each epoch; one that returns True stops the training
+    callbacks: Callable | Sequence[Callable] = ()  # (model, history) after each epoch; True ends the training
     device: str | torch.device | None = None  # default: kpnb.core.device()
     progress: bool | str = True  # a line of text; "curve" is the same as live=True
     live: bool = False  # also a curve that grows while training
@@ -939,8 +941,9 @@ def _checked_mode(monitor, mode):
     mode, known = _mode("monitor", monitor, mode), known_mode(monitor)
     if known and mode != known:
         raise ValueError(
-            f"monitor is {monitor!r} and mode is {mode!r}, which would keep the worst epoch; set mode={known!r}, or leave "
-            "it out. If it really is a measure of the other kind, give it another name"
+            f"monitor is {monitor!r} and mode is {mode!r}, which would keep the worst epoch; "
+            f"set mode={known!r}, or leave it out. "
+            "If it really is a measure of the other kind, give it another name"
         )
     return mode
 
@@ -949,7 +952,7 @@ _NOTHING = "no keypoint is visible, or nothing else counts for the loss"
 
 
 def _check_something_counts(name, ds, loss):
-    "An error if no point (or whatever else the loss says that it counts) of a data set is there to learn from."
+    "An error if a data set has no point (or whatever else the loss says that it counts) to learn from."
     weigh = getattr(loss, "batch_weight", None)
     if weigh is None or not isinstance(ds, KeypointDataset):
         return
@@ -973,9 +976,12 @@ _PLAIN = (
     np.ufunc,
 )
 _OF_CLASSES = frozenset(
-    """__module__ __doc__ __dict__ __weakref__ __annotations__ __annotate__ __qualname__ __hash__
-    __dataclass_fields__ __dataclass_params__ __match_args__ __firstlineno__ __static_attributes__ __abstractmethods__
-    __slots__ __slotnames__ __parameters__ __orig_bases__ __annotations_cache__ __annotate_func__ _abc_impl __repr__""".split()
+    """
+    __module__ __doc__ __dict__ __weakref__ __annotations__ __annotate__ __qualname__ __hash__
+    __dataclass_fields__ __dataclass_params__ __match_args__ __firstlineno__ __static_attributes__
+    __abstractmethods__ __slots__ __slotnames__ __parameters__ __orig_bases__ __annotations_cache__
+    __annotate_func__ _abc_impl __repr__
+    """.split()
 )
 _OF_MODULES = frozenset(vars(nn.Module()))  # how torch keeps its own books
 _INSTALLED = {
@@ -999,7 +1005,7 @@ def _own(x):
 
 
 def _code_text(code, doc=None):
-    "What a function does, as text: its instructions, the names that it uses and its constants; no line numbers."
+    "What a function does, as text: its instructions, the names it uses and its constants; no line numbers."
     parts = [code.co_code.hex(), *code.co_names]
     for c in code.co_consts:
         if isinstance(c, types.CodeType):
@@ -1036,9 +1042,8 @@ class _Description:
         if id(x) in self.known:
             self.facts[at] = f"the same as {self.known[id(x)][0] or 'the whole'}"
             return
-        lasting = issubclass(
-            type(x), (types.FunctionType, type, nn.Module)
-        )  # others only must not go round in circles
+        # others only must not go round in circles
+        lasting = issubclass(type(x), (types.FunctionType, type, nn.Module))
         try:
             if lasting or isinstance(x, (dict, list)) or hasattr(x, "__dict__"):
                 self.known[id(x)] = (at, x)
@@ -1173,7 +1178,9 @@ def _inside(self: _Description, at, f):
 
 @patch
 def _globals(self: _Description, at, f):
-    "The global functions, classes and objects that can be called, which a function uses; plain values become hints."
+    """The global functions, classes and objects that can be called, which a function uses.
+
+    Plain values become hints."""
     used = {n: f.__globals__[n] for n in _globals_of(f.__code__) if n in f.__globals__}
     plain = {n: v for n, v in used.items() if not callable(v) and not isinstance(v, types.ModuleType)}
     facts, self.facts = self.facts, self.hints
@@ -1291,7 +1298,9 @@ def describe(
     self: Recipe,
     model: nn.Module,  # the network
 ) -> dict:  # name -> text or number, or a dictionary of them
-    "All settings that decide the result, as text that is the same in the next session. It takes milliseconds."
+    """All settings that decide the result, as text that is the same in the next session.
+
+    It takes milliseconds."""
     shapes = {k: list(v.shape) for k, v in model.state_dict().items() if isinstance(v, Tensor)}
     frozen = [k for k, p in model.named_parameters() if not p.requires_grad]
     versions = {
@@ -1372,7 +1381,9 @@ def _layout(model):
 
 # %% ../nbs/workshop/07_training.ipynb #2b095053
 def _mean_answer(train, valid):
-    "The mean of the training targets in pixels of the validation pictures; None without points or validation data."
+    """The mean of the training targets in pixels of the validation pictures.
+
+    None without points or validation data."""
     if valid is None:
         return None
     if hasattr(train, "keypoints"):
@@ -1455,7 +1466,10 @@ def _wrong_counts(saved):
 def _wrong_rows(saved, r):
     rows = saved["rows"]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        yield f"rows is {_kind(rows)}{' without entries' if rows == [] else ''}; expected one dictionary for each epoch"
+        yield (
+            f"rows is {_kind(rows)}{' without entries' if rows == [] else ''}; "
+            "expected one dictionary for each epoch"
+        )
         return
     done = saved["counts"].get("epochs") if isinstance(saved["counts"], dict) else None
     if len(rows) != done or len(rows) > r.epochs:
@@ -1465,7 +1479,10 @@ def _wrong_rows(saved, r):
         if row.get("epoch") != i + 1:
             yield f"rows[{i}] is of epoch {row.get('epoch')}; expected {i + 1}"
         elif set(row) != set(rows[0]) or r.monitor not in row:
-            yield f"rows[{i}] has the columns {', '.join(map(str, row))}; expected those of the first row, {r.monitor!r} among them"
+            yield (
+                f"rows[{i}] has the columns {', '.join(map(str, row))}; "
+                f"expected those of the first row, {r.monitor!r} among them"
+            )
         elif odd:
             yield f"rows[{i}] {odd[0]} is {_kind(row[odd[0]])}; expected a number"
 
@@ -1554,7 +1571,10 @@ def _wrong_groups(found, now, with_state):
         if lacking := [k for k in b if k not in a]:
             return f"optimizer param_groups[{i}] lacks {lacking[0]!r}"
         if a["params"] != b["params"]:
-            return f"optimizer param_groups[{i}] is for {_count(a['params'])} weights; expected {len(b['params'])}"
+            return (
+                f"optimizer param_groups[{i}] is for {_count(a['params'])} weights; "
+                f"expected {len(b['params'])}"
+            )
     if not isinstance(found["state"], dict) or sorted(found["state"], key=str) != sorted(
         with_state or [], key=str
     ):
@@ -1733,9 +1753,8 @@ def epoch(self: _Display, history, end=False):
         return
     start = time.perf_counter()
     self.put("curve", {"image/png": _curve(history), "text/plain": "training curve"})
-    self.next_curve = time.perf_counter() + 5 * (
-        time.perf_counter() - start
-    )  # drawing takes at most a sixth of the time
+    # drawing takes at most a sixth of the time
+    self.next_curve = time.perf_counter() + 5 * (time.perf_counter() - start)
 
 
 def _curve(history):
@@ -1858,6 +1877,5 @@ _named = [
     inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
     for f in fields(Recipe)
 ]
-fit.__signature__ = inspect.Signature(
-    [*_given, *_named], return_annotation=History
-)  # so that help and completion know every setting
+# so that help and completion know every setting
+fit.__signature__ = inspect.Signature([*_given, *_named], return_annotation=History)

@@ -63,10 +63,8 @@ def noisy_labels(
     ds: KeypointDataset,  # exact labels
     sigma: Tensor,  # (N,K) pixels, from `label_sigma`
     seed: int = 0,  # of the errors
-) -> (
-    KeypointDataset
-):  # with other `keypoints`; what leaves the picture is not visible, what was hidden stays so
-    "The same pictures, labelled by an annotator whose x and y err independently with these standard deviations."
+) -> KeypointDataset:  # other `keypoints`; what leaves the picture is not visible, what was hidden stays so
+    "The same pictures; their annotator's x and y err independently with these standard deviations."
     if sigma.shape != ds.keypoints.shape[:2]:
         raise ValueError(
             f"noisy_labels: sigma is {tuple(sigma.shape)}; "
@@ -91,12 +89,12 @@ def bounded(
     low: float = LOG_VAR[0],  # smallest result
     high: float = LOG_VAR[1],  # largest result
 ) -> Tensor:  # as x, within the bounds
-    "Values cut at bounds, whose gradient passes through the cut, so that what has gone too far can come back."
+    "Values cut at bounds; the gradient passes through the cut, so that what went too far can come back."
     return x.detach().clamp(low, high) + (x - x.detach())
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn020
 def _held(x, bounds, share=1.0):
-    "Log-variances within the bounds of a training, if there are any; `share` is ½ for the logarithm of a scale."
+    "Log-variances within a training's bounds, if there are any; `share` is ½ for the logarithm of a scale."
     return x if bounds is None else bounded(x, share * bounds[0], share * bounds[1])
 
 
@@ -104,11 +102,12 @@ def gaussian_nll(
     mean: Tensor,  # any shape
     log_var: Tensor,  # of the same shape: logarithm of the variance
     target: Tensor,  # of the same shape
-    full: bool = True,  # with the constant ½·log 2π, so that it is a density in nats; torch leaves it out by default
-    bounds: tuple[float, float]
-    | None = None,  # of the log-variance while training, as `LOG_VAR`; None: the exact score
+    full: bool = True,  # with the constant ½·log 2π: a density in nats; torch leaves it out by default
+    bounds: tuple[float, float] | None = None,  # of the log-variance in training, as `LOG_VAR`; None: exact
 ) -> Tensor:  # of the same shape, nats
-    "The negative log-likelihood of a normal distribution, element by element. Within `LOG_VAR` it is always finite."
+    """The negative log-likelihood of a normal distribution, element by element.
+
+    With log-variances within `LOG_VAR` it is always finite."""
     mean, log_var, target = _wide(mean, log_var, target)
     s = _held(log_var, bounds)
     return 0.5 * ((target - mean) ** 2 * torch.exp(-s) + s) + HALF_LOG_2PI * full
@@ -143,14 +142,14 @@ def draw_descent(
     fig, ax = figure(width=6.5, height=3.6)
     height = gaussian_nll(m, s, torch.zeros(())).clamp(max=8)
     ax.imshow(
-        (3 * height).floor(),
+        (3 * height).floor(),  # in steps of 1/3
         extent=(-4, 4, -4, 4),
         origin="lower",
         aspect="auto",
         cmap="cividis",
         interpolation="bilinear",
         zorder=1,
-    )  # in steps of 1/3
+    )
     ways = {"NLL": gaussian_nll, f"β-NLL, β = {beta:g}": lambda *a: beta_nll(*a, beta=beta)}
     for (name, loss), colour in zip(ways.items(), (COLOURS["orange"], COLOURS["sky"])):
         path = descend(loss, mean, log_var, lr).clamp(-50, 50)
@@ -175,7 +174,9 @@ def beta_nll(
     beta: float = 0.5,  # 0: the plain NLL; 1: the mean learns as with a squared error
     bounds: tuple[float, float] | None = None,  # of the log-variance, as for `gaussian_nll`
 ) -> Tensor:  # of the same shape
-    "The NLL, each element weighted with its variance to the power β, through which no gradient flows (Seitzer et al. 2022, arXiv:2203.09168)."
+    """The NLL, each element weighted with its variance to the power β.
+
+    No gradient flows through the weight (Seitzer et al. 2022, arXiv:2203.09168)."""
     if not 0 <= beta <= 1:
         raise ValueError(f"beta_nll: beta is {beta}; expected a number from 0 to 1")
     mean, log_var, target = _wide(mean, log_var, target)
@@ -186,7 +187,9 @@ def beta_nll(
 def gaussian_entropy(
     log_var: Tensor,  # any shape
 ) -> Tensor:  # of the same shape, nats
-    "The entropy ½·log(2π·var) + ½ of a normal distribution. In other units of length it shifts: the variance in px² gives another number than in mm²."
+    """The entropy ½·log(2π·var) + ½ of a normal distribution.
+
+    In other units of length it shifts: the variance in px² gives another number than in mm²."""
     (s,) = _wide(log_var)
     return HALF_LOG_2PI + 0.5 * s + 0.5
 
@@ -205,7 +208,8 @@ def _second_head(inputs, keypoints, full, start=-5.0):
 class GaussianNet(nn.Module):
     """A small network with two heads: (N,C,H,W) pictures in [0, 1] to a `PointGaussian` in normalised units.
 
-    The mean is the soft-argmax of a map of a quarter of the picture's size; the second head is fully connected."""
+    The mean is the soft-argmax of a map of a quarter of the picture's size; the second head is fully
+    connected."""
 
     def __init__(
         self,
@@ -217,12 +221,13 @@ class GaussianNet(nn.Module):
         start: float = -5.0,  # the log-variance before training
         detach: bool = False,  # no gradient from the second head into the shared layers
         dropout: float = 0.0,  # rate of whole maps that are dropped
-        full: bool = False,  # three numbers for each point instead of two: a full covariance, see `cholesky_covariance`
+        full: bool = False,  # three numbers a point, not two: a full covariance, see `cholesky_covariance`
     ):
         super().__init__()
         if any(s % 8 for s in size):
             raise ValueError(
-                f"GaussianNet: size is {tuple(size)}; expected multiples of 8, since pictures are halved three times"
+                f"GaussianNet: size is {tuple(size)}; expected multiples of 8, "
+                "since pictures are halved three times"
             )
         (a, b, c), self.keypoints, self.detach = channels, keypoints, detach
         self.body = nn.Sequential(
@@ -256,10 +261,10 @@ class GaussianNet(nn.Module):
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn048
 class DistributionLoss:
-    """A loss for `fit` from a function (mean, second, target) -> nats, over the visible points, in normalised units.
+    """A loss for `fit` from a function (mean, second, target) -> nats, over the visible points.
 
-    A function with a parameter `bounds`, as `gaussian_nll` has, is kept within them: that protects a training.
-    With `bounds=None` the number is exact: for `metrics`."""
+    All three are in normalised units. A function with a parameter `bounds`, as `gaussian_nll` has, is kept
+    within them: that protects a training. With `bounds=None` the number is exact: for `metrics`."""
 
     def __init__(
         self,
@@ -274,7 +279,7 @@ class DistributionLoss:
         batch: dict,  # with image, keypoints in pixels, visible
     ) -> Tensor:  # scalar
         seen, target = batch["visible"], normalise(batch["keypoints"], batch["image"].shape[-2:])
-        # A point that is not seen may be NaN, in the label as in the answer, which would spoil the gradient of all.
+        # A point that is not seen may be NaN, in label or answer, which would spoil the gradient of all.
         mean, second, target = (torch.where(seen[..., None], v, 0.0) for v in (*output, target))
         if self.bounds is None:
             mean, second = mean.double(), second.double()
@@ -305,7 +310,9 @@ def faithful_nll(
     target: Tensor,  # of the same shape
     bounds: tuple[float, float] | None = None,  # of the log-variance, as for `gaussian_nll`
 ) -> Tensor:  # of the same shape
-    "Half the squared error for the mean, and the NLL for the log-variance alone (Stirn et al. 2023, arXiv:2212.09184). Use it with `detach=True`."
+    """Half the squared error for the mean, and the NLL for the log-variance alone.
+
+    Use it with `detach=True` (Stirn et al. 2023, arXiv:2212.09184)."""
     of_variance = gaussian_nll(mean.detach(), log_var, target, full=False, bounds=bounds)
     return 0.5 * squared_error(mean, log_var, target) + of_variance
 
@@ -327,7 +334,8 @@ LOSSES = {
     "beta": DistributionLoss(beta_nll),
     "faithful": DistributionLoss(faithful_nll),
 }
-# The student project's settings; its patience is not known. The last three say what it did not use, so that no other recipe's setting stays on.
+# The student project's settings; its patience is not known. The last three say what it did not use,
+# so that no other recipe's setting stays on.
 PROJECT = dict(
     epochs=300,
     batch_size=256,
@@ -354,7 +362,9 @@ def train_uncertain(
     loss: str = "gnll",  # one of `LOSSES`
     **settings,  # of `fit`; default: those of the student project, at most 300 epochs
 ) -> History:  # of the training
-    "Train with one of the losses of this lesson. Where there are variances, the best epoch is that of the smallest validation NLL, whatever the loss."
+    """Train with one of the losses of this lesson.
+
+    Where there are variances, the best epoch is that of the smallest validation NLL, whatever the loss."""
     if loss not in LOSSES:
         raise ValueError(f"train_uncertain: loss is {loss!r}; choose one of {', '.join(LOSSES)}")
     promises = {}
@@ -378,13 +388,13 @@ class Gaussians:
         return replace(self, std=self.std * factor)
 
     def flat(
-        self, ds: KeypointDataset
-    ) -> tuple[
-        Tensor, Tensor, Tensor
-    ]:  # means, standard deviations and targets of all coordinates that count, float64 (M,)
+        self,
+        ds: KeypointDataset,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # mean, std and target of all coordinates that count, float64 (M,)
         if self.mean.shape != ds.keypoints.shape or self.std.shape != ds.keypoints.shape:
             raise ValueError(
-                f"Gaussians: mean {tuple(self.mean.shape)} and std {tuple(self.std.shape)}; expected {tuple(ds.keypoints.shape)} as the data set's points"
+                f"Gaussians: mean {tuple(self.mean.shape)} and std {tuple(self.std.shape)}; "
+                f"expected {tuple(ds.keypoints.shape)} as the data set's points"
             )
         return tuple(x[ds.visible].double().flatten() for x in (self.mean, self.std, ds.keypoints))
 
@@ -408,7 +418,9 @@ def constant_std(
     pred: Gaussians,  # on held-out pictures
     ds: KeypointDataset,  # those pictures
 ) -> Tensor:  # (K,2) pixels; NaN for a point that is never visible
-    "The best standard deviation that is the same in all pictures: for each point the root of the mean squared error of x, and of y."
+    """The best standard deviation that is the same in all pictures.
+
+    For each point it is the root of the mean squared error of x, and of y."""
     squares = torch.where(ds.visible[..., None], (pred.mean - ds.keypoints) ** 2, 0.0)
     return (squares.sum(0) / ds.visible.sum(0)[:, None]).sqrt()
 
@@ -422,7 +434,7 @@ def write_epochs(
     history: History,  # of a training
     unit: str = "nats",  # of the loss; for RMSE and MSE "normalised units"
 ) -> None:
-    "A CSV with a row for each epoch: train and validation loss, seconds and learning rate, units in the header."
+    "A CSV, a row for each epoch: train and validation loss, seconds, learning rate; units in the header."
     names = {
         "epoch": "epoch",
         "train_loss": f"train_loss ({unit})",
@@ -442,11 +454,12 @@ def prediction_table(
     pred: Gaussians,  # of pictures
     ds: KeypointDataset,  # those pictures
 ) -> pd.DataFrame:  # a row for each picture and keypoint
-    "Prediction, target, variance, standard deviation, entropy and error of each point. A target that is not known is empty, and so is its error."
+    """Prediction, target, variance, standard deviation, entropy and error of each point.
+
+    A target that is not known is empty, and so is its error."""
     n, k = ds.visible.shape
-    known = torch.where(
-        ds.visible[..., None], ds.keypoints, math.nan
-    )  # a point that is not visible may hold anything
+    # a point that is not visible may hold anything
+    known = torch.where(ds.visible[..., None], ds.keypoints, math.nan)
     table = {
         "sample": [i for i in range(n) for _ in range(k)],
         "name": [s for s in ds.names for _ in range(k)],
@@ -484,7 +497,8 @@ def standardised(
     "The errors in units of the promised standard deviation, z = (target − mean) / std."
     if not mean.shape == std.shape == target.shape:
         raise ValueError(
-            f"standardised: mean {tuple(mean.shape)}, std {tuple(std.shape)}, target {tuple(target.shape)}; expected the same shapes"
+            f"standardised: mean {tuple(mean.shape)}, std {tuple(std.shape)}, "
+            f"target {tuple(target.shape)}; expected the same shapes"
         )
     if mean.numel() == 0:
         raise ValueError("standardised: there is no value to measure")
@@ -505,10 +519,12 @@ def _complain(mean, std, target):
     ):
         if not good.all():
             raise ValueError(
-                f"standardised: {int((~good).sum())} of {good.numel()} values of {name} are not finite{' or not above 0' * (name == 'std')}; leave missing points out first"
+                f"standardised: {int((~good).sum())} of {good.numel()} values of {name} are not finite"
+                f"{' or not above 0' * (name == 'std')}; leave missing points out first"
             )
     raise ValueError(
-        "standardised: an error divided by its std is larger than any number; is std in the same unit as the target?"
+        "standardised: an error divided by its std is larger than any number; "
+        "is std in the same unit as the target?"
     )
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn088
@@ -518,7 +534,7 @@ def coverage(
     target: Tensor,  # of the same shape
     levels: Sequence[float] = (0.5, 0.68, 0.9, 0.95),  # of the central intervals
 ) -> Tensor:  # (L,) shares of the targets that lie in the interval of each level
-    "How many targets lie in the central interval that should hold a share of them, such as μ ± 0.994 σ for 68 %."
+    "How many targets lie in a central interval that should hold a share, such as μ ± 0.994 σ for 68 %."
     levels = torch.as_tensor(levels, dtype=torch.float64)
     if not ((levels > 0) & (levels < 1)).all():
         raise ValueError(f"coverage: levels are {levels.tolist()}; expected numbers between 0 and 1")
@@ -531,12 +547,16 @@ def pit(
     std: Tensor,  # of the same shape
     target: Tensor,  # of the same shape
 ) -> Tensor:  # of the same shape, in [0, 1]
-    "The probability integral transform: the share of its own promised distribution that lies below each target (Dawid 1984)."
+    """The probability integral transform (Dawid 1984).
+
+    It is the share of its own promised distribution that lies below each target."""
     return torch.special.ndtr(standardised(mean, std, target))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn093
 def _gaps(z, limits):
-    "How many limits are smaller than each z, as `torch.bucketize`, for limits at equal steps of probability; most values need no search."
+    """How many limits are smaller than each z, as `torch.bucketize` says.
+
+    For limits at equal steps of probability; most values need no search."""
     steps = len(limits) - 1
     p = z.float().mul_(1 / math.sqrt(2)).erf_().mul_(steps)
     close = _few(p.round().sub_(p).abs_(), 1e-6 * steps)
@@ -557,9 +577,8 @@ def _few(x, below):
 @functools.lru_cache(8)
 def _limits(levels):
     "Shares at equal steps, and how many standard deviations the central interval of each reaches."
-    expected = torch.linspace(
-        0, 1, levels, dtype=torch.float64, device="cpu"
-    )  # kept for the session, whatever the default device is now
+    # on the CPU: kept for the session, whatever the default device is now
+    expected = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
     return expected, torch.special.ndtri(0.5 + expected / 2)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn096
@@ -591,7 +610,10 @@ def miscalibration_area(
     target: Tensor,  # of the same shape
     levels: int = 100,  # from 0 to 1, both included
 ) -> float:  # 0 to 0.5
-    "The area between the calibration curve and the diagonal; the curve is straight between levels, as in the uncertainty-toolbox (Chung et al. 2021, arXiv:2109.10254)."
+    """The area between the calibration curve and the diagonal.
+
+    The curve is straight between levels, as in the uncertainty-toolbox (Chung et al. 2021,
+    arXiv:2109.10254)."""
     return _area(*calibration_curve(mean, std, target, levels))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn098
@@ -670,10 +692,13 @@ def sparsification(
     error: Tensor,  # any shape, at least 0
     std: Tensor,  # of the same shape: the promise; only its order counts
 ) -> Sparsification:  # removed, by_std, oracle, ause
-    "The sparsification curve and its area to the oracle (Ilg et al. 2018, arXiv:1802.07095). Among equal promises the order is left open: each counts with their mean error."
+    """The sparsification curve and its area to the oracle (Ilg et al. 2018, arXiv:1802.07095).
+
+    Among equal promises the order is left open: each counts with their mean error."""
     if error.shape != std.shape or error.numel() == 0:
         raise ValueError(
-            f"sparsification: error {tuple(error.shape)} and std {tuple(std.shape)}; expected the same shape, and not empty"
+            f"sparsification: error {tuple(error.shape)} and std {tuple(std.shape)}; "
+            "expected the same shape, and not empty"
         )
     if not ((error >= 0).all() and error.isfinite().all() and std.isfinite().all()):
         raise ValueError("sparsification: expected finite values, and errors of at least 0")
@@ -716,7 +741,7 @@ def draw_sparsification(
 def judge(
     pred: Gaussians,  # of pictures
     ds: KeypointDataset,  # those pictures, with targets
-) -> dict:  # rmse, crps, sharpness in pixels; nll in nats, for pixels; coverages, area, ause; n_used, n_ignored points
+) -> dict:  # rmse, crps, sharpness (px); nll (nats, for px); coverages, area, ause; n_used, n_ignored points
     "Every measure of this lesson, over the coordinates of the visible points."
     mean, std, target = pred.flat(ds)
     rms = (mean - target).square().mean().sqrt().item()
@@ -743,7 +768,9 @@ def against_truth(
     sigma: Tensor,  # (N,K) pixels: the standard deviation of each label
     visible: Tensor,  # (N,K) bool: points that count
 ) -> dict:  # correlation, ratio: of the mean predicted σ to the mean true one; predicted, true (M,)
-    "How well predicted standard deviations agree with known ones. x and y of a point are put together as the root of their mean variance."
+    """How well predicted standard deviations agree with known ones.
+
+    x and y of a point are put together as the root of their mean variance."""
     predicted, true = pred.std.double().square().mean(-1).sqrt()[visible], sigma.double()[visible]
     return {
         "correlation": float(torch.corrcoef(torch.stack([predicted, true]))[0, 1]),
@@ -760,7 +787,9 @@ def draw_ellipses(
     share: float = 0.68,  # of the labels that an ellipse should hold
     colour: str = COLOURS["vermilion"],  # of the lines
 ) -> Axes:
-    "Ellipses of two-dimensional normal distributions. In two dimensions μ ± 1 σ holds only 39 %: the radius for a share p is √(−2·log(1 − p))."
+    """Ellipses of two-dimensional normal distributions.
+
+    In two dimensions μ ± 1 σ holds only 39 %: the radius for a share p is √(−2·log(1 − p))."""
     if not 0 < share < 1:
         raise ValueError(f"draw_ellipses: share is {share}; expected a number between 0 and 1")
     values, vectors = torch.linalg.eigh(covariance.detach().cpu().double())
@@ -781,7 +810,9 @@ def fit_scale(
     std: Tensor,  # of the same shape
     target: Tensor,  # of the same shape, of held-out data
 ) -> float:  # multiply all standard deviations by it
-    "The factor for all standard deviations with the smallest NLL: the root of the mean squared standardised error (Laves et al. 2020, arXiv:2104.12376)."
+    """The factor for all standard deviations with the smallest NLL (Laves et al. 2020, arXiv:2104.12376).
+
+    It is the root of the mean squared standardised error."""
     return standardised(mean, std, target).square().mean().sqrt().item()
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn155
@@ -794,14 +825,15 @@ class _Frozen(nn.Sequential):
 # %% ../nbs/30_gaussian_nll.ipynb #gn156
 def freeze_mean(
     model: GaussianNet | ResNet18Gaussian,  # trained
-    full: bool = False,  # give a `GaussianNet` a new second head with three numbers for each point: a full covariance
+    full: bool = False,  # a new second head for a `GaussianNet`, three numbers a point: a full covariance
 ) -> nn.Module:  # a copy
     "A copy whose mean can no longer change: only its second head learns."
     model = copy.deepcopy(model).requires_grad_(False)
     if isinstance(model, ResNet18Gaussian):
         if full:
             raise ValueError(
-                "freeze_mean: full=True needs a GaussianNet; a ResNet18Gaussian answers with two log-variances for each point"
+                "freeze_mean: full=True needs a GaussianNet; "
+                "a ResNet18Gaussian answers with two log-variances for each point"
             )
         model.encoder, head = _Frozen(model.encoder), model.log_var
     else:
@@ -816,8 +848,7 @@ def laplace_nll(
     mean: Tensor,  # any shape
     log_scale: Tensor,  # of the same shape: logarithm of b; the standard deviation is √2·b
     target: Tensor,  # of the same shape
-    bounds: tuple[float, float]
-    | None = None,  # of the log-variance while training; a scale keeps to their halves
+    bounds: tuple[float, float] | None = None,  # of log-variance in training; a scale keeps to their halves
 ) -> Tensor:  # of the same shape, nats
     "The negative log-likelihood of a Laplace distribution, |target − mean|/b + log 2b."
     mean, log_scale, target = _wide(mean, log_scale, target)
@@ -834,11 +865,10 @@ def laplace_std(
 # %% ../nbs/30_gaussian_nll.ipynb #gn167
 def student_nll(
     mean: Tensor,  # any shape
-    log_scale: Tensor,  # of the same shape: logarithm of the scale; the standard deviation is scale·√(ν/(ν − 2))
+    log_scale: Tensor,  # of the same shape: log of the scale; the standard deviation is scale·√(ν/(ν − 2))
     target: Tensor,  # of the same shape
     df: float = 4.0,  # ν, degrees of freedom; the variance is infinite up to 2
-    bounds: tuple[float, float]
-    | None = None,  # of the log-variance while training; a scale keeps to their halves
+    bounds: tuple[float, float] | None = None,  # of log-variance in training; a scale keeps to their halves
 ) -> Tensor:  # of the same shape, nats
     "The negative log-likelihood of Student's t distribution."
     if not df > 0:
@@ -858,9 +888,8 @@ class Mixture(NamedTuple):
 
     @property
     def gaussians(self) -> Gaussians:
-        return Gaussians(
-            self.mean, (self.aleatoric + self.epistemic).sqrt()
-        )  # mean and total standard deviation
+        # mean and total standard deviation
+        return Gaussians(self.mean, (self.aleatoric + self.epistemic).sqrt())
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn178
 def mix(
@@ -881,7 +910,9 @@ def mc_dropout(
     seed: int = 0,  # of the masks
     **kw,  # batch_size and device of `predict`
 ) -> list[Gaussians]:  # n answers
-    "A network's answers with its dropout left on and everything else, such as batch norm, as in evaluation (Gal and Ghahramani 2016, arXiv:1506.02142)."
+    """A network's answers with its dropout left on (Gal and Ghahramani 2016, arXiv:1506.02142).
+
+    Everything else, such as batch norm, is as in evaluation."""
     drops = [m for m in model.modules() if "Dropout" in type(m).__name__ and getattr(m, "p", 0) > 0]
     if not drops:
         raise ValueError("mc_dropout: the network has no dropout with a rate above 0")
@@ -945,7 +976,9 @@ def map_covariance(
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn208
 class MapCrossEntropy:
-    "A loss for `fit`: the cross-entropy between each map's softmax and a Gaussian around the label, over the visible points, in nats."
+    """A loss for `fit`: the cross-entropy between each map's softmax and a Gaussian around the label.
+
+    Over the visible points, in nats."""
 
     def __init__(self, sigma: float = 2.0):
         self.sigma = sigma  # pixels: how wide each label is drawn
@@ -960,9 +993,8 @@ class MapCrossEntropy:
         stride = size[0] / logits.shape[-2], size[1] / logits.shape[-1]  # along y, along x
         votes = gaussian_heatmaps(batch["keypoints"], size, self.sigma, stride, seen).flatten(2)
         votes = votes / votes.sum(-1, keepdim=True).clamp(min=1e-30)
-        logits = torch.where(
-            seen[..., None], logits.float().flatten(2), 0.0
-        )  # the map of a point that is not seen may hold anything
+        # the map of a point that is not seen may hold anything
+        logits = torch.where(seen[..., None], logits.float().flatten(2), 0.0)
         return masked_mean(-(votes * logits.log_softmax(-1)).sum(-1), seen)
 
     def batch_weight(self, batch: dict) -> int:
@@ -983,10 +1015,9 @@ def cholesky_nll(
     mean: Tensor,  # (...,2)
     raw: Tensor,  # (...,3) as for `cholesky_covariance`
     target: Tensor,  # (...,2)
-    bounds: tuple[float, float]
-    | None = None,  # of the log-variance while training; a scale keeps to their halves
+    bounds: tuple[float, float] | None = None,  # of log-variance in training; a scale keeps to their halves
 ) -> Tensor:  # (...) nats for each point
-    "The negative log-likelihood of a two-dimensional normal distribution (Dorta et al. 2018, arXiv:1802.07079)."
+    "Negative log-likelihood of a two-dimensional normal distribution (Dorta et al. 2018, arXiv:1802.07079)."
     mean, raw, target = _wide(mean, raw, target)
     a, b, c = raw.unbind(-1)
     a, c = _held(a, bounds, 0.5), _held(c, bounds, 0.5)
@@ -1032,10 +1063,10 @@ def face_parts(
     data: str = "lfpw",  # "lfpw" or "imm"
     fold: int = 0,  # 0 to 4: the part to judge on
     root: str | os.PathLike | None = None,  # data folder
-) -> tuple[
-    KeypointDataset, KeypointDataset, KeypointDataset
-]:  # to train on, to choose the epoch and the scale, to judge on
-    "Real faces in five parts; those of `imm` are parts of the people."
+) -> tuple[KeypointDataset, KeypointDataset, KeypointDataset]:  # to train on, to choose by, to judge on
+    """Real faces in five parts; those of `imm` are parts of the people.
+
+    The second data set is there to choose the epoch and the scale."""
     if data not in REAL_EPOCHS or fold not in range(5):
         raise ValueError(
             f"face_parts: data is {data!r} and fold {fold!r}; expected 'lfpw' or 'imm', and 0 to 4"
@@ -1050,7 +1081,9 @@ def face_parts(
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn226
 def _real_network(parts, loss, seed, network, checkpoint, settings, trained=None):
-    "A trained network and its seconds; with a checkpoint, training goes on from there. With a network `trained` before and its seconds, only a second head is trained, half as long."
+    """A trained network and its seconds; with a checkpoint, training goes on from there.
+
+    With a network `trained` before and its seconds, only a second head is trained, half as long."""
     train, apart, _ = parts
     seed_everything(seed)
     k, c = train.keypoints.shape[1], train.images.shape[1]
@@ -1104,7 +1137,9 @@ def _made_with(way, members, parts, settings):
 
 
 def _stored(path, made_with):
-    "The rows of an earlier call; an error if one that is wanted was made with other settings. `made_with`: way -> text."
+    """The rows of an earlier call; an error if one that is wanted was made with other settings.
+
+    `made_with`: way -> text."""
     rows = pd.read_csv(path).to_dict("records") if path and path.exists() else []
     for row in rows:
         found = row.get("settings", "settings that it does not name")
@@ -1123,17 +1158,13 @@ def real_faces(
     seed: int = 0,  # of the initial weights, the order and the augmentation
     kinds: Sequence[str] = WAYS,  # which ways; the ensemble's first member is the β-NLL network
     *,
-    folder: str
-    | os.PathLike
-    | None = None,  # for checkpoints and results: run again, it goes on where it was stopped
+    folder: str | os.PathLike | None = None,  # for checkpoints and results: run again, it goes on from there
     members: int = 5,  # of the ensemble
     network: str = "small",  # `GaussianNet`; or "resnet18": `ResNet18Gaussian`
     parts: tuple | None = None,  # other data: to train on, to choose the epoch and the scale, to judge on
     root: str | os.PathLike | None = None,  # data folder
     **settings,  # of `fit`, such as epochs; `**PROJECT` for those of the student project
-) -> (
-    pd.DataFrame
-):  # a row for each way: error_px, the measures of `judge` after scaling, scale, area_raw before it, seconds
+) -> pd.DataFrame:  # a row for each way: error_px, `judge` after scaling, scale, area_raw before it, seconds
     "Train in several ways on four fifths of a set of photographs, and judge each once on the last fifth."
     if wrong := [k for k in kinds if k not in WAYS] or [network] * (network not in ("small", "resnet18")):
         raise ValueError(
@@ -1171,7 +1202,7 @@ def summarise(
     against: str | None = None,  # a way: give the differences from it
     columns: Sequence[str] = ("error_px", "nll", "in 68%", "in 95%", "area_raw", "area", "ause"),  # measures
 ) -> pd.DataFrame:  # a row for each way, "mean ± half the 95 % interval"
-    "Means over the parts, with intervals from the spread between parts; the seeds of a part are averaged first."
+    "Means over the parts, with intervals from the spread between them; a part's seeds are averaged first."
     result = {}
     for way in table["way"].unique():
         parts = lambda w: table[table["way"] == w].groupby("fold")[list(columns)].mean()

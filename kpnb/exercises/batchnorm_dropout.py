@@ -92,9 +92,8 @@ def _record(x, running_mean, running_var, momentum, correction=1, swap=False, ke
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #d85498ac
 def _record_case(g):
     c = whole(g, 3, 5)
-    x = (
-        torch.randn(c, c, generator=g) * 3 + torch.randn(c, generator=g)
-    ).requires_grad_()  # as many rows as columns, so that the wrong axis runs
+    # as many rows as columns, so that the wrong axis runs
+    x = (torch.randn(c, c, generator=g) * 3 + torch.randn(c, generator=g)).requires_grad_()
     return (
         x,
         torch.randn(c, generator=g),
@@ -133,6 +132,7 @@ check_running = Exercise(
 )
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #670a1942
+# axes (N,C,H,W) along which a mask is equal
 _COINS = {
     "one for each picture, channel and place": (),
     "one for each picture and channel": (2, 3),
@@ -141,7 +141,7 @@ _COINS = {
     "one for each channel and place": (0,),
     "one for each picture and place": (1,),
     "one for all": (0, 1, 2, 3),
-}  # axes (N,C,H,W) along which a mask is equal
+}
 
 # %% ../../nbs/exercises/11_batchnorm_dropout.ipynb #e5f30909
 def _first(gone, axes):

@@ -158,9 +158,8 @@ check_masked = Exercise(
             p, t, 0.0, "all"
         ),
         "if missing points add nothing but are counted in the mean": lambda p, t: _masked(p, t, None, "all"),
-        "as the mean of the pictures' means, in which points of pictures with holes weigh more": lambda p, t: (
-            _masked(p, t, None, "pictures")
-        ),
+        "as the mean of the pictures' means, "
+        "in which points of pictures with holes weigh more": lambda p, t: _masked(p, t, None, "pictures"),
         "if NaN is not left out": lambda p, t: ((p - t) ** 2).mean(),
         "if the mask comes after the subtraction, so that the gradient is NaN": lambda p, t: (
             torch.where(t.isnan(), 0.0, (p - t) ** 2).sum() / (~t.isnan()).sum()

@@ -156,7 +156,8 @@ check_bounded = Exercise(
     _bounded_nll,
     _bound_case,
     {
-        "with the log of a clamped value: its gradient is zero beyond the bound, so the network never comes back": lambda m, s, t: (
+        "with the log of a clamped value: "
+        "its gradient is zero beyond the bound, so the network never comes back": lambda m, s, t: (
             _bounded_nll(m, s, t, lambda s: s.clamp(-9, 9))
         ),
         "with the log of a clamped variance, where the lower bound kills the gradient": lambda m, s, t: (
@@ -197,7 +198,8 @@ check_mixture = Exercise(
             m.mean(0),
             (s**2).mean(0).sqrt() + m.std(0, correction=0),
         ),
-        "with the variance of the members' means divided by M − 1, for a mixture that is fully known": lambda m, s: (
+        "with the variance of the members' means divided by M − 1, "
+        "for a mixture that is fully known": lambda m, s: (
             m.mean(0),
             ((s**2).mean(0) + m.var(0)).sqrt(),
         ),

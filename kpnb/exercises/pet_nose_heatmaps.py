@@ -79,7 +79,8 @@ check_argmax = Exercise(
             ],
             -1,
         ),
-        "with argmax over the wrong axis: the largest cell of the first row and of the first column": _by_axis,
+        "with argmax over the wrong axis: "
+        "the largest cell of the first row and of the first column": _by_axis,
     },
 )
 

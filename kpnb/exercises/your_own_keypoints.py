@@ -88,7 +88,8 @@ check_upright = Exercise(
         "with x and y swapped": lambda points, size, orientation: _upright(points, size, orientation).flip(
             -1
         ),
-        "if x and y are only exchanged for 6 and 8, and nothing is mirrored": lambda points, size, orientation: (
+        "if x and y are only exchanged for 6 and 8, "
+        "and nothing is mirrored": lambda points, size, orientation: (
             points.clone() if orientation == 3 else points.flip(-1)
         ),
     },

@@ -40,6 +40,7 @@ def head_network(
     )
 
 # %% ../../nbs/recipes/21_nose_heads.ipynb #nh-study
+# lesson 21's faces
 EASY = dict(
     points=1,
     gray=True,
@@ -49,7 +50,7 @@ EASY = dict(
     yaw=30.0,
     occluders=0.0,
     sunglasses=0.0,
-)  # lesson 21's faces
+)
 
 
 @study(
@@ -63,7 +64,8 @@ EASY = dict(
     fixed={"steps": 800, "batch_size": 25, "judged": 1000},
     tiny={"n": 50, "steps": 2, "judged": 10},
     uses=[head_network],
-    about="Nose tips of drawn faces, 30×40 pixels: which head needs how many pictures, at which resolution of the map? "
+    about="Nose tips of drawn faces, 30×40 pixels: "
+    "which head needs how many pictures, at which resolution of the map? "
     "1000 drawn faces choose the learning rate, 1000 others judge.",
 )
 def nose_heads(
