@@ -611,9 +611,9 @@ def test_an_older_file_without_a_journal_does_not_win_in_silence(tmp_path):
 
 
 def test_random_coco_files_of_other_programs_come_back_unchanged(tmp_path):
-    """Whatever is labelled, only what it is about is new.
+    """Whatever is labelled, only a few numbers in the file are new.
 
-    That is the triples of the points that changed, `num_keypoints` and sizes that were missing."""
+    They are the triples of the points that changed, `num_keypoints` and sizes that were missing."""
     g = random.Random(5)
     for k in range(12):
         names = [f"p{i}" for i in range(g.randint(1, 4))]
@@ -1020,7 +1020,7 @@ class Still(nn.Module):
 
 
 def test_names_that_say_left_and_right_need_their_pairs(tmp_path):
-    """In `register`, `learn`, `guess` and `one_round`.
+    """They need them in `register`, `learn`, `guess` and `one_round`.
 
     With pairs all go, and a left without a right goes without a mirror."""
     sides, pairs = ["left_eye", "right_eye"], [("left_eye", "right_eye")]
@@ -1056,7 +1056,7 @@ def test_names_that_say_left_and_right_need_their_pairs(tmp_path):
 def test_guesses_come_back_to_the_file_after_any_chain(tmp_path):
     """Points and ellipses that `propose` shows come back after any chain.
 
-    `load` has resized a wide picture, and a crop and a mirror have moved it again."""
+    Before that, `load` has resized a wide picture, and a crop and a mirror have moved it again."""
     picture(tmp_path / "a.png", (200, 100))
     a = Annotator(tmp_path, ["left_eye", "right_eye"])
     a.skip()

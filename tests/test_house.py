@@ -232,9 +232,9 @@ def test_links_between_notebooks_lead_somewhere(path):
 
 
 def bound_and_used(source):
-    """What a cell binds on its top level, and what its parts ask for.
+    """What a cell binds on its top level, what it asks of the notebook, and what it gives to `live`.
 
-    Each of its functions and classes asks of the notebook, and some things are given to `live`."""
+    What it asks is listed for each of its functions and classes."""
     top = symtable.symtable(source, "cell", "exec")
     asks = lambda t: {s.get_name() for s in t.get_symbols() if s.is_global() and s.is_referenced()}.union(
         *(asks(c) for c in t.get_children())
@@ -258,7 +258,7 @@ def bound_and_used(source):
 def rebound(cells):
     """Names that a visualiser uses and that a later cell binds again.
 
-    Moved after Run All, it would draw something else, or fail."""
+    Such a visualiser, moved after Run All, would draw something else, or fail."""
     parts, found, needs = [bound_and_used(s) for s in cells], [], {}
     for i, (_, defined, given) in enumerate(parts):
         needs |= defined
@@ -301,9 +301,9 @@ def test_no_later_cell_changes_what_a_visualiser_uses(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
 def test_every_picture_is_described(path):
-    """The nearest text above a picture, or the one right below it, describes it.
+    """The nearest text above a picture, or the one right below it, holds a line such as *The picture: ...*.
 
-    It holds a line such as *The picture: ...*, for readers who hear the page or read it without its pictures."""
+    It is for readers who hear the page or read it without its pictures."""
     above, bare, cells = "", [], CELLS[path]
     for i, c in enumerate(cells):
         if c["cell_type"] == "markdown":

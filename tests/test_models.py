@@ -1,6 +1,6 @@
-"""Networks: real weight files and their paths, strict loading, devices, and more.
+"""Networks: real weight files and their paths, strict loading and devices.
 
-Places that move with the picture, and what one batch does to another.
+Also places that move with the picture, and what one batch does to another.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""Training survives what really happens: a process killed, and at the worst moments.
+"""Training survives what really happens: a process that is killed.
 
-It is killed in the middle of an epoch, and while its files are being written.
+It dies in the middle of an epoch, and while its files are being written.
 """
 
 import functools
@@ -89,8 +89,8 @@ class Half:
         here()
 
 def counted(counts, path):
-    name = re.sub(r"^\\.(.*)\\.[0-9a-f-]+\\.part$", r"\\1", os.path.basename(str(path)))  # of the file that \
-a temporary one stands for
+    name = re.sub(r"^\\.(.*)\\.[0-9a-f-]+\\.part$", r"\\1", \
+os.path.basename(str(path)))  # of the file that a temporary one stands for
     counts[name] = counts.get(name, 0) + 1
     return name, counts[name]
 
