@@ -1,4 +1,7 @@
-"""Put the Colab badge and the set-up cell into every notebook, from `user`, `repo` and `branch` of settings.ini. Safe to run again."""
+"""Put the Colab badge and the set-up cell into every notebook.
+
+They come from `user`, `repo` and `branch` of settings.ini. Safe to run again.
+"""
 
 import json
 import sys
@@ -18,7 +21,10 @@ def settings() -> dict:
 def badge(place: Path) -> str:
     "The badge of a notebook, by its place in nbs."
     s = settings()
-    page = f"https://colab.research.google.com/github/{s['user']}/{s['repo']}/blob/{s['branch']}/nbs/{place.as_posix()}"
+    page = (
+        f"https://colab.research.google.com/github/{s['user']}/{s['repo']}"
+        f"/blob/{s['branch']}/nbs/{place.as_posix()}"
+    )
     return f"[![Open in Colab]({'../' * (len(place.parts) - 1)}{IMAGE})]({page})"
 
 

@@ -1,4 +1,6 @@
-"""Every check of `make test`, one after another: it goes on after a failure and ends with `N passed, N failed`.
+"""Every check of `make test`, one after another.
+
+It goes on after a failure and ends with `N passed, N failed`.
 
 python .ci/check.py            all of them
 python .ci/check.py notebooks  only some: source ruff notebooks imports wheel pytest
@@ -144,7 +146,8 @@ def check_imports() -> None:
                 [
                     sys.executable,
                     "-c",
-                    f"import {name}; {'from ' + name + ' import *' if name != 'kpnb' else 'kpnb.__version__'}",
+                    f"import {name}; "
+                    f"{'from ' + name + ' import *' if name != 'kpnb' else 'kpnb.__version__'}",
                 ],
                 cwd=d,
                 PYTHONPATH="",
@@ -187,12 +190,14 @@ def check_wheel() -> None:
 
 
 def _libraries() -> list[str]:
-    "Folders of the heavy dependencies: the site-packages of this environment, which also know the checkout, so the probe must check."
+    """Folders of the heavy dependencies: the site-packages of this environment.
+
+    They also know the checkout, so the probe must check."""
     return [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))][:1]
 
 
-# Runs in the fresh environment. The dependencies' folder goes behind its own, and as a plain path entry: .pth files in it, such as that
-# of the editable checkout, are not read.
+# Runs in the fresh environment. The dependencies' folder goes behind its own, and as a plain path entry:
+# .pth files in it, such as that of the editable checkout, are not read.
 _PROBE = """
 import importlib, sys
 root, libraries, *names = sys.argv[1:]
@@ -201,7 +206,8 @@ sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in type(f).__modu
 for name in names:
     module = importlib.import_module(name)
     assert not module.__file__.startswith(root), f'{name} comes from the checkout: {module.__file__}'
-    assert module.__file__.startswith(sys.prefix), f'{name} comes from {module.__file__}, not from {sys.prefix}'
+    assert module.__file__.startswith(sys.prefix), \
+f'{name} comes from {module.__file__}, not from {sys.prefix}'
 from kpnb.models import NoseNet
 import torch
 assert NoseNet()(torch.zeros(1, 1, 60, 80)).shape == (1, 1, 2)

@@ -1,7 +1,10 @@
-"""Execute notebooks in place, clean them, and store their outputs, so that a reader on a web page sees every plot.
+"""Execute notebooks in place, clean them, and store their outputs.
+
+A reader on a web page then sees every plot.
 
 python .ci/run_notebooks.py          all
-python .ci/run_notebooks.py 00 21    those whose names begin so, on all shelves; workshop/02 and lesson/10 name a shelf
+python .ci/run_notebooks.py 00 21    those whose names begin so, on all shelves;
+                                     workshop/02 and lesson/10 name a shelf
 """
 
 import asyncio
@@ -41,7 +44,9 @@ def run(path: Path) -> str:
 
 
 def _tidy(cell) -> None:
-    "Leave out what means nothing on the next machine: a widget's number where there is a picture, and progress on stderr."
+    """Leave out what means nothing on the next machine.
+
+    That is a widget's number where there is a picture, and progress on stderr."""
     if cell.cell_type != "code":
         return
     cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
@@ -88,7 +93,8 @@ def main() -> int:
             size, problem = "", f"{type(e).__name__}: {e}"
         failed += bool(problem)
         print(
-            f"{'FAIL' if problem else 'ok  '}  {str(path.relative_to(ROOT / 'nbs')):<44} {time.perf_counter() - start:6.1f} s  {size}",
+            f"{'FAIL' if problem else 'ok  '}  {str(path.relative_to(ROOT / 'nbs')):<44} "
+            f"{time.perf_counter() - start:6.1f} s  {size}",
             flush=True,
         )
         if problem:

@@ -1,8 +1,12 @@
-"""Miscalibration area of 143 000 predictions: kpnb.uncertainty beside the uncertainty-toolbox (`pip install uncertainty-toolbox`).
+"""Miscalibration area of 143 000 predictions: kpnb.uncertainty beside the uncertainty-toolbox.
 
-Run from the repository: `python bench/calibration_regression.py`. Both get the same float64 predictions, and both of the toolbox's ways are measured: level by level
-(its default), and all levels in one matrix. Before anything is timed, the areas must agree to 1e-9; the CRPS and the sharpness are compared as well. Where the toolbox is
-not installed, the script says so, and its arithmetic stands in, written out below in numpy and labelled so.
+The toolbox is on PyPI: `pip install uncertainty-toolbox`.
+
+Run from the repository: `python bench/calibration_regression.py`. Both get the same float64 predictions,
+and both of the toolbox's ways are measured: level by level (its default), and all levels in one matrix.
+Before anything is timed, the areas must agree to 1e-9; the CRPS and the sharpness are compared as well.
+Where the toolbox is not installed, the script says so, and its arithmetic stands in, written out below in
+numpy and labelled so.
 """
 
 import argparse
@@ -32,7 +36,9 @@ arrays = [x.numpy() for x in (mean, std, target)]
 
 
 def area_in_numpy(mean, std, target, levels=100, matrix=False):
-    "The toolbox's arithmetic: for each level the share within its central interval; then the area between two polylines."
+    """The toolbox's arithmetic: for each level the share within its central interval.
+
+    Then the area between two polylines."""
     expected = np.linspace(0, 1, levels)
     limits, z = torch.special.ndtri(torch.from_numpy(0.5 + expected / 2)).numpy(), np.abs(mean - target) / std
     found = (z[:, None] <= limits).mean(0) if matrix else np.array([np.mean(z <= limit) for limit in limits])
@@ -62,7 +68,8 @@ ALLOCATES = {
 def main():
     if not toolbox:
         print(
-            "uncertainty-toolbox is not installed: its arithmetic in numpy stands in (pip install uncertainty-toolbox)\n"
+            "uncertainty-toolbox is not installed: its arithmetic in numpy stands in "
+            "(pip install uncertainty-toolbox)\n"
         )
     areas = {name: way() for name, way in WAYS.items()}
     for name, area in areas.items():
@@ -74,7 +81,8 @@ def main():
     peer = {"uncertainty_toolbox": version("uncertainty-toolbox")} if toolbox else {}
     seconds = measure(WAYS, args.runs)
     print(
-        f"\n{args.points} points, 100 levels, median of {args.runs} runs; {machine(numpy=np.__version__, **peer)}\n"
+        f"\n{args.points} points, 100 levels, median of {args.runs} runs; "
+        f"{machine(numpy=np.__version__, **peer)}\n"
     )
     print(table(seconds, "kpnb.uncertainty", ALLOCATES))
 

@@ -35,4 +35,7 @@ def table(seconds: dict[str, list[float]], ours: str, allocates: dict[str, str])
 def machine(**packages: str) -> str:
     "One line about what this was measured with; no names of machines."
     versions = ", ".join(f"{k} {v}" for k, v in {"torch": torch.__version__, **packages}.items())
-    return f"Python {platform.python_version()}, {versions}, {torch.get_num_threads()} threads, {platform.machine()}"
+    return (
+        f"Python {platform.python_version()}, {versions}, "
+        f"{torch.get_num_threads()} threads, {platform.machine()}"
+    )

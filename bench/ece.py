@@ -1,8 +1,12 @@
-"""The expected calibration error of 64 maps of 21 classes and 128×128 pixels, beside torchmetrics, netcal and torch-uncertainty.
+"""The expected calibration error of 64 maps, beside torchmetrics, netcal and torch-uncertainty.
 
-Run from the repository: `python bench/ece.py`; `--small` uses 4 maps, to see that everything runs. Peers that are not installed are named and left out. All ways get the same
-probabilities and labels, and must give the same ECE before anything is timed. netcal counts rows in NumPy, so its input is brought to rows beforehand, outside the timing.
-The second table shows how the memory of a stream behaves: bytes of what a counter keeps after 1 and after 8 batches.
+The maps have 21 classes and 128×128 pixels.
+
+Run from the repository: `python bench/ece.py`; `--small` uses 4 maps, to see that everything runs. Peers
+that are not installed are named and left out. All ways get the same probabilities and labels, and must give
+the same ECE before anything is timed. netcal counts rows in NumPy, so its input is brought to rows
+beforehand, outside the timing. The second table shows how the memory of a stream behaves: bytes of what a
+counter keeps after 1 and after 8 batches.
 """
 
 import importlib
@@ -97,7 +101,8 @@ def main():
     }
     allocates |= {k: "a copy of all confidences" for k in all_ways if k.startswith("torch")}
     print(
-        f"### ECE of {n}×21×128² probabilities, 10 bins\n\n{table(seconds, OURS, allocates)}\n\n{memory(probs, target)}"
+        f"### ECE of {n}×21×128² probabilities, 10 bins\n\n"
+        f"{table(seconds, OURS, allocates)}\n\n{memory(probs, target)}"
     )
     print(f"\nours: median {1e3 * statistics.median(seconds[OURS]):.0f} ms")
 

@@ -1,8 +1,12 @@
-"""The exercise's score of 298 faces: one picture at a time, as the exercise asks, beside `kpnb.metrics.evaluate_batched`.
+"""The exercise's score of 298 faces, beside `kpnb.metrics.evaluate_batched`.
 
-Run from the repository: `python bench/evaluate_model.py`. Three ways give the score picture by picture: torch's DataLoader with batch_size=1 over samples that are parsed from a
-table's text each time they are asked for, which is how the public exercise stores its faces; the same DataLoader over `ExerciseDataset`, whose pictures lie in memory; and
-`evaluate_model`, without a DataLoader. Before anything is timed, all ways must give the same score to 5 digits.
+The exercise asks for one picture at a time.
+
+Run from the repository: `python bench/evaluate_model.py`. Three ways give the score picture by picture:
+torch's DataLoader with batch_size=1 over samples that are parsed from a table's text each time they are
+asked for, which is how the public exercise stores its faces; the same DataLoader over `ExerciseDataset`,
+whose pictures lie in memory; and `evaluate_model`, without a DataLoader. Before anything is timed, all ways
+must give the same score to 5 digits.
 """
 
 import statistics
@@ -72,7 +76,8 @@ def main():
         assert max(scores) - min(scores) < 1e-5 * statistics.mean(scores), (name, scores)
         seconds = measure(ways, runs=7, warmup=1)
         print(
-            f"\n### {name}: 298 pictures\n\n{table(seconds, BATCHED, dict.fromkeys(ways, 'pictures and activations'))}",
+            f"\n### {name}: 298 pictures\n\n"
+            f"{table(seconds, BATCHED, dict.fromkeys(ways, 'pictures and activations'))}",
             flush=True,
         )
 

@@ -1,9 +1,11 @@
-"""The networks for heatmaps: a training step (forward, loss, backward, AdamW) and a forward pass, variants side by side.
+"""The networks for heatmaps: a training step and a forward pass, variants side by side.
+
+A training step is forward, loss, backward and AdamW.
 
 Run from the repository: `python bench/heatmap_networks.py` (`--runs 1` to see that it works). Four tables:
 
-1. and 2. a training step on 16×3×128×128 in the four ways that `kpnb.training.fit` can take it, the first of them plain PyTorch: ResNet18Heatmap, and the
-   network with depthwise convolutions;
+1. and 2. a training step on 16×3×128×128 in the four ways that `kpnb.training.fit` can take it,
+   the first of them plain PyTorch: ResNet18Heatmap, and the network with depthwise convolutions;
 3. a training step of each variant on 16×3×128×128, all in the way that `fit` chooses by itself;
 4. a forward pass of each variant for one picture of 256×256, float32, without gradients.
 
@@ -105,7 +107,8 @@ def main():
         )
         print(f"\n`fit` chooses: {ours}.")
     name = lambda n: (
-        f"{n} ({sum(p.numel() for p in models[n].parameters()) / 1e6:.1f} M parameters, {multiply_adds(models[n]) / 1e9:.2f} G multiply-adds at 256×256)"
+        f"{n} ({sum(p.numel() for p in models[n].parameters()) / 1e6:.1f} M parameters, "
+        f"{multiply_adds(models[n]) / 1e9:.2f} G multiply-adds at 256×256)"
     )
     show(
         f"Variants, training step, 16×3×128×128, {ours}",

@@ -1,8 +1,10 @@
 """The networks for heatmaps: how exact each variant is after equal training on the scenes' pets.
 
-Run from the repository: `python bench/heatmap_variants.py` (`--pictures 16 --epochs 1 --seeds 1` to see that it works). Every variant gets the same pictures, the same
-number of rounds and the recipe of lesson 24 (BCE on Gaussians, one-cycle, augmentation, flip averaging, DARK); it is judged on 400 pets that it has not seen. A row
-is the mean over the seeds, with the standard deviation between them. Speed stands in `bench/heatmap_networks.py`.
+Run from the repository: `python bench/heatmap_variants.py` (`--pictures 16 --epochs 1 --seeds 1` to see
+that it works). Every variant gets the same pictures, the same number of rounds and the recipe of lesson 24
+(BCE on Gaussians, one-cycle, augmentation, flip averaging, DARK); it is judged on 400 pets that it has not
+seen. A row is the mean over the seeds, with the standard deviation between them. Speed stands in
+`bench/heatmap_networks.py`.
 """
 
 import argparse

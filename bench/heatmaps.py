@@ -1,10 +1,15 @@
-"""Draw heatmaps, decode them, and compare them without drawing: kpnb.heatmaps beside kornia, dsntnn and mmpose.
+"""Draw heatmaps, decode them, and compare them without drawing.
 
-Run from the repository: `python bench/heatmaps.py`. All ways get the same points and maps, and before anything is timed they must agree: maps to 1e-4, points to 0.01
-cells, losses to 1e-5. kornia gives maps that sum to 1, and counts from the centre of the first pixel; both are allowed for before comparing.
+kpnb.heatmaps stands beside kornia, dsntnn and mmpose.
 
-mmpose needs the compiled part of mmcv, but its codecs are plain numpy and OpenCV. `pip install --no-deps mmpose==1.3.2 dsntnn==0.5.3` is enough: this script loads the folder
-`mmpose/codecs/utils` by itself, without the rest of mmpose. Where it is missing, its arithmetic stands in, written out below in numpy and labelled so. dsntnn's rows are left out where it is missing.
+Run from the repository: `python bench/heatmaps.py`. All ways get the same points and maps, and before
+anything is timed they must agree: maps to 1e-4, points to 0.01 cells, losses to 1e-5. kornia gives maps
+that sum to 1, and counts from the centre of the first pixel; both are allowed for before comparing.
+
+mmpose needs the compiled part of mmcv, but its codecs are plain numpy and OpenCV.
+`pip install --no-deps mmpose==1.3.2 dsntnn==0.5.3` is enough: this script loads the folder
+`mmpose/codecs/utils` by itself, without the rest of mmpose. Where it is missing, its arithmetic stands in,
+written out below in numpy and labelled so. dsntnn's rows are left out where it is missing.
 """
 
 import argparse
@@ -58,7 +63,9 @@ THEIRS = (
 
 
 def unbiased_in_numpy(size, keypoints, seen, sigma):
-    "What mmpose's generate_unbiased_gaussian_heatmaps computes: a full two-dimensional exponential for each point."
+    """What mmpose's generate_unbiased_gaussian_heatmaps computes.
+
+    A full two-dimensional exponential for each point."""
     maps, x = (
         np.zeros((keypoints.shape[1], size[1], size[0]), np.float32),
         np.arange(size[0], dtype=np.float32),
@@ -70,7 +77,9 @@ def unbiased_in_numpy(size, keypoints, seen, sigma):
 
 
 def dark_in_numpy(places, maps):
-    "The Newell step of DARK, point by point, with the differences of mmpose's refine_keypoints_dark without its blur."
+    """The Newell step of DARK, point by point.
+
+    It has the differences of mmpose's refine_keypoints_dark without its blur."""
     for k, (x, y) in enumerate(places[0].astype(int)):
         m = np.log(np.maximum(maps[k], 1e-10))
         if not (1 < x < m.shape[1] - 2 and 1 < y < m.shape[0] - 2):
@@ -251,7 +260,8 @@ def main():
         runs = measure(ways, runs=options.runs, warmup=min(2, options.runs))
         values = {k: v * 2 if len(v) == 1 else v for k, v in runs.items()}  # quartiles want two
         print(
-            f"\n{title}, median of {options.runs} runs; {machine(kornia=kornia.__version__)}\n\n{table(values, ours, allocates)}\n",
+            f"\n{title}, median of {options.runs} runs; {machine(kornia=kornia.__version__)}\n\n"
+            f"{table(values, ours, allocates)}\n",
             flush=True,
         )
 

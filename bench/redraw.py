@@ -1,13 +1,19 @@
-"""How long a visualiser of each lesson takes from a moved control to the new picture: the median of the drawings at its first values and at their neighbours.
+"""How long a visualiser of each lesson takes from a moved control to the new picture.
 
-Run from the repository: `python bench/redraw.py [00 21 ...] [--runs 7] [--full]`. Each notebook runs in a process of its own, with the small budgets of a test run;
-`--full` takes a reader's, which matters where a drawing counts over all test pictures (lessons 30 and 41). Then every `Live` that a cell has shown is timed, so a new
-visualiser needs no line here. A drawing is what the reader waits for in Python: `draw`, the layout and the PNG. The way to the browser is not in it,
-nor the collection of cyclic garbage that `live` puts off until the picture is out.
+It is the median of the drawings at its first values and at their neighbours.
 
-Machines are noisy, so after each drawing a yardstick is drawn, two labelled panels with a curve, in the same process: its median stands in each line, and the ratio of
-the two can be compared between machines and hours. The first and last line say what the yardstick takes matplotlib alone. Where a drawing calls a network (a `forward`
-of torch.nn is seen during it), the target is 150 ms, else 60 ms. Whether it is met is printed, and no test asserts it.
+Run from the repository: `python bench/redraw.py [00 21 ...] [--runs 7] [--full]`. Each notebook runs in a
+process of its own, with the small budgets of a test run; `--full` takes a reader's, which matters where a
+drawing counts over all test pictures (lessons 30 and 41). Then every `Live` that a cell has shown is timed,
+so a new visualiser needs no line here. A drawing is what the reader waits for in Python: `draw`, the layout
+and the PNG. The way to the browser is not in it, nor the collection of cyclic garbage that `live` puts off
+until the picture is out.
+
+Machines are noisy, so after each drawing a yardstick is drawn, two labelled panels with a curve, in the
+same process: its median stands in each line, and the ratio of the two can be compared between machines and
+hours. The first and last line say what the yardstick takes matplotlib alone. Where a drawing calls a
+network (a `forward` of torch.nn is seen during it), the target is 150 ms, else 60 ms. Whether it is met is
+printed, and no test asserts it.
 """
 
 import argparse
@@ -110,13 +116,16 @@ def row(path, v):
     low, mid, high = statistics.quantiles(v["ms"], n=4)
     target, beside = RUNS_A_NETWORK if v["network"] else DRAWS, statistics.median(v["beside"])
     return (
-        f"| {path.stem} | {v['name']}({', '.join(v['controls'])}) | {'yes' if v['network'] else 'no'} | {len(v['ms'])} | {mid:.0f} | {low:.0f}–{high:.0f} | {beside:.0f} | {mid / beside:.2f} "
+        f"| {path.stem} | {v['name']}({', '.join(v['controls'])}) | {'yes' if v['network'] else 'no'} "
+        f"| {len(v['ms'])} | {mid:.0f} | {low:.0f}–{high:.0f} | {beside:.0f} | {mid / beside:.2f} "
         f"| {target} | {'yes' if mid <= target else '**no**'} |"
     )
 
 
 def yardsticks():
-    "Two ways to draw two labelled panels: matplotlib's `savefig`, as a notebook shows a figure, and a `Live`."
+    """Two ways to draw two labelled panels.
+
+    They are matplotlib's `savefig`, as a notebook shows a figure, and a `Live`."""
     import io
 
     import ipywidgets as W
@@ -167,15 +176,17 @@ def main():
     from common import machine
 
     print(
-        "For scale, two labelled panels: {:.0f} ms by matplotlib's savefig, {:.0f} ms in a visualiser.".format(
-            *scale()
-        )
+        "For scale, two labelled panels: {:.0f} ms by matplotlib's savefig, "
+        "{:.0f} ms in a visualiser.".format(*scale())
     )
     print(
-        f"At least {args.runs} drawings each; {machine(matplotlib=matplotlib.__version__, ipywidgets=ipywidgets.__version__)}\n"
+        f"At least {args.runs} drawings each; "
+        f"{machine(matplotlib=matplotlib.__version__, ipywidgets=ipywidgets.__version__)}\n"
     )
     print(
-        "| lesson | visualiser | runs a network | drawings | median ms | quartiles ms | yardstick ms | ratio | target ms | met |\n|---|---|---|---|---|---|---|---|---|---|",
+        "| lesson | visualiser | runs a network | drawings | median ms "
+        "| quartiles ms | yardstick ms | ratio | target ms | met |\n"
+        "|---|---|---|---|---|---|---|---|---|---|",
         flush=True,
     )
     env = (

@@ -1,8 +1,12 @@
-"""Rotate 256 pictures of 96×96 with 15 points each by an angle of their own: kpnb.geometry beside torchvision v2, kornia and albumentations.
+"""Rotate 256 pictures of 96×96 with 15 points each by an angle of their own.
 
-Run from the repository: `python bench/rotation.py`. All ways get the same pictures, points and angles. Each is used as its documentation says for pictures
-with keypoints that need an angle each: torchvision and albumentations work on one picture at a time, kornia and kpnb on the batch. Before anything is timed, the
-points of all ways must agree to 1 px (torchvision and albumentations count pixels in conventions of their own, so they differ by up to half a pixel or so).
+kpnb.geometry stands beside torchvision v2, kornia and albumentations.
+
+Run from the repository: `python bench/rotation.py`. All ways get the same pictures, points and angles. Each
+is used as its documentation says for pictures with keypoints that need an angle each: torchvision and
+albumentations work on one picture at a time, kornia and kpnb on the batch. Before anything is timed, the
+points of all ways must agree to 1 px (torchvision and albumentations count pixels in conventions of their
+own, so they differ by up to half a pixel or so).
 """
 
 import albumentations as A
@@ -81,8 +85,13 @@ def main():
         assert difference < 1.0, name
     seconds = measure(WAYS)
     print(
-        f"\n{N} pictures of 1×{SIZE}×{SIZE} float32 with {K} points, median of {len(seconds['kornia'])} runs; "
-        f"{machine(torchvision=torchvision.__version__, kornia=kornia.__version__, albumentations=A.__version__)}\n"
+        f"\n{N} pictures of 1×{SIZE}×{SIZE} float32 with {K} points, "
+        f"median of {len(seconds['kornia'])} runs; "
+        f"""{
+            machine(
+                torchvision=torchvision.__version__, kornia=kornia.__version__, albumentations=A.__version__
+            )
+        }\n"""
     )
     fresh = dict.fromkeys(WAYS, "new pictures and points")
     print(table(seconds, "kpnb.geometry", fresh))

@@ -1,4 +1,7 @@
-"""Run every row of bench/, each script in a process of its own, one after another: `python bench/run.py [name ...]`. What trains networks runs only by name."""
+"""Run every row of bench/, each script in a process of its own, one after another.
+
+`python bench/run.py [name ...]`. What trains networks runs only by name.
+"""
 
 import subprocess
 import sys

@@ -1,8 +1,11 @@
-"""How many labelled pictures a second `kpnb.scenes` makes, beside reading JPEG files of the same size with PIL.
+"""How many labelled pictures a second `kpnb.scenes` makes, beside reading JPEG files with PIL.
 
-Run from the repository: `python bench/scenes.py [--threads 2] [--pictures 512] [--runs 9]`. Each row is the median of the runs, all in one
-process, the ways taken in turn so that a slow moment hits all of them. Rendering includes drawing the scene, keypoints, visibility, blur and noise; reading
-includes opening the file from the page cache, decoding and copying into one uint8 tensor, and no labels.
+The files are of the same size.
+
+Run from the repository: `python bench/scenes.py [--threads 2] [--pictures 512] [--runs 9]`. Each row is the
+median of the runs, all in one process, the ways taken in turn so that a slow moment hits all of them.
+Rendering includes drawing the scene, keypoints, visibility, blur and noise; reading includes opening the
+file from the page cache, decoding and copying into one uint8 tensor, and no labels.
 """
 
 import argparse
@@ -60,7 +63,8 @@ def main():
         f"{args.pictures} pictures a run, median of {args.runs} runs\n"
     )
     print(
-        "| pictures | size | way | allocates | images/s (median) | slowest | fastest |\n|---|---|---|---|---|---|---|"
+        "| pictures | size | way | allocates | images/s (median) | slowest | fastest |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for make, size in ((faces, 96), (pets, 128)):
         with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +83,8 @@ def main():
                     else "pictures, points" + (", masks" if "with m" in name else "")
                 )
                 print(
-                    f"| {make.__name__} | {size}×{size} | {name} | {what} | {median:.0f} | {low:.0f} | {high:.0f} |",
+                    f"| {make.__name__} | {size}×{size} | {name} | {what} "
+                    f"| {median:.0f} | {low:.0f} | {high:.0f} |",
                     flush=True,
                 )
 

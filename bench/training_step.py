@@ -1,8 +1,11 @@
-"""One training step (forward, loss, backward, AdamW) in the four ways that `kpnb.training.fit` can take it: float32 or bfloat16 autocast, the channels of a
-pixel apart or together in memory.
+"""One training step in the four ways that `kpnb.training.fit` can take it.
 
-Run from the repository: `python bench/training_step.py`. The first way of each table is plain PyTorch; the line under a table says which way `fit` chooses by
-itself (`fast="auto"`) for that network on this machine. Each way has its own copy of the network, with the same weights and the same batch.
+A step is forward, loss, backward and AdamW; the ways are float32 or bfloat16 autocast,
+the channels of a pixel apart or together in memory.
+
+Run from the repository: `python bench/training_step.py`. The first way of each table is plain PyTorch; the
+line under a table says which way `fit` chooses by itself (`fast="auto"`) for that network on this machine.
+Each way has its own copy of the network, with the same weights and the same batch.
 """
 
 import copy
@@ -77,7 +80,9 @@ def main():
         seconds = measure({way: step(model, batch, *how) for way, how in WAYS.items()})
         chosen = next(way for way, how in WAYS.items() if how == precision(model, torch.device("cpu")))
         print(
-            f"\n### {name}; {conv_weights(model):,} weights in convolutions\n\n{table(seconds, chosen, dict.fromkeys(WAYS, 'activations and gradients'))}\n\n`fit` chooses: {chosen}.",
+            f"\n### {name}; {conv_weights(model):,} weights in convolutions\n\n"
+            f"{table(seconds, chosen, dict.fromkeys(WAYS, 'activations and gradients'))}\n\n"
+            f"`fit` chooses: {chosen}.",
             flush=True,
         )
 

@@ -1,7 +1,9 @@
-"""Labels are never lost: the annotator under SIGKILL at every step of saving, under failing writes, with a killed kernel and with a second annotator beside it.
+"""Labels are never lost: the annotator under SIGKILL, failing writes and a second annotator.
 
-What other programs do to the files is here, too; test_annotate_page.py has the browser. The files of pictures are odd on purpose: all eight EXIF orientations,
-broken ones, names that repeat.
+SIGKILL comes at every step of saving, and to a kernel at work; the second annotator is beside the first.
+
+What other programs do to the files is here, too; test_annotate_page.py has the browser. The files of
+pictures are odd on purpose: all eight EXIF orientations, broken ones, names that repeat.
 """
 
 import contextlib
@@ -70,14 +72,16 @@ def picture(path, size=(160, 120), seed=0, **kw):
     return path
 
 
-# Processes that label. In the first script each is killed at its k-th step (a file is opened to be written, renamed, removed or cut), in the middle of a write (a file may not
-# become longer than so many bytes), until one comes to its end. In the second script two label at once.
+# Processes that label. In the first script each is killed at its k-th step (a file is opened to be written,
+# renamed, removed or cut), in the middle of a write (a file may not become longer than so many bytes), until
+# one comes to its end. In the second script two label at once.
 LABELS = """
 import json, math, os, random, resource, signal, sys
 from pathlib import Path
 from kpnb.annotate import HIDDEN, SEEN, Label, LabelFile
 
-def label(i): return Label((160, 120), {"nose": (i + 0.5, 2 * i, SEEN), "left_eye": (math.nan, math.nan, HIDDEN) if i % 3 else (i, i + 0.25, SEEN)})
+def label(i): return Label((160, 120), {"nose": (i + 0.5, 2 * i, SEEN), \
+"left_eye": (math.nan, math.nan, HIDDEN) if i % 3 else (i, i + 0.25, SEEN)})
 
 def work(folder, n=2):
     file = LabelFile(folder, ["nose", "left_eye"])
@@ -91,7 +95,8 @@ def work(folder, n=2):
 KILLED = (
     LABELS
     + """
-def is_step(event, args): return event in ("os.rename", "os.remove", "os.truncate", "os.mkdir") or (event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR))
+def is_step(event, args): return event in ("os.rename", "os.remove", "os.truncate", "os.mkdir") \
+or (event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR))
 
 def at_step(k):
     made = [0]
@@ -225,7 +230,9 @@ def test_annotators_that_take_turns_keep_what_the_other_did(tmp_path):
 
 @needs_fork
 def test_any_order_of_clicks_saves_failures_and_openings_keeps_the_last_change_of_each_point(tmp_path):
-    "Three annotators on one folder, some of whose writes fail half-way; at the end all files say what was clicked last."
+    """Three annotators on one folder, some of whose writes fail half-way.
+
+    At the end all files say what was clicked last."""
     g, names, files = random.Random(7), [f"p{i}" for i in range(40)], [f"{i}.jpg" for i in range(30)]
     last = {(f, n): (1, 1, SEEN) for f in files for n in names}
     write(
@@ -272,7 +279,9 @@ def no_file_longer_than(n):
 
 @needs_fork
 def test_every_write_may_fail(tmp_path):
-    "A write that fails after any number of bytes is an error for the caller; the files stay whole, and the next save brings everything."
+    """A write that fails after any number of bytes is an error for the caller.
+
+    The files stay whole, and the next save brings everything."""
     outcomes = set()
     for n in range(0, 1600, 160):
         folder = tmp_path / str(n)
@@ -314,7 +323,9 @@ while a.todo:
 
 @needs_fork
 def test_killed_kernel(tmp_path):
-    "A Jupyter kernel in which the annotator works is killed at random moments, and started again until all is labelled."
+    """A Jupyter kernel in which the annotator works is killed at random moments.
+
+    It is started again until all is labelled."""
     client_of = pytest.importorskip("jupyter_client")
     for i in range(24):
         picture(tmp_path / f"{i:02d}.png", (30, 20), i)
@@ -355,7 +366,9 @@ def test_killed_kernel(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_points_are_in_the_upright_picture(tmp_path, orientation):
-    "A red square is where a click on it says, in all eight orientations, and in what `load` makes of either file."
+    """A red square is where a click on it says, in all eight orientations.
+
+    So it is, too, in what `load` makes of either file."""
     upright = np.full((60, 90, 3), 40, np.uint8)
     upright[10:14, 70:74] = (255, 0, 0)  # its centre is (72, 12)
     T = Image.Transpose
@@ -536,7 +549,9 @@ THREE = ["a", "b", "c"]
 
 @pytest.mark.parametrize("table", [False, True])
 def test_what_another_program_wrote_survives_a_moved_point_and_is_copied_first(tmp_path, table):
-    "Outlines, boxes, skeleton, ids, licences and the places of points with v = 0 stay; the file as it was lies beside, under a name that is said."
+    """Outlines, boxes, skeleton, ids, licences and the places of points with v = 0 stay.
+
+    The file as it was lies beside, under a name that is said."""
     data = coco({"a.jpg": [1, 2, 0, 10.25, 20, 2, 30, 40, 1], "b.jpg": [5, 6, 0, 7, 8, 2, 9, 9, 2]})
     raw = write(tmp_path / "keypoints.json", data).read_bytes()
     if table:
@@ -596,7 +611,9 @@ def test_an_older_file_without_a_journal_does_not_win_in_silence(tmp_path):
 
 
 def test_random_coco_files_of_other_programs_come_back_unchanged(tmp_path):
-    "Whatever is labelled, only the triples of the points that changed, `num_keypoints` and sizes that were missing are new."
+    """Whatever is labelled, only a few numbers in the file are new.
+
+    They are the triples of the points that changed, `num_keypoints` and sizes that were missing."""
     g = random.Random(5)
     for k in range(12):
         names = [f"p{i}" for i in range(g.randint(1, 4))]
@@ -751,7 +768,9 @@ def test_what_only_looks_different_is_read_and_written_in_one_form(tmp_path):
 
 
 def test_a_picture_has_one_name(tmp_path):
-    "./a.jpg, sub\\\\a.jpg and a decomposed accent are the pictures that are there, labelled and not also in the rest."
+    """./a.jpg, sub\\\\a.jpg and a decomposed accent are the pictures that are there.
+
+    They are labelled and not also in the rest."""
     for f in ("a.jpg", "sub/a.jpg", "cafe\u0301.png", "b.jpg"):
         picture(tmp_path / f, (20, 10))
     rows = {
@@ -933,7 +952,9 @@ def test_a_link_stays_a_link_and_a_private_file_stays_private(tmp_path):
 
 
 def test_a_click_in_a_large_folder_writes_only_what_has_changed(tmp_path):
-    "The two files stay as they are, and the click is there for everybody who reads the labels; they follow in time, and at `save`."
+    """The two files stay as they are, and the click is there for everybody who reads the labels.
+
+    They follow in time, and at `save`."""
     names = [f"p{i}" for i in range(40)]
     write(
         tmp_path / "keypoints.csv",
@@ -999,7 +1020,9 @@ class Still(nn.Module):
 
 
 def test_names_that_say_left_and_right_need_their_pairs(tmp_path):
-    "In `register`, `learn`, `guess` and `one_round`; with pairs all go, and a left without a right goes without a mirror."
+    """They need them in `register`, `learn`, `guess` and `one_round`.
+
+    With pairs all go, and a left without a right goes without a mirror."""
     sides, pairs = ["left_eye", "right_eye"], [("left_eye", "right_eye")]
     for i in range(3):
         picture(tmp_path / f"{i}.png", (16, 16), i)
@@ -1031,7 +1054,9 @@ def test_names_that_say_left_and_right_need_their_pairs(tmp_path):
 
 
 def test_guesses_come_back_to_the_file_after_any_chain(tmp_path):
-    "Points and ellipses that `propose` shows, after `load` has resized a wide picture and a crop and a mirror have moved it again."
+    """Points and ellipses that `propose` shows come back after any chain.
+
+    Before that, `load` has resized a wide picture, and a crop and a mirror have moved it again."""
     picture(tmp_path / "a.png", (200, 100))
     a = Annotator(tmp_path, ["left_eye", "right_eye"])
     a.skip()

@@ -1,4 +1,7 @@
-"""Probabilities and logits are never taken for each other, void is never guessed, and nothing of the size of the input is made."""
+"""Probabilities and logits are never taken for each other, and void is never guessed.
+
+Nothing of the size of the input is made.
+"""
 
 import inspect
 
@@ -68,7 +71,8 @@ def votes(logits):
     return uncertainty.MapCrossEntropy()(logits, batch)
 
 
-# public function, class or method -> (logits, labels) -> anything; by the axis over which a softmax goes: classes, or the cells of a map
+# public function, class or method -> (logits, labels) -> anything;
+# by the axis over which a softmax goes: classes, or the cells of a map
 OVER_CLASSES = {
     "calibration.nll": nll,
     "calibration.Scaler.fit": lambda z, t: TemperatureScaling().fit(z, t),

@@ -1,4 +1,7 @@
-"""Files that are odd, broken or hostile: they load as they should, or are refused with a DataError that names them."""
+"""Files that are odd, broken or hostile: they load as they should, or are refused.
+
+The refusal is a DataError that names them.
+"""
 
 import inspect
 import os
@@ -57,7 +60,11 @@ def noses(n=30):
 
 def xml():
     parts = "".join(f"<part name='{k:02}' x='{k}' y='{2 * k}'/>" for k in range(68))
-    return f"<dataset><images><image file='a.jpg'>\n<box top='1' left='2' width='30' height='40'>{parts}</box>\n</image></images></dataset>"
+    return (
+        "<dataset><images><image file='a.jpg'>\n"
+        f"<box top='1' left='2' width='30' height='40'>{parts}</box>\n"
+        "</image></images></dataset>"
+    )
 
 
 def kaggle():
@@ -468,7 +475,9 @@ def test_a_mask_with_a_note_of_its_own_is_turned_by_that(tmp_path, turn, own):
 
 
 def dlib_face(folder, turn, size="stored", mark=(13, 5)):
-    "A dlib XML whose parts lie on one white pixel of a turned picture, its box around it; (x, y) when upright."
+    """A dlib XML whose parts lie on one white pixel of a turned picture, its box around it.
+
+    Gives (x, y) when upright."""
     (folder / "300w").mkdir()
     upright = Image.new("L", (40, 24))
     upright.putpixel(mark, 255)
@@ -1172,7 +1181,8 @@ def test_loading_needs_little_more_memory_than_its_result(tmp_path):
     assert len(ds) == 40 and most - before < 1.4 * ds.images.numel()
 
 
-# 2³⁰ columns: Pillow refuses such a picture at once, so that a program without the check does not fill the memory.
+# 2³⁰ columns: Pillow refuses such a picture at once,
+# so that a program without the check does not fill the memory.
 def test_a_data_set_that_does_not_fit_says_how_much_it_needs(tmp_path):
     imm(tmp_path, 2)
     said = "imm: 2 pictures of 3×1048576×1073741824 need 6291456.0 GiB of memory.*size="

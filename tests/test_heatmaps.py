@@ -92,7 +92,9 @@ def a_dataset(names=("left eye", "right eye"), pairs=((0, 1),), n=4, size=(32, 3
 
 
 def networks():
-    "Every class whose first setting is the number of points, with and without logits where it has the choice."
+    """Every class whose first setting is the number of points.
+
+    It comes with and without logits where it has the choice."""
     found = {}
     for module in (models, heatmaps):
         for name in module.__all__:

@@ -70,7 +70,10 @@ def test_there_are_notebooks_and_modules():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
 def test_badge_leads_to_its_own_notebook(path):
     cfg = config()
-    link = f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/nbs/{place(path)}"
+    link = (
+        f"https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}"
+        f"/blob/{cfg['branch']}/nbs/{place(path)}"
+    )
     links = re.findall(r"\]\((https://colab\.research\.google\.com/github/[^)]*)\)", text(CELLS[path][0]))
     assert links == [link]
     setup = text(CELLS[path][1])
@@ -229,7 +232,9 @@ def test_links_between_notebooks_lead_somewhere(path):
 
 
 def bound_and_used(source):
-    "What a cell binds on its top level, what each of its functions and classes asks of the notebook, and what it gives to `live`."
+    """What a cell binds on its top level, what it asks of the notebook, and what it gives to `live`.
+
+    What it asks is listed for each of its functions and classes."""
     top = symtable.symtable(source, "cell", "exec")
     asks = lambda t: {s.get_name() for s in t.get_symbols() if s.is_global() and s.is_referenced()}.union(
         *(asks(c) for c in t.get_children())
@@ -251,7 +256,9 @@ def bound_and_used(source):
 
 
 def rebound(cells):
-    "Names that a visualiser uses and that a later cell binds again: moved after Run All, it would draw something else, or fail."
+    """Names that a visualiser uses and that a later cell binds again.
+
+    Such a visualiser, moved after Run All, would draw something else, or fail."""
     parts, found, needs = [bound_and_used(s) for s in cells], [], {}
     for i, (_, defined, given) in enumerate(parts):
         needs |= defined
@@ -294,7 +301,9 @@ def test_no_later_cell_changes_what_a_visualiser_uses(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=place)
 def test_every_picture_is_described(path):
-    "The nearest text above a picture, or the one right below it, holds a line such as *The picture: ...*, for readers who hear the page or read it without its pictures."
+    """The nearest text above a picture, or the one right below it, holds a line such as *The picture: ...*.
+
+    It is for readers who hear the page or read it without its pictures."""
     above, bare, cells = "", [], CELLS[path]
     for i, c in enumerate(cells):
         if c["cell_type"] == "markdown":

@@ -1,4 +1,7 @@
-"""Networks: real weight files and their paths, strict loading, places that move with the picture, devices, and what one batch does to another."""
+"""Networks: real weight files and their paths, strict loading and devices.
+
+Also places that move with the picture, and what one batch does to another.
+"""
 
 import hashlib
 import importlib.util
@@ -316,7 +319,9 @@ def test_low_start():
 
 
 def shifted(decoder, cells=12):
-    "How much a decoder's answer, far from the borders, differs from the moved one when its input moves by one cell of 32 pixels."
+    """How much a decoder's answer, far from the borders, differs from the moved one.
+
+    Its input moves by one cell of 32 pixels."""
     z = torch.randn(1, 8, cells, cells + 1, generator=make_generator(2))
     side = [torch.randn(1, 8, cells * s, (cells + 1) * s, generator=make_generator(s)) for s in (8, 4, 2)]
     cut = lambda first: [m[..., first * m.shape[-2] // cells :][..., : m.shape[-2]] for m in (*side, z)]
@@ -372,7 +377,9 @@ def test_mbconv_adds_its_input_only_where_it_fits():
 
 
 def hub(tmp_path, monkeypatch, weights, network):
-    "A torch hub cache whose file for these weights holds the given network. torchvision compares the hash in the name only after a download."
+    """A torch hub cache whose file for these weights holds the given network.
+
+    torchvision compares the hash in the name only after a download."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("TORCH_MODEL_ZOO", raising=False)
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
@@ -454,7 +461,10 @@ def test_lite0_weights_load_strictly(monkeypatch):
 
 @needs_wheel
 def test_lite0_gives_the_numbers_of_the_reference():
-    "Mean and spread of the four maps for a fixed picture, computed once with the implementation that the file was made with (efficientnet-lite-pytorch 0.1.0)."
+    """Mean and spread of the four maps for a fixed picture.
+
+    They were computed once with the implementation that the file was made with
+    (efficientnet-lite-pytorch 0.1.0)."""
     ramp = torch.linspace(-1, 1, 64)
     x = torch.stack(
         [ramp.view(1, -1).expand(64, -1), ramp.view(-1, 1).expand(-1, 64), torch.outer(ramp, ramp)]
@@ -484,7 +494,8 @@ def test_a_changed_file_is_refused_and_the_wheels_code_does_not_run(tmp_path, mo
     importlib.invalidate_caches()
     with pytest.raises(
         ValueError,
-        match=f"the SHA-256 is {hashlib.sha256(b'something else').hexdigest()}; expected one that starts with 57934424",
+        match=f"the SHA-256 is {hashlib.sha256(b'something else').hexdigest()}; "
+        "expected one that starts with 57934424",
     ):
         lite0_file()
 

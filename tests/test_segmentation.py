@@ -1,4 +1,7 @@
-"""Masks: what is void, which answers are logits, where a cropped pixel came from, and the recipe of the source."""
+"""Masks: what is void, which answers are logits, and where a cropped pixel came from.
+
+The recipe of the source is here, too.
+"""
 
 import inspect
 
@@ -134,7 +137,9 @@ def test_no_name_can_have_the_label_of_void():
 
 
 class Known(nn.Module):
-    "Answers with its only weight as the score of class 1; the weight grows with each step, so that later epochs are worse."
+    """Answers with its only weight as the score of class 1.
+
+    The weight grows with each step, so that later epochs are worse."""
 
     def __init__(self):
         super().__init__()

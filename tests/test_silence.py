@@ -734,7 +734,8 @@ def test_what_comes_out_leads_back_to_the_file(name):
 WRITERS = {  # who may make, replace or rename a file, and why it is whole all the same
     "core.write_safely": "the one way: a name of its own for each write, then one step",
     "core.locked": "the name of a lock's holder, for a message",
-    "annotate.LabelFile._append": "the journal: a line is added at the end, under the lock, and a torn one is put aside",
+    "annotate.LabelFile._append": "the journal: a line is added at the end, under the lock, "
+    "and a torn one is put aside",
     "annotate.LabelFile._put_aside": "a folder in the place of a file gets another name",
     "datasets._receive": "the beginning of a download, which gets its name when it is right",
     "datasets._attempt": "its name",

@@ -1,4 +1,7 @@
-"""A grid survives what really happens: a process killed in the middle of a training, and two processes that share one study."""
+"""A grid survives what really happens.
+
+A process is killed in the middle of a training, and two processes share one study.
+"""
 
 import os
 import signal
@@ -18,7 +21,8 @@ import pytest
 pytest.importorskip("optuna")
 from kpnb.sweep import as_table, grid_study, plot_grid, run  # noqa: E402
 
-# Measures 2 × 3 cells and writes down what it begins and what it finishes. In the cell named by `stop` it says so, and waits there to be killed.
+# Measures 2 × 3 cells and writes down what it begins and what it finishes.
+# In the cell named by `stop` it says so, and waits there to be killed.
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -36,7 +40,8 @@ def objective(cell):
     with open(folder / f"{me}.done", "a") as f: f.write(text + "\\n")
     return {"loss": cell["lr"] + cell["decay"]}
 
-study = grid_study(objective, {"lr": [1, 2], "decay": [0.0, 0.5, 0.25]}, folder / "sweep.db", metrics=["loss"], maximise=False)
+study = grid_study(objective, {"lr": [1, 2], "decay": [0.0, 0.5, 0.25]}, folder / "sweep.db", \
+metrics=["loss"], maximise=False)
 print("ready", flush=True)
 if stop == "together": sys.stdin.readline()
 run(study, beat=0.2, grace=2.5, progress=False)
@@ -85,7 +90,9 @@ def kill(process):
 
 
 def test_killed_in_the_middle_of_a_trial(tmp_path):
-    "The cell whose process died is measured again, the finished ones are not, and the table has each cell once."
+    """The cell whose process died is measured again, the finished ones are not.
+
+    The table has each cell once."""
     first = start(tmp_path, "first", stop="2 0.5")
     try:
         assert first.stdout.readline() == "ready\n" and first.stdout.readline() == "here\n"
@@ -115,7 +122,9 @@ def test_killed_in_the_middle_of_a_trial(tmp_path):
 
 
 def test_two_processes_at_once(tmp_path):
-    "They begin together on a new file, share the cells, and measure each exactly once; both end when all are done."
+    """They begin together on a new file, share the cells, and measure each exactly once.
+
+    Both end when all are done."""
     both = [start(tmp_path, me, "together", pause=0.4) for me in ("a", "b")]
     try:
         for p in both:

@@ -1,4 +1,7 @@
-"""Training survives what really happens: a process killed in the middle of an epoch, and while its files are being written."""
+"""Training survives what really happens: a process that is killed.
+
+It dies in the middle of an epoch, and while its files are being written.
+"""
 
 import functools
 import math
@@ -40,7 +43,8 @@ from kpnb.uncertainty import MapCrossEntropy
 
 EPOCHS, KILLED_AFTER = 5, 2  # whole epochs when the process dies
 
-# Trains a tiny network for 5 epochs of 6 batches. At the place named by `stop` it says so on stdout, and waits there to be killed.
+# Trains a tiny network for 5 epochs of 6 batches.
+# At the place named by `stop` it says so on stdout, and waits there to be killed.
 # Dropout and the augmentation draw from every random generator that there is.
 SCRIPT = """
 import builtins, os, random, re, sys, time
@@ -52,10 +56,12 @@ from kpnb.geometry import KeypointDataset
 
 folder, stop, resume = sys.argv[1], sys.argv[2], sys.argv[3] == "resume"
 g = torch.Generator().manual_seed(0)
-make = lambda n: KeypointDataset(torch.randint(0, 255, (n, 1, 16, 24), generator=g).byte(), torch.rand(n, 1, 2, generator=g) * 16)
+make = lambda n: KeypointDataset(torch.randint(0, 255, (n, 1, 16, 24), generator=g).byte(), \
+torch.rand(n, 1, 2, generator=g) * 16)
 train, valid = make(96), make(32)
 seed_everything(1 if not resume else 99) # what a resumed process draws before must not matter
-model = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(4 * 7 * 11, 2), nn.Unflatten(1, (1, 2)))
+model = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), \
+nn.Dropout(0.2), nn.Linear(4 * 7 * 11, 2), nn.Unflatten(1, (1, 2)))
 
 def here():
     print("here", flush=True)
@@ -67,7 +73,8 @@ def augment(batch, generator):
     batches += 1
     if stop == "epoch" and batches == 16: here()
     extra = 0.1 * random.random() + 0.1 * np.random.rand() + 0.1 * random.gauss(0, 1)
-    return batch | {"image": batch["image"] + extra + 0.05 * torch.randn(batch["image"].shape, generator=generator)}
+    return batch | {"image": batch["image"] + extra \
++ 0.05 * torch.randn(batch["image"].shape, generator=generator)}
 
 # How often each file has been opened for writing and has been replaced. The third time is the one to die in.
 opened, replaced = {}, {}
@@ -82,7 +89,8 @@ class Half:
         here()
 
 def counted(counts, path):
-    name = re.sub(r"^\\.(.*)\\.[0-9a-f-]+\\.part$", r"\\1", os.path.basename(str(path)))  # of the file that a temporary one stands for
+    name = re.sub(r"^\\.(.*)\\.[0-9a-f-]+\\.part$", r"\\1", \
+os.path.basename(str(path)))  # of the file that a temporary one stands for
     counts[name] = counts.get(name, 0) + 1
     return name, counts[name]
 
@@ -103,9 +111,11 @@ def watched_replace(a, b):
     if stop == "after renaming " + name and times == 3: here()
 
 core.open, os.fsync, os.replace = watched_open, watched_fsync, watched_replace
-history = training.fit(model, train, valid, epochs=5, batch_size=16, lr=5e-3, augment=augment, patience=4, checkpoint=f"{folder}/checkpoint", csv=f"{folder}/log.csv",
+history = training.fit(model, train, valid, epochs=5, batch_size=16, lr=5e-3, augment=augment, patience=4, \
+checkpoint=f"{folder}/checkpoint", csv=f"{folder}/log.csv",
                        resume=resume, device="cpu", progress=False)
-torch.save({"weights": model.state_dict(), "loss": history["train_loss"], "valid": history["valid_loss"], "best": history.best_epoch, "stopped": history.stopped}, f"{folder}/result")
+torch.save({"weights": model.state_dict(), "loss": history["train_loss"], "valid": history["valid_loss"], \
+"best": history.best_epoch, "stopped": history.stopped}, f"{folder}/result")
 """
 
 
@@ -246,9 +256,12 @@ def train(path=None, model=None, data=None, valid=None, **settings):
 @pytest.mark.parametrize(
     "mode,names",
     {
-        "min": "loss train_loss valid_loss valid_error_px valid_mse rmse nme valid_nll ece brier_score iou_loss pck_error Cross-Entropy",
-        "max": "skill valid_accuracy top1_accuracy valid_iou mean_iou mIoU IoU PCK@0.1 pck_0.05 f1 valid_auc dice",
-        None: "R lr valid_score scripted negative_log_likelihood accuracy_drop 1-iou loss_std valid_n_ignored gain",
+        "min": "loss train_loss valid_loss valid_error_px valid_mse rmse nme valid_nll ece "
+        "brier_score iou_loss pck_error Cross-Entropy",
+        "max": "skill valid_accuracy top1_accuracy valid_iou mean_iou mIoU IoU PCK@0.1 pck_0.05 "
+        "f1 valid_auc dice",
+        None: "R lr valid_score scripted negative_log_likelihood accuracy_drop 1-iou loss_std "
+        "valid_n_ignored gain",
     }.items(),
 )
 def test_a_measure_is_known_to_be_good_when_small_or_large_by_its_name(mode, names):

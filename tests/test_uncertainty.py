@@ -226,7 +226,7 @@ ONLY_LABELS = {  # these answer for hidden points too, so only the labels are od
 
 
 def meets_points(thing):
-    "Whether a function, or a class by one of its methods, takes a data set, a batch, or which points are visible."
+    "Whether a function, or a class by a method, takes a data set, a batch, or which points are visible."
     methods = (
         [m for m in vars(thing).values() if inspect.isfunction(m)] if inspect.isclass(thing) else [thing]
     )
