@@ -84,15 +84,11 @@ def main():
         print(f"{name}: points within {difference:.3f} px of ours", flush=True)
         assert difference < 1.0, name
     seconds = measure(WAYS)
-    print(
-        f"\n{N} pictures of 1×{SIZE}×{SIZE} float32 with {K} points, "
-        f"median of {len(seconds['kornia'])} runs; "
-        f"""{
-            machine(
-                torchvision=torchvision.__version__, kornia=kornia.__version__, albumentations=A.__version__
-            )
-        }\n"""
+    versions = machine(
+        torchvision=torchvision.__version__, kornia=kornia.__version__, albumentations=A.__version__
     )
+    pictures = f"{N} pictures of 1×{SIZE}×{SIZE} float32 with {K} points"
+    print(f"\n{pictures}, median of {len(seconds['kornia'])} runs; {versions}\n")
     fresh = dict.fromkeys(WAYS, "new pictures and points")
     print(table(seconds, "kpnb.geometry", fresh))
 
