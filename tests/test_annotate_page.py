@@ -1,6 +1,8 @@
-"""The annotator in a real browser: clicks and buttons reach the files on the disk, and a killed kernel takes nothing with it.
+"""The annotator in a real browser.
 
-The page is a small notebook in a JupyterLab of its own, as in test_browser.py and test_canvas.py, whose tools and switches this file shares.
+Clicks and buttons reach the files on the disk, and a killed kernel takes nothing with it.
+The page is a small notebook in a JupyterLab of its own, as in test_browser.py and test_canvas.py, whose tools
+and switches this file shares.
 """
 
 import os
@@ -59,7 +61,10 @@ def disk(folder, enough):
 
 
 def test_clicks_reach_the_disk(page, tmp_path, shots):  # noqa: F811
-    "Two clicks, next, one click and `not visible`, skip: all on the disk at once; then the kernel is killed, and nothing is missing."
+    """Two clicks, next, one click and `not visible`, skip: all on the disk at once.
+
+    Then the kernel is killed, and nothing is missing.
+    """
     page.click(20.5, 10.5)
     page.click(40.5, 30.5)  # in pixels of the small picture of 60×40
     rows = disk(tmp_path, lambda r: len(r) == 1 and len(r["0.png"].points) == 2)
@@ -100,9 +105,8 @@ def test_clicks_reach_the_disk(page, tmp_path, shots):  # noqa: F811
     assert len(whole(tmp_path)[0]) == 3
     again = Annotator(tmp_path, NAMES)
     assert again.todo == [] and "2 of 2 pictures labelled, 1 skipped" in again.progress()
-    wait_for(
-        lambda: page.status() == "idle", 60, lambda: "the kernel does not come back"
-    )  # the server starts a new one
+    # the server starts a new one
+    wait_for(lambda: page.status() == "idle", 60, lambda: "the kernel does not come back")
 
 
 def test_a_failed_save_is_shown_in_red(page, tmp_path):

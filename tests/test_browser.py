@@ -1,9 +1,11 @@
 """Every visualiser in a real browser: JupyterLab runs the notebook, and keyboard and mouse move the controls.
 
-Needs Playwright (`pip install playwright`) and a Chromium that is already on the machine (Debian: `apt-get install chromium`; no browser is downloaded). Without
-them the tests are skipped. The environment variable KPNB_BROWSER changes that: with `required` they fail instead, with `off` they are always skipped. Pictures of
-each visualiser, at first and after its first control has moved, go to the folder that KPNB_SCREENSHOTS names, else to pytest's temporary folder. A lesson that calls
-`live` or `sample_slider` is found by itself.
+Needs Playwright (`pip install playwright`) and a Chromium that is already on the machine
+(Debian: `apt-get install chromium`; no browser is downloaded). Without them the tests are skipped.
+The environment variable KPNB_BROWSER changes that: with `required` they fail instead, with `off` they are
+always skipped. Pictures of each visualiser, at first and after its first control has moved, go to the folder
+that KPNB_SCREENSHOTS names, else to pytest's temporary folder. A lesson that calls `live` or `sample_slider`
+is found by itself.
 """
 
 import json
@@ -57,7 +59,10 @@ def sources(path):
 
 
 def visualisers(path) -> int:
-    "How many cells of a notebook show a visualiser, at the least: those with a call of `live` at the start of a line."
+    """How many cells of a notebook show a visualiser, at the least.
+
+    Those with a call of `live` at the start of a line are counted.
+    """
     return sum(bool(re.search(r"^(\w+ = )?live\(", s, re.M)) for s in sources(path))
 
 
@@ -114,7 +119,7 @@ class Lab(str):
 
 @pytest.fixture(scope="module")
 def lab(tools, tmp_path_factory):
-    "The address of a JupyterLab of its own, on this machine only, with a copy of the notebooks and small budgets."
+    "The address of a JupyterLab of its own, on this machine only, with copied notebooks and small budgets."
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(NBS, home / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     write = lambda path, content: (
@@ -128,7 +133,8 @@ def lab(tools, tmp_path_factory):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    # a reader's environment but for the budgets: `live` shows widgets only without IN_TEST, and figures appear only without MPLBACKEND
+    # a reader's environment but for the budgets:
+    # `live` shows widgets only without IN_TEST, and figures appear only without MPLBACKEND
     env = {
         k: v
         for k, v in os.environ.items()
@@ -203,7 +209,10 @@ def shots(tmp_path_factory):
 
 
 class Desk:
-    "JupyterLab in the browser, with what it asked for and complained about. It has all notebooks, each in a tab of its own: only the one in front is laid out."
+    """JupyterLab in the browser, with what it asked for and complained about.
+
+    It has all notebooks, each in a tab of its own: only the one in front is laid out.
+    """
 
     def __init__(self, context, url):
         self.page, self.requests, self.console = context.new_page(), [], []
@@ -228,7 +237,10 @@ class Desk:
             return False
 
     def check(self, name):
-        "What stood in the console and what was asked for since the last check. A notebook that runs behind this one may be the cause."
+        """What stood in the console and what was asked for since the last check.
+
+        A notebook that runs behind this one may be the cause.
+        """
         asked, said, self.requests[:], self.console[:] = [*self.requests], [*self.console], [], []
         assert asked and not (away := [u for u in asked if not HERE.match(u)]), (
             f"while {name} was in front, the page asked other machines: {away[:3]}"
@@ -250,7 +262,8 @@ class Notebook:
         )
         self.page.evaluate(
             """name => { window.books ??= {}; window.ran ??= {};
-            window.jupyterapp.commands.execute('docmanager:open', {path: name, options: {activate: false}}).then(w => window.books[name] = w) }""",
+            window.jupyterapp.commands.execute('docmanager:open',\
+ {path: name, options: {activate: false}}).then(w => window.books[name] = w) }""",
             name,
         )
 
@@ -272,7 +285,8 @@ class Notebook:
         self.page.evaluate(
             """([name, command]) => { const note = v => window.ran[name] = v === null ? v : String(v);
             note(null);
-            window.jupyterapp.commands.execute(command, {semanticWidget: window.books[name].id, activate: false}).then(note, note) }""",
+            window.jupyterapp.commands.execute(command,\
+ {semanticWidget: window.books[name].id, activate: false}).then(note, note) }""",
             [self.name, command],
         )
 
@@ -321,28 +335,33 @@ class Notebook:
     def close(self):
         "Close the tab and end the kernel, without waiting."
         self.page.evaluate(
-            "name => { const book = window.books[name], id = book.context.sessionContext.session.id; book.dispose(); window.jupyterapp.serviceManager.sessions.shutdown(id) }",
+            "name => { const book = window.books[name], id = book.context.sessionContext.session.id; "
+            "book.dispose(); window.jupyterapp.serviceManager.sessions.shutdown(id) }",
             self.name,
         )
         self.desk.check(self.name)
 
 
-# What is shown: a fingerprint of the picture's file, or the error message in its place. The page itself watches it, since each question from outside costs more than the watching.
+# What is shown: a fingerprint of the picture's file, or the error message in its place.
+# The page itself watches it, since each question from outside costs more than the watching.
 SETTLED = """async (root, {name, image, other, same, idle, patience}) => {
-    const pause = ms => new Promise(done => setTimeout(done, ms)), kernel = window.books[name].context.sessionContext.session.kernel;
+    const pause = ms => new Promise(done => setTimeout(done, ms)),\
+ kernel = window.books[name].context.sessionContext.session.kernel;
     const shown = async () => {
         if (!image.checkVisibility()) return root.querySelector('[role=alert]').innerText;
         const file = image.src;
         if (file !== root.file) {
             const hash = await crypto.subtle.digest('SHA-256', await (await fetch(file)).arrayBuffer());
-            [root.file, root.print] = [file, [...new Uint8Array(hash)].map(b => b.toString(16).padStart(2, '0')).join('')];
+            [root.file, root.print] = [file,\
+ [...new Uint8Array(hash)].map(b => b.toString(16).padStart(2, '0')).join('')];
         }
         return root.print;
     };
     const start = performance.now();
     let last = null, since = start;
     while (performance.now() - start < patience) {
-        const now = await shown().catch(() => null), good = now && (!other || now !== other) && (!same || now === same);
+        const now = await shown().catch(() => null),\
+ good = now && (!other || now !== other) && (!same || now === same);
         if (now !== last || !good || kernel.status !== 'idle') [last, since] = [now, performance.now()];
         else if (performance.now() - since > idle) return [last, true];
         await pause(25);
@@ -352,7 +371,11 @@ SETTLED = """async (root, {name, image, other, same, idle, patience}) => {
 
 
 class Visualiser:
-    "One visualiser on the page. The other cells are hidden: most of the browser's work would be the layout of a whole lesson after each picture."
+    """One visualiser on the page.
+
+    The other cells are hidden: most of the browser's work would be the layout of a whole lesson after each
+    picture.
+    """
 
     def __init__(self, notebook, root):
         self.notebook, self.page, self.root, self.image = (
@@ -362,7 +385,8 @@ class Visualiser:
             root.query_selector("img"),
         )
         root.evaluate(
-            "r => { const cell = r.closest('.jp-Cell'); for (const c of cell.parentElement.children) c.style.display = c === cell ? '' : 'none' }"
+            "r => { const cell = r.closest('.jp-Cell'); "
+            "for (const c of cell.parentElement.children) c.style.display = c === cell ? '' : 'none' }"
         )
         root.scroll_into_view_if_needed()
         root.evaluate(
@@ -370,7 +394,10 @@ class Visualiser:
         )
 
     def settled(self, other=None, same=None, idle=0.15, seconds=60):
-        "The fingerprint, once it is another one than `other` or the same as `same`, has stayed for a while and the kernel is idle; after so many seconds, as it then is."
+        """The fingerprint, once it has stayed for a while and the kernel is idle.
+
+        It is then another one than `other` or the same as `same`; after so many seconds, it is as it then is.
+        """
         end = time.monotonic() + seconds
         while True:
             self.notebook.meanwhile()
@@ -394,8 +421,10 @@ class Visualiser:
 
     def cut_off(self):
         "What does not fit into its place: labels, readouts and the picture."
-        return self.root.evaluate("""r => [...r.querySelectorAll('.widget-label, .widget-readout, .widget-label-basic span, select, .widget-box')]
-            .filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).map(e => e.className + ': ' + e.innerText.slice(0, 60))""")
+        return self.root.evaluate("""r => [...r.querySelectorAll('.widget-label, .widget-readout,\
+ .widget-label-basic span, select, .widget-box')]
+            .filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0).map(e =>\
+ e.className + ': ' + e.innerText.slice(0, 60))""")
 
     def controls(self):
         boxes = self.root.query_selector(".widget-hbox").query_selector_all(
@@ -408,8 +437,10 @@ class Visualiser:
     def unnamed(self):
         "What has no name for a reader who hears the page, or one that says nothing."
         return self.root.evaluate("""r => [
-            ...[...r.querySelectorAll('img')].filter(e => !e.alt.trim()), ...[...r.querySelectorAll('.noUi-handle, [role=application]')].filter(e => !e.ariaLabel?.trim()),
-            ...[...r.querySelectorAll('[title=null], [title=undefined]')]].map(e => e.outerHTML.slice(0, 80))""")
+            ...[...r.querySelectorAll('img')].filter(e => !e.alt.trim()),\
+ ...[...r.querySelectorAll('.noUi-handle, [role=application]')].filter(e => !e.ariaLabel?.trim()),
+            ...[...r.querySelectorAll('[title=null], [title=undefined]')]].map(e =>\
+ e.outerHTML.slice(0, 80))""")
 
 
 class Canvas:
@@ -471,9 +502,8 @@ class Control:
                 there = "ArrowRight" if right else "ArrowLeft"
                 yield f"keys {i}", lambda: self.press(handle, there), lambda: self.bring_back(handle, start)
                 x, width = self.middle(handle)[0], find(".noUi-target").bounding_box()["width"]
-                far = (
-                    x + (0.55 if right else -0.55) * width
-                )  # more than half of the way, so that it moves even where there are two values
+                # more than half of the way, so that it moves even where there are two values
+                far = x + (0.55 if right else -0.55) * width
                 yield (
                     f"mouse {i}",
                     lambda: self.drag(handle, far),
@@ -497,17 +527,19 @@ class Control:
             yield "mouse", options[0 if i else 1].click, options[i].click
         elif field := find("input, textarea"):
             old = field.input_value()
+            # another last number, or one letter more
             new = (
                 re.sub(r"\d+(?=\D*$)", lambda m: str(int(m[0]) + 1), old)
                 if re.search(r"\d", old)
                 else old + "a"
-            )  # another last number, or one letter more
+            )
             yield "keys", *[lambda t=t: (field.fill(t), field.press("Tab")) for t in (new, old)]
 
     def value(self, handle):
-        "Where a slider's handle is, with all its digits: what it tells readers of the page is rounded to one."
+        "Where a slider's handle is, with all its digits: readers of the page are told it rounded to one."
         return handle.evaluate(
-            "h => { const s = h.closest('.noUi-target'), v = s.noUiSlider.get(true); return Number(Array.isArray(v) ? v[[...s.querySelectorAll('.noUi-handle')].indexOf(h)] : v) }"
+            "h => { const s = h.closest('.noUi-target'), v = s.noUiSlider.get(true); "
+            "return Number(Array.isArray(v) ? v[[...s.querySelectorAll('.noUi-handle')].indexOf(h)] : v) }"
         )
 
     def room(self, handle):
@@ -550,7 +582,10 @@ class Control:
 
 
 def keys_stay(v, where):
-    "Keys that are commands of the notebook (a and b add a cell, x cuts one, m and y change its kind) do nothing while the focus is on a control."
+    """Keys that are commands of the notebook do nothing while the focus is on a control.
+
+    In the notebook, a and b add a cell, x cuts one, m and y change its kind.
+    """
     handle = v.root.query_selector(".noUi-handle, input[type=checkbox], .kpnb-canvas svg")
     if not handle:
         return
@@ -605,9 +640,8 @@ class Ahead:
         if time.monotonic() - self.looked < 1:
             return
         self.looked = time.monotonic()
-        busy = sum(
-            [not n.ran() for n in self.open.values()]
-        )  # asks each, since that is what starts it; until it is driven, that of this test is among them
+        # asks each, since that is what starts it; until it is driven, that of this test is among them
+        busy = sum([not n.ran() for n in self.open.values()])
         if self.waiting and len(self.open) < AHEAD and busy < (1 if self.driven else 2):
             self.begin(self.waiting.pop(0))
 
@@ -648,7 +682,10 @@ def test_lessons_are_found():
 
 @pytest.mark.parametrize("name", LESSONS)
 def test_visualisers(shots, ahead, request, name):
-    "Each control changes the picture, and back gives the identical picture; no error, no request to another machine."
+    """Each control changes the picture, and back gives the identical picture.
+
+    There is no error and no request to another machine.
+    """
     notebook = ahead.run(name, later_lessons(request))
     found = notebook.visualisers()
     assert len(found) >= max(1, visualisers(NBS / name)), f"{name}: {len(found)} visualisers on the page"

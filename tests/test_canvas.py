@@ -1,6 +1,8 @@
-"""`KeypointCanvas` in a real browser: where a click goes at any zoom and resolution, dragging, adding, removing, keys, names, overlays.
+"""`KeypointCanvas` in a real browser.
 
-The page is a small notebook in a JupyterLab of its own, as in test_browser.py, whose tools and switches this file shares.
+Tested are where a click goes at any zoom and resolution, dragging, adding, removing, keys, names, overlays.
+The page is a small notebook in a JupyterLab of its own, as in test_browser.py, whose tools and switches this
+file shares.
 """
 
 import io
@@ -28,14 +30,16 @@ LIVE = """
 def where_it_is(points):
     "the place of a point"
     ax = figure(width=3, height=2)[1]
-    ax.plot(*points["nose"], "o"); ax.set(xlim=(0, 60), ylim=(40, 0), title="{:.1f}, {:.1f}".format(*points["nose"]))
+    ax.plot(*points["nose"], "o");\
+ ax.set(xlim=(0, 60), ylim=(40, 0), title="{:.1f}, {:.1f}".format(*points["nose"]))
     return ax
 
 live(where_it_is, points=KeypointCanvas(image, {"nose": (10, 10)}, grid=True));
 """
 TELL = """
 plain = lambda at: ["nan" if math.isnan(v) else v for v in at]
-print("STATE" + json.dumps({"points": [[n, plain(at)] for n, at in canvas.points.items()], "chosen": canvas.chosen, "zoom": canvas.zoom, "heard": heard}) + "END")
+print("STATE" + json.dumps({"points": [[n, plain(at)] for n, at in canvas.points.items()],\
+ "chosen": canvas.chosen, "zoom": canvas.zoom, "heard": heard}) + "END")
 """
 
 
@@ -61,7 +65,10 @@ class Page(Notebook):
         return {n: ("nan", "nan") if x is None else (float(x), float(y)) for n, x, y in rows}
 
     def python(self):
-        "What Python knows of the canvas once it is what the page shows, and `heard`: each move of a point as (name, place)."
+        """What Python knows of the canvas once it is what the page shows.
+
+        With it comes `heard`: each move of a point as (name, place).
+        """
         same = lambda a, b: (
             a == b or ("nan" not in (a[0], b[0]) and max(abs(u - v) for u, v in zip(a, b)) < 0.06)
         )
@@ -96,7 +103,7 @@ class Page(Notebook):
         return self.page.locator(".kpnb-canvas [role=status]").first.inner_text()
 
     def click(self, x, y, **kw):
-        "A click at picture coordinates, by the box on the screen alone; only where the whole picture is shown."
+        "A click at picture coordinates, by the box on the screen alone; only if the whole picture is shown."
         box = self.svg.bounding_box()
         self.svg.click(position={"x": x * box["width"] / W, "y": y * box["height"] / H}, **kw)
 
@@ -128,7 +135,9 @@ def fresh(page):
         page.cell(
             1,
             f"canvas, heard = KeypointCanvas(image, {arguments}), []\n"
-            "canvas.observe(lambda c: heard.extend((n, at) for n, at in c['new'].items() if at != c['old'].get(n)), 'points')\ncanvas",
+            "canvas.observe(lambda c: heard.extend((n, at) for n, at in c['new'].items() "
+            "if at != c['old'].get(n)), 'points')\n"
+            "canvas",
         )
         page.svg.wait_for()
         page.svg.scroll_into_view_if_needed()
@@ -166,7 +175,7 @@ def green(page):
 @pytest.mark.parametrize("dpr", [1, 1.5, 2])
 @pytest.mark.parametrize("zoom", [1, 2.7, 5])
 def test_a_click_gives_the_centre_of_the_pixel(page, fresh, dpr, zoom):
-    "The green pixels are found in a screenshot, clicked in their middle, and Python must hear (j+0.5, i+0.5)."
+    "Green pixels are found in a screenshot, clicked in their middle; Python must hear (j+0.5, i+0.5)."
     page = fresh(f"names=['nose'], zoom={zoom}")
     session = page.page.context.new_cdp_session(page.page)
     session.send(
@@ -193,7 +202,10 @@ def test_a_click_gives_the_centre_of_the_pixel(page, fresh, dpr, zoom):
 
 
 def test_drag(page, fresh):
-    "A drag takes the point along, keeps the grip, follows while moving, and stops at the edge; a fixed point stays."
+    """A drag takes the point along, keeps the grip, follows while moving, and stops at the edge.
+
+    A fixed point stays.
+    """
     page = fresh("{'a': (10, 10), 'b': (30, 20), 'stone': (45, 30)}, fixed=['stone']")
     box = page.svg.bounding_box()
     spot = lambda x, y: (box["x"] + x * 8, box["y"] + y * 8)
@@ -211,7 +223,10 @@ def test_drag(page, fresh):
 
 
 def test_a_press_chooses_and_a_click_puts(page, fresh):
-    "A click on another point chooses it; elsewhere it puts the chosen one; points that wait are placed one after another."
+    """A click on another point chooses it; elsewhere it puts the chosen one.
+
+    Points that wait are placed one after another.
+    """
     page = fresh("{'a': (10, 10), 'b': (math.nan, math.nan), 'c': (math.nan, math.nan)}")
     assert page.python()["chosen"] == "b"
     page.click(10.5, 10.5)  # near a: what waits is placed all the same
@@ -256,7 +271,10 @@ def test_keys(page, fresh):
 
 
 def test_tab_walks_through_the_points(page, fresh):
-    "Tab and Shift+Tab go from button to button, which choose and can be moved by arrows; names are there for a screen reader."
+    """Tab and Shift+Tab go from button to button, which choose and can be moved by arrows.
+
+    Names are there for a screen reader.
+    """
     page = fresh("{'a': (10, 10), 'b': (30, 20)}, label='two points'")
     page.svg.focus()
     for key, name in [("Tab", "a"), ("Tab", "b"), ("Shift+Tab", "a")]:
@@ -304,7 +322,10 @@ def test_what_may_not_be_removed(page, fresh):
 
 
 def test_zoom(page, fresh):
-    "Buttons, keys and the wheel; the place under the pointer stays; dragging the ground moves the view and no point; the view follows a point."
+    """Buttons, keys and the wheel; the place under the pointer stays.
+
+    Dragging the ground moves the view and no point; the view follows a point.
+    """
     page = fresh("{'a': (50, 5)}")
     view = lambda: [float(v) for v in page.svg.get_attribute("viewBox").split()]
     assert view() == [0, 0, W, H]
@@ -331,9 +352,13 @@ def test_zoom(page, fresh):
 
 
 def test_overlay_ellipse_and_picture(page, fresh, shots):  # noqa: F811
-    "The overlay colours the picture where it is not 0, as strongly as its opacity says; the ellipse has its half-axes; another picture of another size fits."
+    """The overlay colours the picture where it is not 0, as strongly as its opacity says.
+
+    The ellipse has its half-axes; another picture of another size fits.
+    """
     page = fresh(
-        "{'a': (30, 20)}, overlay=np.pad(np.ones((10, 15)), ((0, 0), (15, 0))), opacity=0.5, covariances={'a': [[9, 0], [0, 4]]}, sigmas=2, grid=True"
+        "{'a': (30, 20)}, overlay=np.pad(np.ones((10, 15)), ((0, 0), (15, 0))), opacity=0.5, "
+        "covariances={'a': [[9, 0], [0, 4]]}, sigmas=2, grid=True"
     )
 
     def grey(x, y):
@@ -363,9 +388,13 @@ def test_overlay_ellipse_and_picture(page, fresh, shots):  # noqa: F811
 
 
 def test_names_that_mean_something_to_a_browser_are_names(page, fresh):
-    "Points called like what every object of JavaScript has, or like markup, are shown, placed and drawn with their own ellipse as all others."
+    """Points called like what every object of JavaScript has, or like markup, are points as all others.
+
+    They are shown, placed and drawn with their own ellipse.
+    """
     page = fresh(
-        "{'constructor': (10, 10), '__proto__': (20, 20), 'toString': (30, 30), '<img src=x>': (40, 10), 'a b': (50, 20)}, covariances={'__proto__': np.diag([9.0, 4.0])}"
+        "{'constructor': (10, 10), '__proto__': (20, 20), 'toString': (30, 30), "
+        "'<img src=x>': (40, 10), 'a b': (50, 20)}, covariances={'__proto__': np.diag([9.0, 4.0])}"
     )
     drawn = page.page.locator(".kpnb-canvas").first.locator("ellipse")
     assert drawn.count() == 2 and {drawn.nth(i).get_attribute("rx") for i in range(2)} == {
@@ -383,7 +412,10 @@ def test_names_that_mean_something_to_a_browser_are_names(page, fresh):
 
 
 def test_live(page, fresh, shots):  # noqa: F811
-    "A canvas as a control of `live`: the picture follows a key and a drag, and the same place gives the same picture."
+    """A canvas as a control of `live`: the picture follows a key and a drag.
+
+    The same place gives the same picture.
+    """
     page = fresh()
     page.cell(3, LIVE.strip())
     root = page.page.locator(".widget-vbox:has(img)").last

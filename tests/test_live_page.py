@@ -78,10 +78,8 @@ def nbdev_test(nb, folder):
 @pytest.mark.parametrize(
     "call, text",
     [
-        (
-            "live(draw, x=(0, 5))",
-            "draw(x=5) failed: ValueError: no answer for <x> = 5",
-        ),  # at the end of the slider only
+        # at the end of the slider only
+        ("live(draw, x=(0, 5))", "draw(x=5) failed: ValueError: no answer for <x> = 5"),
         ("live(draw, x=[5, 1])", "draw(x=5) failed"),  # at once
         ("live(lambda x: 'no picture', x=True)", "draw returned a value of type str"),
     ],
@@ -114,7 +112,10 @@ def test_the_page_shows_the_error(tmp_path):
 
 
 def test_the_page_keeps_a_picture(tmp_path):
-    "One output, with the widget for those who can show it and a PNG for those who cannot; the state holds the same PNG."
+    """One output, with the widget for those who can show it and a PNG for those who cannot.
+
+    The state holds the same PNG.
+    """
     nb = executed(notebook(DRAW.format(bad=9), "live(draw, x=(0, 5))"), tmp_path)
     (data,) = bundles(nb)
     png = base64.b64decode(data["image/png"])
