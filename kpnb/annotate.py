@@ -119,7 +119,8 @@ def _twins(names):
         lambda n: n.rpartition(".")[0],
     )
     same_stem = [
-        f"{s}: {', '.join(n for n in names if parted(n) == s)} differ only in their ending; they are labelled as two pictures"
+        f"{s}: {', '.join(n for n in names if parted(n) == s)} differ only in their ending; "
+        "they are labelled as two pictures"
         for s, k in stems.items()
         if k > 1
     ]
@@ -127,7 +128,8 @@ def _twins(names):
     listed = ", ".join(several[:3]) + (" and others" if len(several) > 3 else "")
     return same_stem + (
         [
-            f"{listed}: the same name in several subfolders; labels go by the whole path, such as {next(n for n in names if '/' in n)}"
+            f"{listed}: the same name in several subfolders; "
+            f"labels go by the whole path, such as {next(n for n in names if '/' in n)}"
         ]
         if several
         else []
@@ -667,8 +669,7 @@ def _change_points(self: _Coco, a, old, label):
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-042
 def read_coco(
     path: str | os.PathLike,  # keypoints in COCO's format
-    names: Sequence[str]
-    | None = None,  # of the points that are wanted: where there are several categories, they choose
+    names: Sequence[str] | None = None,  # of the points that are wanted; they choose among several categories
     notes: list | None = None,  # receives what was left out; default: a warning
 ) -> tuple[list[str], dict[str, Label]]:  # keypoints, labels by the picture's name
     """Labels from COCO JSON, one object in a picture; 0.5 is added to its indices of pixels.
@@ -1135,7 +1136,9 @@ def _shown(
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-067
 class Annotator:
-    "Label the pictures of a folder: one at a time on a canvas, saved after every change; an annotator that is made again goes on where the last one stopped."
+    """Label the pictures of a folder: one at a time on a canvas, saved after every change.
+
+    An annotator that is made again goes on where the last one stopped."""
 
     def __init__(
         self,
@@ -1211,7 +1214,8 @@ def _heard(self: Annotator, f, *args):
     except Exception as e:
         if isinstance(e, OSError):
             self.say(
-                f"NOT SAVED: {e}. Your labels are still here. Mend it, then press any button: all of them are saved then.",
+                f"NOT SAVED: {e}. Your labels are still here. "
+                "Mend it, then press any button: all of them are saved then.",
                 True,
             )
         else:
@@ -1227,7 +1231,10 @@ def say(
 ) -> None:
     "Show a message."
     lines = "<br>".join(html.escape(line) for line in text.splitlines())
-    self.message.value = f'<div role="{"alert" if error else "status"}" style="line-height: 1.4;{" color: #b00020; font-weight: bold" if error else ""}">{lines}</div>'
+    self.message.value = (
+        f'<div role="{"alert" if error else "status"}" '
+        f'style="line-height: 1.4;{" color: #b00020; font-weight: bold" if error else ""}">{lines}</div>'
+    )
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-072
 @patch
@@ -1252,7 +1259,8 @@ def _greet(self: Annotator):
     gone = [f for f in self.labels.rows if f not in there]
     lost = (
         [
-            f"labels are kept for {len(gone)} pictures that are not there any more: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}"
+            f"labels are kept for {len(gone)} pictures that are not there any more: "
+            f"{', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}"
         ]
         if gone
         else []
@@ -1363,7 +1371,8 @@ def _tell(self: Annotator):
     self._known = len(self.labels.notes)
     if changed is not None and changed.size != self.size:
         self.say(
-            "{}: labelled at {}×{} pixels, but the file now has {}×{}. Place its points again; the old ones are kept in a copy.".format(
+            "{}: labelled at {}×{} pixels, but the file now has {}×{}. "
+            "Place its points again; the old ones are kept in a copy.".format(
                 self.at, *changed.size, *self.size
             ),
             True,
@@ -1467,8 +1476,7 @@ def _repr_mimebundle_(self: Annotator, **kwargs):
 def label_as_expert(
     annotator: Annotator,  # whose pictures are labelled
     truth: Mapping,  # file -> (points (K,2) pixels, visible (K,))
-    n: int
-    | None = None,  # how many pictures, from the order of the annotator; default: all that are not finished
+    n: int | None = None,  # pictures, from the order of the annotator; default: all that are not finished
     noise: float = 1.0,  # pixels: standard deviation of the hand, in x and in y
     seed: int = 0,  # of the hand
 ) -> list:  # files that were labelled
@@ -1622,7 +1630,9 @@ def learn(
     flip: float = 0.5,  # probability of a mirror; 0 for points of which one side has no partner
     **settings,  # of `fit`
 ) -> nn.Module:  # the same model
-    "Train for a number of steps, however few the pictures are; turned, resized, shifted and mirrored each time."
+    """Train for a number of steps, however few the pictures are.
+
+    The pictures are turned, resized, shifted and mirrored anew each time."""
     pairs = mirror_pairs(ds.keypoint_names, ds.pairs) if flip else ds.pairs
     augment = Augment(pairs, degrees=15, scale=(0.85, 1.18), shift=0.1, flip=flip)
     b = min(batch_size, len(ds))
@@ -1684,7 +1694,8 @@ def spread(
     "The mean square of the map around each point, in the two directions, less that of a hill."
     if maps.ndim != 4 or points.shape != (*maps.shape[:2], 2):
         raise ValueError(
-            f"spread: found maps {tuple(maps.shape)} and points {tuple(points.shape)}; expected (N,K,h,w) and (N,K,2)"
+            f"spread: found maps {tuple(maps.shape)} and points {tuple(points.shape)}; "
+            "expected (N,K,h,w) and (N,K,2)"
         )
     h, w = maps.shape[-2:]
     maps = (maps - floor * maps.amax((-2, -1), keepdim=True)).clamp(min=0)
@@ -1904,7 +1915,9 @@ def paired(
     rounds: pd.DataFrame,  # rows of `label_rounds` with several seeds
     rule: str = "spread",  # against "random"
 ) -> pd.DataFrame:  # by pictures: mean difference, half of its 95 % interval (px), seeds
-    "Worst first minus random with the same seed; below 0, worst first is better. The first round is the same and left out."
+    """Worst first minus random with the same seed; below 0, worst first is better.
+
+    The first round is the same for both and left out."""
     table = rounds.pivot_table(index="pictures", columns=["rule", "seed"], values="error (px)")
     d = (table[rule] - table["random"]).iloc[1:]
     mean, half = zip(*map(interval95, d.to_numpy()))
@@ -1962,7 +1975,8 @@ def verdict(
     return "\n".join(
         [
             *lines,
-            f"from {by.index[0]} to {by.index[-1]} pictures at random, the error falls from {by.iloc[0]:.2f} to {by.iloc[-1]:.2f} px",
+            f"from {by.index[0]} to {by.index[-1]} pictures at random, "
+            f"the error falls from {by.iloc[0]:.2f} to {by.iloc[-1]:.2f} px",
         ]
     )
 
@@ -1976,10 +1990,12 @@ def one_round(
     kind: str = "spread",  # sign of doubt
     shuffle: int | None = None,  # a seed: show the rest in a random order, not the worst first
     sigma: float | None = None,  # pixels: the hills; default: 3 for 64 pixels, in proportion
-    mirror: bool = True,  # train on mirrored pictures and ask for them, too; False for points of which one side has no partner
+    mirror: bool = True,  # train on mirrored pictures and ask for them, too
     **settings,  # of `learn`
 ) -> nn.Module | None:  # the trained network; None if nothing is left to guess
-    "Train on what is labelled, guess the rest, and put it into the annotator."
+    """Train on what is labelled, guess the rest, and put it into the annotator.
+
+    Choose `mirror=False` for points of which one side has no partner."""
     if annotator.labels.count()["labelled"] < 2:
         raise ValueError(
             f"{annotator.labels.count()['labelled']} pictures are labelled; label at least 2 first, better 10"

@@ -24,7 +24,9 @@ from .training import r_and_skill as measured_r_and_skill
 # %% ../nbs/21_nose_tip.ipynb #d9be8b3d
 @dataclass
 class Switches:
-    "The settings that lesson 21 plays with; each of them alone can make a network answer with the average face."
+    """The settings that lesson 21 plays with.
+
+    Each of them alone can make a network answer with the average face."""
 
     lr: float = 1e-3  # step size
     optimizer: str = "adam"  # "adam" or "sgd"
@@ -164,7 +166,9 @@ def _size(x):
 
 
 def _he(weight):
-    "Standard deviation of weights relative to He et al. (2015), sqrt(2 / fan-in); torch's own start gives about 0.41."
+    """Standard deviation of weights relative to He et al. (2015), sqrt(2 / fan-in).
+
+    Torch's own start gives about 0.41."""
     return float(weight.float().std() * math.sqrt(weight[0].numel() / 2))
 
 # %% ../nbs/21_nose_tip.ipynb #94fb483e
@@ -202,12 +206,18 @@ ADVICE = {
     "labels belong to their pictures, which units both use, and how large the "
     "weights are.",
     "diverged": "Numbers have overflowed: lower the learning rate, and look for NaN in the data.",
-    "output cannot reach the targets": "The last activation's range does not hold the targets: drop it, or scale the targets into it.",
-    "targets not scaled": "The answers must become many times larger than they start: predict normalised coordinates, about [-1, 1].",
-    "inputs not scaled": "Bring the pixels to about [0, 1] or [-1, 1], or to mean 0 and standard deviation 1.",
-    "output saturated": "The last activation is at its limit for all pictures: drop it, or start with smaller weights in the last layer.",
-    "initial weights too small": "Initialise with He et al.'s rule, sqrt(2 / fan-in), or put batch norm behind the layers.",
-    "step too large": "The weights have been thrown far away and units have died: divide the learning rate by 10.",
+    "output cannot reach the targets": "The last activation's range does not hold the targets: "
+    "drop it, or scale the targets into it.",
+    "targets not scaled": "The answers must become many times larger than they start: "
+    "predict normalised coordinates, about [-1, 1].",
+    "inputs not scaled": "Bring the pixels to about [0, 1] or [-1, 1], "
+    "or to mean 0 and standard deviation 1.",
+    "output saturated": "The last activation is at its limit for all pictures: "
+    "drop it, or start with smaller weights in the last layer.",
+    "initial weights too small": "Initialise with He et al.'s rule, sqrt(2 / fan-in), "
+    "or put batch norm behind the layers.",
+    "step too large": "The weights have been thrown far away and units have died: "
+    "divide the learning rate by 10.",
     "step too small": "The weights have hardly moved: raise the learning rate, train longer, or use Adam.",
     "unknown": "None of the usual causes shows. Look at the data and the labels: do they belong together?",
 }
@@ -237,7 +247,7 @@ class Diagnosis:
 
 # %% ../nbs/21_nose_tip.ipynb #9556b210
 def _last_activation(seen, targets):
-    "The output's activation: share of answers pinned at its limits, and share of targets that it cannot reach."
+    "The output's activation, the share of answers pinned at its limits, and of targets it cannot reach."
     m, _, y = list(seen.values())[-1]
     low, high = RANGES.get(type(m), (-math.inf, math.inf))
     if isinstance(m, nn.Identity) or (low, high) == (-math.inf, math.inf):

@@ -38,11 +38,12 @@ def _available(kind):
 
 # %% ../nbs/workshop/01_core.ipynb #41694a32
 def device(
-    name: str
-    | torch.device
-    | None = None,  # such as "cpu" or "cuda:1"; without it, `KPNB_DEVICE` or the best device here
+    name: str | torch.device | None = None,  # such as "cpu" or "cuda:1"; None: `KPNB_DEVICE` or the best here
 ) -> torch.device:
-    "The device to compute on: `name`, else the environment variable `KPNB_DEVICE`, else CUDA, else MPS, else the CPU."
+    """The device to compute on.
+
+    It is `name`, else the environment variable `KPNB_DEVICE`, else CUDA, else MPS, else the CPU.
+    """
     origin = "device(name)" if name is not None else "the environment variable KPNB_DEVICE"
     name = name if name is not None else os.environ.get("KPNB_DEVICE", "").strip()
     if not name:
@@ -56,7 +57,8 @@ def device(
         raise ValueError(f"{origin} asks for {str(name)!r}, but torch finds no such device on this machine")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise ValueError(
-            f"{origin} asks for {str(name)!r}, but this machine has {torch.cuda.device_count()} CUDA device(s)"
+            f"{origin} asks for {str(name)!r}, "
+            f"but this machine has {torch.cuda.device_count()} CUDA device(s)"
         )
     return torch.device(str(name))
 
@@ -94,7 +96,10 @@ def _user_cache():
 def data_dir(
     root: str | os.PathLike | None = None,  # a folder; without it, `KPNB_DATA` or the user's cache
 ) -> Path:
-    "The folder that holds real data sets: `root`, else the environment variable `KPNB_DATA`, else `kpnb` in the user's cache."
+    """The folder that holds real data sets.
+
+    It is `root`, else the environment variable `KPNB_DATA`, else `kpnb` in the user's cache.
+    """
     root = root if root is not None else os.environ.get("KPNB_DATA", "").strip()
     path = Path(root).expanduser() if str(root) else _user_cache() / "kpnb"
     if path.exists() and not path.is_dir():
@@ -149,7 +154,10 @@ def write_safely(
     path: str | os.PathLike,  # the file, or a link to it; its folder is made if it is missing
     data: bytes,  # its new content
 ) -> None:
-    "Replace a file in one step: whoever reads it, even after a crash, finds the old content or the new one, never a part."
+    """Replace a file in one step.
+
+    Whoever reads it, even after a crash, finds the old content or the new one, never a part.
+    """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target)
@@ -175,7 +183,7 @@ def _host():
 
 
 def _remove_leftovers(target):
-    "Remove the temporary files of writes whose process was killed: on this machine at once, others after an hour."
+    "Remove the temporary files of killed writes: those of this machine at once, others after an hour."
     pattern = re.compile(re.escape(f".{target.name[:150]}.") + r"([0-9a-f]{8})-([0-9a-f]+)-[0-9a-f]{8}\.part")
     for name in os.listdir(target.parent):
         if not (match := pattern.fullmatch(name)):
@@ -218,7 +226,8 @@ def locked(
         raise TimeoutError(f"{path}: waited {wait:g} s for a lock that is held by {_holder(note)}") from None
     try:
         note.write_text(
-            f"{who or 'a program'}, process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M:%S')}"
+            f"{who or 'a program'}, process {os.getpid()} on {socket.gethostname()}, "
+            f"since {time.strftime('%H:%M:%S')}"
         )
         yield
     finally:
@@ -240,13 +249,15 @@ VOID = 255  # the label of a pixel whose class is unknown, in masks
 class DataError(ValueError):
     """Files or records that are not as their format wants them.
 
-    The message names file and line, what was found and what was expected; `problems` lists them, one for each place."""
+    The message names file and line, what was found and what was expected; `problems` lists them,
+    one for each place.
+    """
 
     def __init__(
         self,
         problems: str | Sequence[str],  # one for each file or line
-        advice: str = "",
-    ):  # what can be done
+        advice: str = "",  # what can be done
+    ):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__(listing(self.problems) + (f"\n{advice}" if advice else ""))
 

@@ -60,7 +60,10 @@ def inside(
 # %% ../nbs/workshop/02_geometry.ipynb #631ca9a2
 @dataclass(repr=False)
 class KeypointDataset:
-    "Pictures with keypoints, and masks where there are any: what every source returns and every lesson starts from."
+    """Pictures with keypoints, and masks where there are any.
+
+    Every source returns one, and every lesson starts from one.
+    """
 
     images: Tensor  # (N,C,H,W) uint8
     keypoints: Tensor  # (N,K,2) float32, pixels (x, y)
@@ -133,9 +136,8 @@ def _check_tensors(ds):
             raise ValueError(
                 f"masks: found {_kind(masks)}; expected a uint8 tensor of shape {(len(im), *size)}"
             )
-    wrong = (
-        (ds.visible & ~inside(ds.keypoints, size)).nonzero() if not im.is_meta else ()
-    )  # meta tensors have no values
+    # meta tensors have no values
+    wrong = (ds.visible & ~inside(ds.keypoints, size)).nonzero() if not im.is_meta else ()
     if len(wrong):
         i, j = wrong[0].tolist()
         raise ValueError(
@@ -177,12 +179,13 @@ def _check_names(ds):
         raise ValueError(f"pairs: {ds.pairs} must name each of the {k} keypoints at most once, by its index")
 
 # %% ../nbs/workshop/02_geometry.ipynb #sides001
-_WHOLE = "(?<![A-Za-z])(?:[Ll]eft|[Rr]ight|LEFT|RIGHT)(?![a-z])|(?<=[a-z])(?:Left|Right)(?![a-z])"  # left_eye, eyeLeft; not bright
+# left_eye, eyeLeft; not bright
+_WHOLE = "(?<![A-Za-z])(?:[Ll]eft|[Rr]ight|LEFT|RIGHT)(?![a-z])|(?<=[a-z])(?:Left|Right)(?![a-z])"
 _PART = "left|right|(?<![a-z])[lr](?![a-z])"  # lefteye, l_eye: a side only if the other one is there too
 
 
 def _other_side(name, names):
-    "The name of the same part on the other side, such as right_eye for left_eye; None if the name says no side."
+    "The same part's name on the other side, as right_eye for left_eye; None if the name says no side."
     other = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
     def change(match):
@@ -201,7 +204,10 @@ def mirror_pairs(
     keypoint_names: Sequence[str],  # K names
     pairs: Sequence[tuple[int, int]],  # indices of (left, right) keypoints
 ) -> tuple[tuple[int, int], ...]:  # the same pairs
-    "The pairs that a mirror exchanges, or an error that names the keypoints whose names say left or right and that have no partner."
+    """The pairs that a mirror exchanges.
+
+    An error names the keypoints whose names say left or right and that have no partner.
+    """
     paired = {j for pair in pairs for j in pair}
     alone = [
         name for j, name in enumerate(keypoint_names) if j not in paired and _other_side(name, keypoint_names)
@@ -209,8 +215,9 @@ def mirror_pairs(
     if alone:
         shown = ", ".join(alone[:4]) + (", ..." if alone[4:] else "")
         raise ValueError(
-            f"pairs: {shown} say left or right and have no partner in pairs; a mirror would give them the other side's "
-            "place. Give the data set its pairs, such as pairs=[(0, 1)] for (left, right)"
+            f"pairs: {shown} say left or right and have no partner in pairs; "
+            "a mirror would give them the other side's place. "
+            "Give the data set its pairs, such as pairs=[(0, 1)] for (left, right)"
         )
     return tuple((int(a), int(b)) for a, b in pairs)
 
@@ -254,7 +261,8 @@ def _many_indices(i, n):
         index = torch.as_tensor(i).cpu()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
-            f"index: found {i!r}; expected a whole number, a slice, or a list or tensor of whole numbers or bools"
+            f"index: found {i!r}; expected a whole number, a slice, "
+            "or a list or tensor of whole numbers or bools"
         ) from None
     if index.numel() == 0:
         return torch.zeros(0, dtype=torch.long)
@@ -331,7 +339,8 @@ def select(
     ]
     if unknown:
         raise ValueError(
-            f"select: no keypoint {unknown[0]!r}; there are {len(self.keypoint_names)}: {', '.join(self.keypoint_names)}"
+            f"select: no keypoint {unknown[0]!r}; "
+            f"there are {len(self.keypoint_names)}: {', '.join(self.keypoint_names)}"
         )
     index = [
         self.keypoint_names.index(p) if isinstance(p, str) else p % len(self.keypoint_names) for p in points
@@ -347,7 +356,7 @@ def select(
 
 # %% ../nbs/workshop/02_geometry.ipynb #c94d4bf1
 def _groups(ds, by, where):
-    "The group of each sample, named by its value of `by` in `meta` or else by its number, and all groups in order."
+    "Each sample's group, named by its value of `by` in `meta` or else its number, and all groups in order."
     if by is not None and by not in ds.meta:
         raise ValueError(f"{where}: no meta {by!r}; there are {', '.join(ds.meta) or 'none'}")
     groups = (
@@ -389,7 +398,10 @@ def fold(
     folds: int = 5,  # parts
     by: str | None = None,  # a key of `meta`: samples that share its value stay together
 ) -> tuple[KeypointDataset, KeypointDataset]:  # (training, held back)
-    "The i-th of random parts with (nearly) equal numbers of samples or groups, the same parts each time, and all others to train on."
+    """The i-th of random parts, to judge on, and all others to train on.
+
+    The parts have (nearly) equal numbers of samples or groups, and are the same each time.
+    """
     if not 0 <= i < folds:
         raise ValueError(f"fold: i is {i}; expected 0 to {folds - 1}")
     groups, kinds = _groups(self, by, "fold")
@@ -405,7 +417,10 @@ def sample(
     n: int,  # how many
     seed: int | torch.Generator = 0,  # for the choice
 ) -> KeypointDataset:
-    "So many samples at random, in their old order; with the same seed, those of a smaller n are among those of a larger one."
+    """So many samples at random, in their old order.
+
+    With the same seed, those of a smaller n are among those of a larger one.
+    """
     if not 0 <= n <= len(self):
         raise ValueError(f"sample: n is {n}; expected 0 to {len(self)}")
     return self[torch.randperm(len(self), generator=make_generator(seed))[:n].sort().values]
@@ -421,9 +436,7 @@ def _check_alike(where, what, found):
 
 
 def concat(
-    parts: Sequence[
-        KeypointDataset
-    ],  # data sets with the same picture size, keypoints, pairs and mask labels
+    parts: Sequence[KeypointDataset],  # all with the same picture size, keypoints, pairs and mask labels
 ) -> KeypointDataset:
     "Data sets one after another; `masks` and `meta` survive where all parts have them."
     parts = list(parts)
@@ -459,10 +472,12 @@ def batches(
     augment: Callable | None = None,  # (batch, generator) -> batch
     device: str | torch.device | None = None,  # default: kpnb.core.device()
     drop_last: bool = False,  # leave out a last batch that is not full
-) -> Iterator[
-    dict
-]:  # image (B,C,H,W), keypoints (B,K,2), visible (B,K), mask (B,H,W), to_file (B,3,3), index (B,), pairs
-    "The samples in batches, on the device."
+) -> Iterator[dict]:  # batches with the keys below
+    """The samples in batches, on the device.
+
+    A batch has image (B,C,H,W), keypoints (B,K,2), visible (B,K), mask (B,H,W), to_file (B,3,3), index (B,)
+    and pairs.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1")
     generator, device = make_generator(generator), pick_device(device)
@@ -500,10 +515,7 @@ def translation(
 def scaling(
     sx: float | Tensor,  # factor along x, a number or (N,)
     sy: float | Tensor | None = None,  # factor along y; default: the same
-    centre: tuple[float, float] = (
-        0,
-        0,
-    ),  # (x, y) that stays in place; the default is the corner, as in a resize
+    centre: tuple[float, float] = (0, 0),  # (x, y) that stays in place; default: the corner, as in a resize
 ) -> Tensor:  # (N,3,3)
     "Scale about a centre."
     sy = sx if sy is None else sy
@@ -598,15 +610,16 @@ def swap_order(
 
 
 def _exchange(points, matrix, pairs):
-    "Exchange the sides of points, or of what is known of them (N,K,...), in the pictures whose matrix mirrors."
+    "Exchange the sides of points, or of what is known of them (N,K,...), where a picture's matrix mirrors."
     if pairs is not None and not len(pairs):
         return points
     mirrored = torch.linalg.det(matrix) < 0
     if pairs is None:
         if bool(mirrored.any()):
             raise ValueError(
-                "a matrix mirrors pictures whose pairs are not known: their keypoint names say left and right, and the data "
-                "set has no pairs; or the batch has no 'pairs'. Give pairs=[(left, right), ...], or () if none change places"
+                "a matrix mirrors pictures whose pairs are not known: "
+                "their keypoint names say left and right, and the data set has no pairs; "
+                "or the batch has no 'pairs'. Give pairs=[(left, right), ...], or () if none change places"
             )
         return points
     order = swap_order(pairs, points.shape[1], points.device)
@@ -621,7 +634,8 @@ def _pairs_of(batch, pairs):
         return own
     if own and sorted(map(tuple, own)) != sorted(map(tuple, pairs)):
         raise ValueError(
-            f"pairs: found {list(pairs)}, and those of the data set are {list(own)}; leave them out, or put others into the batch"
+            f"pairs: found {list(pairs)}, and those of the data set are {list(own)}; "
+            "leave them out, or put others into the batch"
         )
     return pairs
 
@@ -633,16 +647,19 @@ def _move_points(points, visible, matrix, size, pairs):
 
 # %% ../nbs/workshop/02_geometry.ipynb #991ee656
 def warp(
-    batch: dict,  # with image (N,C,H,W) float, and where present keypoints (N,K,2), visible (N,K), mask (N,H,W), to_file (N,3,3), pairs
+    batch: dict,  # with image (N,C,H,W) float, and what else is named below
     matrix: Tensor,  # (N,3,3) or (1,3,3), input pixels to output pixels
     size: int | tuple[int, int] | None = None,  # (H, W) of the output; default: as the input
-    pairs: Sequence[tuple[int, int]]
-    | None = None,  # (left, right) keypoints, exchanged where the matrix mirrors; default: the batch's own
+    pairs: Sequence[tuple[int, int]] | None = None,  # (left, right) keypoints; default: the batch's own
     padding: str = "zeros",  # what lies outside: "zeros", "border" or "reflection"
     samples: int = 1,  # samples per output pixel along each side; 2 or more when shrinking, against aliasing
     mask_fill: int = VOID,  # label of what lies outside the mask
 ) -> dict:
-    "Move images (bilinear), keypoints, visibility and masks (nearest neighbour) together, with one resampling."
+    """Move images (bilinear), keypoints, visibility and masks (nearest neighbour) together.
+
+    There is one resampling. Beside the image, what the batch has of keypoints (N,K,2), visible (N,K),
+    mask (N,H,W), to_file (N,3,3) and pairs is used; pairs are exchanged where the matrix mirrors.
+    """
     image, out = batch["image"], dict(batch)
     if not image.is_floating_point():
         raise ValueError(
@@ -650,7 +667,8 @@ def warp(
         )
     if matrix.shape[-2:] != (3, 3) or matrix.ndim != 3 or len(matrix) not in (1, len(image)):
         raise ValueError(
-            f"warp: found a matrix of shape {tuple(matrix.shape)} for {len(image)} pictures; expected ({len(image)},3,3)"
+            f"warp: found a matrix of shape {tuple(matrix.shape)} for {len(image)} pictures; "
+            f"expected ({len(image)},3,3)"
         )
     n, size_in, size = len(image), tuple(image.shape[-2:]), _size(size or image.shape[-2:])
     fine = compose(matrix, scaling(samples).to(matrix)) if samples > 1 else matrix
@@ -695,7 +713,8 @@ def crop_matrix(
     if not bool((extent > 0).all()):
         i = int((~(extent > 0).all(1)).nonzero()[0])
         raise ValueError(
-            f"crop_matrix: box {i} is {boxes[i].tolist()} with margin {margin}; expected left < right and top < bottom"
+            f"crop_matrix: box {i} is {boxes[i].tolist()} with margin {margin}; "
+            "expected left < right and top < bottom"
         )
     scale = torch.tensor([w, h]).to(boxes) / extent
     if keep_aspect:
@@ -727,7 +746,7 @@ def resize(
     self: KeypointDataset,
     size: int | tuple[int, int],  # (H, W)
 ) -> KeypointDataset:
-    "All pictures at another size (bilinear, anti-aliased); points are multiplied, masks take the nearest label."
+    "All pictures at another size (bilinear, anti-aliased); points scale, masks take the nearest label."
     (h, w), (ho, wo) = _size(size), self.images.shape[-2:]
     images = self.images.new_zeros(len(self), self.images.shape[1], h, w)
     for part in torch.arange(len(self)).split(256):  # not all pictures as floats at once
@@ -755,7 +774,7 @@ def _warp_all(
     size: int | tuple[int, int] | None = None,  # (H, W) of the new pictures; default: as before
     **options,  # for `warp`: padding, samples, mask_fill
 ) -> KeypointDataset:
-    "All pictures, points and masks under matrices, as `warp` moves a batch; `to_file` leads back to the files."
+    "Pictures, points and masks under matrices, as `warp` moves a batch; `to_file` leads back to the files."
     if not len(self):
         raise ValueError("warp: the data set has no pictures")
     parts, matrix = [], matrix.expand(len(self), 3, 3) if len(matrix) == 1 else matrix
@@ -810,7 +829,10 @@ def random_affine(
     flip: float = 0.0,  # probability of a mirror
     generator: int | torch.Generator = 0,  # seed or generator
 ) -> Tensor:  # (N,3,3)
-    "Random rotation and scale about the image's middle, shift and horizontal mirror, as one matrix for each picture."
+    """Random rotation and scale about the image's middle, shift and horizontal mirror.
+
+    They come as one matrix for each picture.
+    """
     (h, w), g = _size(size), make_generator(generator)
     if not 0 < scale[0] <= scale[1]:
         raise ValueError(f"random_affine: scale is {scale}; expected (low, high) with 0 < low <= high")

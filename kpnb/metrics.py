@@ -32,7 +32,7 @@ from .training import fit, predict
 def all_known(
     ds: KeypointDataset,  # with true places of invisible points, or NaN where nobody knows them
 ) -> KeypointDataset:  # with other `visible`
-    "The same data, in which every point counts whose place in the picture is known, also where something hides it."
+    "The same data, in which every point of known place in the picture counts, even one that is hidden."
     known = inside(ds.keypoints, ds.size)
     if "original_size" in ds.meta:  # a crop may reach beyond its file, where no point can lie
         at = transform_points(ds.keypoints.double(), ds.to_file)
@@ -42,7 +42,9 @@ def all_known(
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk015
 class ExerciseDataset:
-    "The samples of the public exercise: dicts with `image` (1,H,W) in [0, 1] and `keypoints` (K,2) in [-1, 1], NaN where a point is not visible."
+    """The samples of the public exercise: dicts with `image` and `keypoints`.
+
+    `image` is (1,H,W) in [0, 1], `keypoints` is (K,2) in [-1, 1], NaN where a point is not visible."""
 
     def __init__(
         self,
@@ -75,16 +77,20 @@ def _sample(dataset, i):
     s = dataset[i]
     if not isinstance(s, dict) or not {"image", "keypoints"} <= s.keys():
         raise ValueError(
-            f"sample {i} is a {type(s).__name__}{' with ' + ', '.join(map(str, s)) if isinstance(s, dict) else ''}; expected a dict with image and keypoints"
+            f"sample {i} is a {type(s).__name__}"
+            f"{' with ' + ', '.join(map(str, s)) if isinstance(s, dict) else ''}; "
+            "expected a dict with image and keypoints"
         )
     image, points = s["image"], s["keypoints"]
     if image.ndim != 3 or points.ndim != 2 or points.shape[-1] != 2:
         raise ValueError(
-            f"sample {i}: found image {tuple(image.shape)} and keypoints {tuple(points.shape)}; expected (1,H,W) and (K,2)"
+            f"sample {i}: found image {tuple(image.shape)} and keypoints {tuple(points.shape)}; "
+            "expected (1,H,W) and (K,2)"
         )
     if bool((points.abs() > 3).any()):
         raise ValueError(
-            f"sample {i}: keypoints go up to {points.abs().nan_to_num().max():.4g}; expected normalised coordinates, about [-1, 1] (ExerciseDataset makes them from pixels)"
+            f"sample {i}: keypoints go up to {points.abs().nan_to_num().max():.4g}; "
+            "expected normalised coordinates, about [-1, 1] (ExerciseDataset makes them from pixels)"
         )
     return image, points
 
@@ -94,7 +100,8 @@ def _answer(model, images, points):
     out = model(images)
     if out.numel() != points.numel():
         raise ValueError(
-            f"the model answers {tuple(out.shape)} to {len(images)} pictures; expected {tuple(points.shape)}, or the same flat"
+            f"the model answers {tuple(out.shape)} to {len(images)} pictures; "
+            f"expected {tuple(points.shape)}, or the same flat"
         )
     return out.reshape(points.shape).float()
 
@@ -105,7 +112,8 @@ def _all_there(points, first):
         return
     i = first + int((~points.isfinite()).flatten(1).any(1).nonzero()[0])
     raise ValueError(
-        f"sample {i} has missing points (NaN), which this score cannot hold; use evaluate_masked, which leaves them out and counts them"
+        f"sample {i} has missing points (NaN), which this score cannot hold; "
+        "use evaluate_masked, which leaves them out and counts them"
     )
 
 
@@ -117,7 +125,9 @@ def evaluate_model(
     model: nn.Module,  # pictures (N,1,H,W) to (N,K,2) or (N,2K) normalised coordinates
     dataset,  # samples: dicts with image (1,H,W) and keypoints (K,2) in [-1, 1]
 ) -> float:  # higher is better
-    "The score of the public exercise, 1 / (2 · mean of the pictures' MSE): one picture at a time, in eval mode."
+    """The score of the public exercise, 1 / (2 · mean of the pictures' MSE).
+
+    The model answers one picture at a time, in eval mode."""
     if not len(dataset):
         raise ValueError("evaluate_model: the data set is empty")
     total = 0.0
@@ -143,7 +153,9 @@ def _chunks(dataset, batch_size):
 # %% ../nbs/22_facial_keypoints.ipynb #fk029
 @contextmanager
 def _channels_together(model):
-    "The channels of a pixel side by side in memory, which is quicker for convolutions, and afterwards the layout from before."
+    """The channels of a pixel side by side in memory, and afterwards the layout from before.
+
+    That is quicker for convolutions."""
     before = {p: p.data for p in model.parameters() if p.ndim == 4}
     for p in before:
         p.data = p.data.contiguous(memory_format=torch.channels_last)
@@ -215,7 +227,8 @@ def _checked(pred, target, visible=None):
     "Answers and truth as float64, and which points count; an error for anything that cannot be measured."
     if pred.ndim != 3 or pred.shape[-1] != 2 or pred.shape != target.shape:
         raise ValueError(
-            f"found pred {tuple(pred.shape)} and target {tuple(target.shape)}; expected the same (N,K,2), in pixels"
+            f"found pred {tuple(pred.shape)} and target {tuple(target.shape)}; "
+            "expected the same (N,K,2), in pixels"
         )
     pred, seen = pred.detach().to(target.device), _seen(target, visible)
     _refuse(seen & ~pred.isfinite().all(-1), "is visible, but its prediction is not a number")
@@ -343,7 +356,8 @@ def _positive(d, norm):
     if bool((d <= 0).any()):
         i = int((d <= 0).nonzero()[0])
         raise ValueError(
-            f"picture {i}: the length for norm={norm!r} is {d[i]:g} px, and nothing can be divided by it; leave the picture out or choose another norm"
+            f"picture {i}: the length for norm={norm!r} is {d[i]:g} px, and nothing can be divided by it; "
+            "leave the picture out or choose another norm"
         )
     return d
 
@@ -542,7 +556,9 @@ def evaluate_masked(
     dataset,  # as for `evaluate_model`, but points may be NaN
     batch_size: int = 32,  # pictures at a time
 ) -> Measure:  # with n_used and n_ignored
-    "1 / (2 · MSE) over the points that are there, each with equal weight; without missing points the same number as `evaluate_model`."
+    """1 / (2 · MSE) over the points that are there, each with equal weight.
+
+    Without missing points it is the same number as `evaluate_model`."""
     total, used, ignored = 0.0, 0, 0
     with _judging(model) as device:
         for images, points in _chunks(dataset, batch_size):
@@ -575,12 +591,13 @@ def _train(model, train, valid, seed, augment, settings, recipe):
 
 def fifteen_points(
     seed: int = 0,  # of the initial weights, the order and the augmentation
-    data: tuple[KeypointDataset, KeypointDataset]
-    | None = None,  # training and validation; default: 1546 and 298 scenes
+    data: tuple[KeypointDataset, KeypointDataset] | None = None,  # training and validation parts
     epochs: int = 16,  # rounds of training
     **kw,  # further settings of `fit`, such as checkpoint and resume
 ) -> dict:  # score (1/(2·MSE)), mse (of coordinates / size), pred, valid, model, history, seconds
-    "Train `CoarseToFine` on grey 96×96 faces with 15 points, and judge it on the validation part."
+    """Train `CoarseToFine` on grey 96×96 faces with 15 points, and judge it on the validation part.
+
+    Without `data`, 1546 scenes are for training and 298 for validation."""
     train, valid = data or tuple(
         all_known(faces(n, 96, seed=s, gray=True, masks=False)) for n, s in ((1546, 1), (298, 2))
     )
@@ -592,7 +609,9 @@ def fifteen_points(
 def fifteen_of_68(
     ds: KeypointDataset,  # with iBUG's 68 points
 ) -> KeypointDataset:  # with the 15 points of the exercise
-    "The exercise's 15 points from 68: an eye's centre is the mean of its six lid points, the others are picked."
+    """The exercise's 15 points from 68.
+
+    An eye's centre is the mean of its six lid points, the others are picked."""
     if ds.keypoints.shape[1] != 68:
         raise ValueError(f"fifteen_of_68: found {ds.keypoints.shape[1]} points; expected 68")
     columns, names, pairs = face_points(15)
@@ -658,11 +677,12 @@ def imm_points(
     network: str = "coarse-to-fine",  # or "exercise": five convolutions and two fully connected layers
     epochs: int = 120,  # rounds of training
     root=None,  # data folder
-    data: tuple[KeypointDataset, KeypointDataset]
-    | None = None,  # other training and validation parts, such as those of `imm_points_data(inner=True)`
+    data: tuple[KeypointDataset, KeypointDataset] | None = None,  # other training, validation parts
     **kw,  # further settings of `fit`, such as checkpoint and resume
 ) -> dict:  # as for `fifteen_points`
-    "Train on people 1-32 of the IMM faces with 58 points, and judge once, at the end, on people 33-40."
+    """Train on people 1-32 of the IMM faces with 58 points, and judge once, at the end, on people 33-40.
+
+    Other parts for `data` are, for example, those of `imm_points_data(inner=True)`."""
     if network not in ("coarse-to-fine", "exercise"):
         raise ValueError(f"imm_points: network is {network!r}; choose 'coarse-to-fine' or 'exercise'")
     train, valid = data or imm_points_data(root)

@@ -67,7 +67,7 @@ STYLE = {
 @contextmanager
 def style() -> Iterator[None]:
     "Context manager: the course's style inside a `with` block."
-    # Not `mpl.rc_context`, which would also undo what a notebook's backend sets when its first figure is made.
+    # Not `mpl.rc_context`: it would also undo what a notebook's backend sets with its first figure.
     old = {key: mpl.rcParams[key] for key in STYLE}
     mpl.rcParams.update(STYLE)
     try:
@@ -128,13 +128,17 @@ def _picture(image, what="image"):
     low, high = (float(a.min()), float(a.max())) if a.size else (0.0, 0.0)
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # also catches NaN
         raise ValueError(
-            f"{what} has values from {low:.4g} to {high:.4g}; floats must lie in 0 to 1 (undo a normalisation before you show it)"
+            f"{what} has values from {low:.4g} to {high:.4g}; "
+            "floats must lie in 0 to 1 (undo a normalisation before you show it)"
         )
     return a.astype(np.float32).clip(0, 1)
 
 # %% ../nbs/workshop/05_plot.ipynb #7538ac61
 def _frame(image, ax, title=None, width=None):
-    "Draw an image without axes; make a figure that fits it if `ax` is None. No image: the one that `ax` shows already."
+    """Draw an image without axes; make a figure that fits it if `ax` is None.
+
+    No image: the one that `ax` shows already.
+    """
     if image is None:
         if ax is None or not ax.images:
             raise ValueError("image is None; expected an image, or an ax that shows one already")
@@ -314,7 +318,10 @@ def _legend(ax):
 
 # %% ../nbs/workshop/05_plot.ipynb #a6af4085
 def _fields(data):
-    "Images, points, visibility, masks, left/right pairs and names of a data set, a batch, or a stack of images; None where absent."
+    """Images, points, visibility, masks, left/right pairs and names; None where absent.
+
+    `data` is a data set, a batch, or a stack of images.
+    """
     if isinstance(data, KeypointDataset):
         return data.images, data.keypoints, data.visible, data.masks, data.pairs, data.mask_names
     if isinstance(data, Mapping):
@@ -409,7 +416,8 @@ def show_heatmap(
     vmax = max(float(a.max()), vmin) if vmax is None else vmax
     if a.min() < vmin - 1e-6 * abs(vmax):
         raise ValueError(
-            f"heatmap goes down to {a.min():.4g}, below vmin={vmin:g}; pass probabilities (a sigmoid or softmax of logits), or a lower vmin"
+            f"heatmap goes down to {a.min():.4g}, below vmin={vmin:g}; "
+            "pass probabilities (a sigmoid or softmax of logits), or a lower vmin"
         )
     if image is not None:
         image = _grey(image)
@@ -534,7 +542,8 @@ def plot_history(
     missing = [k for k in keys if k not in df]
     if missing or not keys:
         raise ValueError(
-            f"plot_history: no column {missing or 'train_loss or valid_loss'}; found {', '.join(map(str, df))}"
+            f"plot_history: no column {missing or 'train_loss or valid_loss'}; "
+            f"found {', '.join(map(str, df))}"
         )
     if best not in ("auto", "min", "max", None):
         raise ValueError(f"plot_history: best is {best!r}; expected 'auto', 'min', 'max' or None")
@@ -599,7 +608,8 @@ def _number(x):
     x = x.item() if hasattr(x, "item") else x
     if isinstance(x, bool) or not isinstance(x, (int, float)):
         raise TypeError(
-            f"compare_table: {x!r} is not a number; expected a number, a (mean, spread) pair, a string or None"
+            f"compare_table: {x!r} is not a number; "
+            "expected a number, a (mean, spread) pair, a string or None"
         )
     return f"{x:,}" if isinstance(x, int) else f"{x:.4g}"
 
@@ -618,7 +628,8 @@ def _row(i, row):
         row["reported" if row.get("source") else "measured"] = row.pop("value")
     if row.get("reported") is not None and not row.get("source"):
         raise ValueError(
-            f"compare_table: row {i} ({row['what']}) has a reported number without its source; expected the key 'source'"
+            f"compare_table: row {i} ({row['what']}) has a reported number without its source; "
+            "expected the key 'source'"
         )
     what = f"{row['what']} ({row['unit']})" if row.get("unit") else str(row["what"])
     return [
@@ -680,10 +691,11 @@ def _repr_html_(self: Comparison):
 
 # %% ../nbs/workshop/05_plot.ipynb #eed16e62
 def compare_table(
-    rows: Sequence[
-        Mapping
-    ],  # keys: what, unit, data, baseline, reported and its source, measured; `value` is reported if there is a source, else measured
+    rows: Sequence[Mapping],  # keys: what, unit, data, baseline, reported and its source, measured; `value`
     caption: str = "",  # above the table
 ) -> Comparison:
-    "What a source reported, what was measured here, and what predicting the mean gives."
+    """What a source reported, what was measured here, and what predicting the mean gives.
+
+    A row's `value` is reported if there is a source, else measured.
+    """
     return Comparison(rows, caption)

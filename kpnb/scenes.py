@@ -21,16 +21,16 @@ from .geometry import KeypointDataset, inside
 
 # %% ../nbs/workshop/03_scenes.ipynb #96b17884
 def ray_hit(
-    xy: Tensor,  # (...,2) where the rays pass through the image plane; they run along −z, away from the viewer
+    xy: Tensor,  # (...,2) where the rays pass the image plane; they run along −z, away from the viewer
     centre: Tensor,  # (...,3) centres of the ellipsoids
     axes: Tensor,  # (...,3,3) rows are the three half-axes, at right angles to each other
-) -> tuple[
-    Tensor, Tensor, Tensor
-]:  # depth (...), larger is nearer, -inf on a miss; unit normal (...,3); place on the unit sphere (...,3)
-    "Where parallel rays first meet ellipsoids: the nearer root of a quadratic equation in the depth."
-    to_unit = axes / axes.square().sum(
-        -1, keepdim=True
-    )  # the matrix M that turns the ellipsoid into the unit sphere
+) -> tuple[Tensor, Tensor, Tensor]:  # depth (...); unit normal (...,3); place on the unit sphere (...,3)
+    """Where parallel rays first meet ellipsoids: the nearer root of a quadratic equation in the depth.
+
+    A larger depth is nearer; it is -inf on a miss.
+    """
+    # the matrix M that turns the ellipsoid into the unit sphere
+    to_unit = axes / axes.square().sum(-1, keepdim=True)
     p, q = to_unit[..., :2] @ (xy - centre[..., :2])[..., None], to_unit[..., 2:]
     a, b, c = (q * q).sum((-2, -1)), (p * q).sum((-2, -1)), (p * p).sum((-2, -1)) - 1
     disc = b * b - a * c
@@ -87,7 +87,10 @@ class Figure:
         return out if points.ndim == 3 else out[:, 0]
 
     def add(self, centre, radii, colour, turn=None, **kwargs):
-        "Add an ellipsoid; `turn` (n,3,3) has its directions in the model's frame as rows. Returns it in the model's frame."
+        """Add an ellipsoid, and return it in the model's frame.
+
+        `turn` (n,3,3) has its directions in the model's frame as rows.
+        """
         centre, radii = self.vec(centre), self.vec(radii)
         axes = radii[..., None] * (torch.eye(3, device=radii.device) if turn is None else turn)
         kwargs["soft"] = self.scale * kwargs.get("soft", 0.02)
@@ -124,10 +127,12 @@ def _quadric(s, **kwargs):  # (...,2,2) symmetric
     return dict(xx=s[..., 0, 0], xy=2 * s[..., 0, 1], yy=s[..., 1, 1], like=s[..., 0, 0], **kwargs)
 
 # %% ../nbs/workshop/03_scenes.ipynb #55f0c8dc
-def _forms(
-    centre, axes, light
-):  # (n,P,3), (n,P,3,3) in pixels; (n,3) the way to the lamp, as long as the lamp is strong
-    "Everything that a pixel needs to know of an ellipsoid, as polynomials in (dx, dy) and multiples of s = sqrt(D)."
+def _forms(centre, axes, light):
+    """What a pixel needs to know of an ellipsoid: polynomials in (dx, dy) and multiples of s = sqrt(D).
+
+    `centre` (n,P,3) and `axes` (n,P,3,3) are in pixels; `light` (n,3) is the way to the lamp, as long as
+    the lamp is strong.
+    """
     m = axes / axes.square().sum(-1, keepdim=True)
     q = m[..., 2]
     rise = _dot(q, q).rsqrt()
@@ -160,9 +165,8 @@ def _forms(
 def _fields(poly, dx, dy):  # (n,R,3,3), (n,bw), (n,bh)
     "Values of R polynomials on the pixels of a box: two small matrix products."
     one = torch.ones_like
-    left = (
-        poly @ torch.stack([one(dy), dy, dy * dy], 1)[:, None]
-    )  # (n,R,3,bh): a polynomial in dx for each row of pixels
+    # (n,R,3,bh): a polynomial in dx for each row of pixels
+    left = poly @ torch.stack([one(dy), dy, dy * dy], 1)[:, None]
     left = left.transpose(2, 3).flatten(1, 2)
     return torch.bmm(left, torch.stack([one(dx), dx, dx * dx], 1)).unflatten(1, (poly.shape[1], dy.shape[1]))
 
@@ -184,16 +188,21 @@ def _shade(f, g, ambient, fill):  # fields (n,R,h,w) and the per-part numbers
 
 # %% ../nbs/workshop/03_scenes.ipynb #88ecb6cb
 def _box(centre, half, size):  # (n,), (n,), length of the side in pixels
-    "First pixel (n,) and the common length of the boxes that hold what is inside the picture of the parts, along one side."
+    """First pixel (n,) and the common length of the parts' boxes, along one side.
+
+    The boxes hold what is inside the picture of the parts.
+    """
     lo, hi = (centre - half - 1).floor().clamp(0, size), (centre + half + 1).ceil().clamp(0, size)
     length = min(size, max(1, int((hi - lo).max().item())))
     return lo.clamp(max=size - length).long(), length
 
 # %% ../nbs/workshop/03_scenes.ipynb #fc4abd86
-def _draw(
-    canvas, labels, part, unit, g, keep, light
-):  # (n,4,H,W) red, green, blue, depth; (n,1,H,W); one part; pixels to a unit; its forms; rows; light
-    "Draw one part into all pictures at once: nearest hit wins, edges and contacts blend."
+def _draw(canvas, labels, part, unit, g, keep, light):
+    """Draw one part into all pictures at once: nearest hit wins, edges and contacts blend.
+
+    `canvas` (n,4,H,W) has red, green, blue and depth, `labels` is (n,1,H,W); `part` is one part, `unit` the
+    pixels to a unit, `g` the part's forms, `keep` the rows, and `light` the light.
+    """
     whole = len(keep) == len(canvas)
     take = (lambda v: v) if whole else (lambda v: v[keep])
     g, ink = {k: take(v) for k, v in g.items()}, {k: _c(take(v)) for k, v in part.ink.items()}
@@ -233,7 +242,10 @@ def _label(labels, part, front, inside, keep, y0, x0):
 
 # %% ../nbs/workshop/03_scenes.ipynb #cb486994
 def _to_pixels(parts, size):  # list of Part, (H,W)
-    "Centres (n,P,3) and half-axes (n,P,3,3) of all parts in pixels: half the picture's short side is one unit of the world."
+    """Centres (n,P,3) and half-axes (n,P,3,3) of all parts in pixels.
+
+    Half the picture's short side is one unit of the world.
+    """
     k = min(size) / 2
     middle = torch.tensor([size[1] / 2, size[0] / 2, 0.0], device=parts[0].centre.device)
     return torch.stack([p.centre for p in parts], 1) * k + middle, torch.stack([p.axes for p in parts], 1) * k
@@ -281,7 +293,7 @@ def _over(below, above, alpha):
 
 # %% ../nbs/workshop/03_scenes.ipynb #fbb2835f
 def _paint_eye(uvw, ink):
-    "Lids, white, iris, pupil, highlight and lashes, in the eye's own coordinates: the corners are at u = ±0.8."
+    "Lids, white, iris, pupil, highlight and lashes, in the eye's coordinates: the corners are at u = ±0.8."
     u, v = uvw[:2]
     rim = 1 - (u / 0.8) ** 2
     top, low = v + ink["up"] * rim, ink["low"] * rim - v
@@ -321,7 +333,10 @@ def _paint_brow(uvw, ink):
 
 # %% ../nbs/workshop/03_scenes.ipynb #28f7d163
 def _lips(un, ink):
-    "Heights v of the outer top, inner top, inner bottom and outer bottom edges of the lips, at un = −1..1 from corner to corner."
+    """Heights v of the outer top, inner top, inner bottom and outer bottom edges of the lips.
+
+    They are taken at un = −1..1, from corner to corner.
+    """
     taper, gap = (1 - un * un).clamp(min=0), (1 - (un / 0.85) ** 2).clamp(min=0)
     lift = -ink["smile"] * un * un + ink["rest"]
     bow = 1 - 0.30 * (1 - (un.abs() / 0.35).clamp(max=1)) ** 2
@@ -352,7 +367,10 @@ def _paint_mouth(uvw, ink):
 
 # %% ../nbs/workshop/03_scenes.ipynb #061d9489
 def _paint_hair(uvw, ink):
-    "Hair that ends at a hairline: a plane in model coordinates, bent across the forehead, with strands as light and dark."
+    """Hair that ends at a hairline, with strands as light and dark.
+
+    The hairline is a plane in model coordinates, bent across the forehead.
+    """
     u, v, w = uvw
     x = ink["cx"] + ink["rx"] * u
     h = ink["h0"] + ink["hv"] * v + ink["hw"] * w + ink["part"] * x - ink["bend"] * x * x
@@ -394,7 +412,10 @@ def _paint_soft(uvw, ink):
 
 # %% ../nbs/workshop/03_scenes.ipynb #afa134fd
 class Scene:
-    "What is in each of n pictures, before any pixel exists: named tensors with n rows, such as `yaw`, `light` or `skin`."
+    """What is in each of n pictures, before any pixel exists.
+
+    It holds named tensors with n rows, such as `yaw`, `light` or `skin`.
+    """
 
     def __init__(self, kind: str, fields: dict):  # "face" or "pet"; name -> (n,...) tensor
         self.kind, self.fields = kind, fields
@@ -403,7 +424,8 @@ class Scene:
         if name != "fields" and name in self.__dict__.get("fields", {}):
             return self.fields[name]
         raise AttributeError(
-            f"a {self.__dict__.get('kind')} scene has no field {name!r}; it has {', '.join(sorted(self.__dict__.get('fields', {})))}"
+            f"a {self.__dict__.get('kind')} scene has no field {name!r}; "
+            f"it has {', '.join(sorted(self.__dict__.get('fields', {})))}"
         )
 
     def __len__(self):
@@ -436,7 +458,8 @@ def replace(self: Scene, **fields) -> Scene:  # values of any shape that expands
             new[name] = value.expand_as(old).clone()
         except RuntimeError:
             raise ValueError(
-                f"{name}: found a value of shape {tuple(value.shape)}; expected one that expands to {tuple(old.shape)}"
+                f"{name}: found a value of shape {tuple(value.shape)}; "
+                f"expected one that expands to {tuple(old.shape)}"
             ) from None
     return Scene(self.kind, new)
 
@@ -586,26 +609,20 @@ def sample_faces(
     yaw: float = 50.0,  # degrees: largest turn to either side; positive looks towards larger x
     pitch: float = 15.0,  # degrees: largest nod; positive looks down
     roll: float = 15.0,  # degrees: largest tilt; positive is clockwise
-    shift: float = 0.15,  # largest distance of the head's centre from the picture's, in halves of the short side
-    size_range: tuple[float, float] = (
-        0.58,
-        0.80,
-    ),  # from chin to crown, as a share of the picture's short side
+    shift: float = 0.15,  # the head's centre from the picture's at most, in halves of the short side
+    size_range: tuple[float, float] = (0.58, 0.80),  # chin to crown, as a share of the picture's short side
     glasses: float = 0.15,  # probability of clear glasses
     sunglasses: float = 0.08,  # probability of sunglasses
     hats: float = 0.12,  # probability of a hat
     beards: float = 0.25,  # probability of a beard or moustache
     occluders: float = 0.2,  # probability of a hand, mug, ball, scarf or mask in front
-    blur: float | tuple[float, float] = (
-        0.0,
-        0.8,
-    ),  # pixels: standard deviation of the lens blur, or a range of it
-    noise: float | tuple[float, float] = (
-        0.0,
-        6.0,
-    ),  # grey levels of 255: standard deviation of the sensor noise, or a range of it
+    blur: float | tuple[float, float] = (0.0, 0.8),  # pixels: standard deviation, or a range of it
+    noise: float | tuple[float, float] = (0.0, 6.0),  # grey levels of 255: standard deviation, or a range
 ) -> Scene:  # fields with n rows
-    "Draw people, poses, lamps and rooms: everything that a picture of a face depends on."
+    """Draw people, poses, lamps and rooms: everything that a picture of a face depends on.
+
+    `blur` is that of the lens, and `noise` that of the sensor.
+    """
     _check(90, yaw=yaw, pitch=pitch, roll=roll)
     _check(
         1,
@@ -692,13 +709,13 @@ def _turn(yaw, pitch, roll):  # (n,) degrees
 
 
 def _figure(scene, parts, yaw=1.0, rest=1.0):
-    "The head's frame; with smaller shares of its yaw and of the rest, a frame that follows the head only partly."
+    "The head's frame; with smaller shares of its yaw and of the rest, one that follows the head only partly."
     rotation = _turn(scene.yaw * yaw, scene.pitch * rest, scene.roll * rest)
     return Figure(rotation, scene.size, torch.stack([scene.x, scene.y, torch.zeros_like(scene.x)], -1), parts)
 
 # %% ../nbs/workshop/03_scenes.ipynb #2a36b1bd
 def _seat(part, x, y, side):  # part: (centre, axes) that lie along the model's axes; x, y (n,)
-    "The point of a part's front above (x, y), and directions there: outwards, down, and away from the surface."
+    "The point of a part's front above (x, y), and directions there: outwards, down, away from the surface."
     centre, axes = part
     r = axes.diagonal(dim1=1, dim2=2)
     a, b = (x - centre[:, 0]) / r[:, 0], (y - centre[:, 1]) / r[:, 1]
@@ -879,7 +896,10 @@ def _mouth(f, s, face):
 
 # %% ../nbs/workshop/03_scenes.ipynb #2f35f5ad
 def _hair_ink(s, centre, radii, y0, z0, part=0.0, bend=0.25, jag=0.014, slope=0.85):
-    "The hairline: the plane through (·, y0, z0) that rises towards the front by `slope`, in the coordinates of the part that carries it."
+    """The hairline, in the coordinates of the part that carries it.
+
+    It is the plane through (·, y0, z0) that rises towards the front by `slope`.
+    """
     one = torch.ones_like(s.yaw)
     h0 = -(centre[1] - y0) - slope * (centre[2] - z0)
     return dict(
@@ -944,7 +964,10 @@ def _hair_front(f, s):
 
 # %% ../nbs/workshop/03_scenes.ipynb #0541efd3
 def _beard(f, s, parts):
-    "A beard on the jaw and a moustache under the nose. Points on the skin below count as seen, as people who label pictures do."
+    """A beard on the jaw and a moustache under the nose.
+
+    Points on the skin below count as seen, as people who label pictures do.
+    """
     dark = s.hair * 0.85
     c, r = (0, 0.52, 0.13), (0.53 + 0.05 * s.bones[:, 2], 0.54 + 0.03 * s.bones[:, 3], 0.545)
     f.add(
@@ -1121,9 +1144,8 @@ def _contour(parts):  # -> (n,17,3) in the head's frame
     return torch.cat([xy, depth[..., None]], -1)
 
 # %% ../nbs/workshop/03_scenes.ipynb #5745ba6f
-def _eye_points(
-    part, ink
-):  # -> (n,7,3): outer, two on the upper lid, inner, two on the lower lid (outer to inner), pupil
+# -> (n,7,3): outer, two on the upper lid, inner, two on the lower lid (outer to inner), pupil
+def _eye_points(part, ink):
     n = len(part[0])
     u = torch.tensor([1.0, 0.4, -0.4, -1.0, 0.4, -0.4], device=part[0].device).expand(n, 6)
     rim = 1 - u * u
@@ -1162,9 +1184,8 @@ def _mouth_points(part, ink):  # -> (n,20,3) in iBUG order
     )
 
 
-def _nose_points(
-    parts,
-):  # -> (n,9,3): bridge from top to tip, then the base from the right to the left nostril
+# -> (n,9,3): bridge from top to tip, then the base from the right to the left nostril
+def _nose_points(parts):
     spot = lambda key, uv: on_part(parts[key], torch.tensor(uv, device=parts["tip"][0].device))
     return torch.cat(
         [
@@ -1180,9 +1201,8 @@ def _nose_points(
     )
 
 # %% ../nbs/workshop/03_scenes.ipynb #215ae19d
-def _face_points(
-    parts, mouth_ink
-):  # -> (n,70,3): the 68 points in iBUG order, then the right and the left pupil
+# -> (n,70,3): the 68 points in iBUG order, then the right and the left pupil
+def _face_points(parts, mouth_ink):
     eye = {k: _eye_points(parts["eye", k], parts["eyeink", k]) for k in (-1, 1)}
     brow = {k: _brow_points(parts["brow", k], parts["ink", k]) for k in (-1, 1)}
     return torch.cat(
@@ -1242,10 +1262,11 @@ _IBUG_PAIRS = [
 # %% ../nbs/workshop/03_scenes.ipynb #4f6d0fe3
 def face_points(
     points: int = 15,
-) -> tuple[
-    list[int], list[str], list[tuple[int, int]]
-]:  # columns of the 70 points, names, pairs (left, right)
-    "The point sets of faces: 1 (nose tip), 15 (Kaggle's) or 68 (iBUG's); left is the person's left, at larger x when facing you."
+) -> tuple[list[int], list[str], list[tuple[int, int]]]:  # columns of the 70, names, pairs (left, right)
+    """The point sets of faces: 1 (nose tip), 15 (Kaggle's) or 68 (iBUG's).
+
+    Left is the person's left, at larger x when facing you.
+    """
     if points == 1:
         return [30], ["nose_tip"], []
     if points == 68:
@@ -1281,10 +1302,12 @@ def _build_face(s):
     return parts, head.place(_face_points(made, mouth_ink))
 
 # %% ../nbs/workshop/03_scenes.ipynb #1c3b099d
-def _hidden(
-    parts, g, points, tol
-):  # forms of the parts; (n,K,3) points in pixels; (n,) depth that does not count
-    "Which points lie behind some part: the depth test, done for the points themselves instead of on pixels."
+def _hidden(parts, g, points, tol):
+    """Which points lie behind some part: the depth test, done for the points instead of on pixels.
+
+    `g` holds the forms of the parts, `points` (n,K,3) are in pixels, `tol` (n,) is the depth that
+    does not count.
+    """
     dx, dy = (points[:, None, :, i] - g["centre"][:, :, i, None] for i in (0, 1))  # (n,P,K)
 
     def value(poly, x=dx, y=dy):  # (...,3,3) polynomials at x, y (...,K)
@@ -1317,7 +1340,10 @@ def gaussian_blur(
     images: Tensor,  # (n,C,H,W)
     std: Tensor,  # (n,) pixels; 0 leaves a picture as it is
 ) -> Tensor:  # (n,C,H,W)
-    "Blur each picture by its own Gaussian, cut off at three and a half standard deviations; the picture's edge is repeated outwards."
+    """Blur each picture by its own Gaussian, cut off at three and a half standard deviations.
+
+    The picture's edge is repeated outwards.
+    """
     reach = (3.5 * std).ceil()
     radius = int(reach.max().item())
     j = torch.arange(radius + 1, device=std.device)
@@ -1349,11 +1375,13 @@ def _gauss(n, start, total=1 << 20):  # how many numbers; (N,) in 0..1
 
 # %% ../nbs/workshop/03_scenes.ipynb #5aaecf42
 def _lens_and_sensor(images, scene):  # (n,C,H,W) in 0..1
-    "Blur and sensor noise of the strengths that the scene says, then whole grey levels; a few pictures at a time stay in the cache."
+    """Blur and sensor noise of the strengths that the scene says, then whole grey levels.
+
+    A few pictures at a time stay in the cache.
+    """
     out = torch.empty_like(images, dtype=torch.uint8)
-    for rows in scene.blur.argsort().split(
-        16 if images.device.type == "cpu" else len(images)
-    ):  # like blurs together: few taps for most
+    # like blurs together: few taps for most
+    for rows in scene.blur.argsort().split(16 if images.device.type == "cpu" else len(images)):
         image = gaussian_blur(images[rows].clamp(0, 1), scene.blur[rows]).mul_(255)
         grain = _gauss(image[0].numel(), scene.grain[rows]).view_as(image)
         out[rows] = (
@@ -1362,9 +1390,8 @@ def _lens_and_sensor(images, scene):  # (n,C,H,W) in 0..1
     return out
 
 # %% ../nbs/workshop/03_scenes.ipynb #4dc7d60f
-_KINDS = {
-    "face": (_build_face, face_points, FACE_LABELS)
-}  # how a kind of scene is built, its point sets, its mask's labels
+# how a kind of scene is built, its point sets, its mask's labels
+_KINDS = {"face": (_build_face, face_points, FACE_LABELS)}
 
 
 def _picture_size(size):
@@ -1375,7 +1402,10 @@ def _picture_size(size):
 
 # %% ../nbs/workshop/03_scenes.ipynb #921ac9f4
 def _side_by_side(work, pieces, device):
-    "Do the pieces of work in as many Python threads as torch may use, each thread on one core. (Many small operations gain little when each is split.)"
+    """Do the pieces of work in as many Python threads as torch may use, each thread on one core.
+
+    (Many small operations gain little when each is split.)
+    """
     cores, strict = torch.get_num_threads(), torch.is_inference_mode_enabled()
     if cores == 1 or device.type != "cpu":
         for piece in pieces:
@@ -1402,9 +1432,9 @@ def render(
     *,
     gray: bool = False,  # one channel instead of three
     masks: bool = True,  # also make masks of part labels
-    label_noise: float = 0.0,  # pixels: standard deviation of a Gaussian error added to each coordinate of the keypoints
+    label_noise: float = 0.0,  # pixels: standard deviation of a Gaussian error of each keypoint's coordinates
     chunk: int
-    | None = None,  # pictures that are drawn together; by default a share for each thread, of at most 2.4 million pixels
+    | None = None,  # pictures drawn together; default: a thread's share, at most 2.4 million pixels
 ) -> KeypointDataset:  # uint8 images, keypoints, visibility, masks; `meta` has the pose and all strengths
     "Render scenes. The same scene and size give the same pictures on the same device, whatever the chunk."
     h, w = _picture_size(size)
@@ -1474,9 +1504,13 @@ def faces(
     masks: bool = True,  # part labels
     label_noise: float = 0.0,  # pixels
     device: str | torch.device = "cpu",  # where to render
-    **options,  # of `sample_faces`: yaw, pitch, roll, shift, size_range, glasses, sunglasses, hats, beards, occluders, blur, noise
+    **options,  # of `sample_faces`: its parameters from `yaw` to `noise`
 ) -> KeypointDataset:  # pictures with keypoints
-    "Pictures of faces with exact keypoints: `sample_faces`, then `render`."
+    """Pictures of faces with exact keypoints: `sample_faces`, then `render`.
+
+    The options are yaw, pitch, roll, shift, size_range, glasses, sunglasses, hats, beards, occluders, blur
+    and noise.
+    """
     scene = sample_faces(n, seed, **options).to(device)
     return render(scene, size, points, gray=gray, masks=masks, label_noise=label_noise)
 
@@ -1488,23 +1522,17 @@ def sample_pets(
     yaw: float = 50.0,  # degrees: largest turn of the head to either side; positive looks towards larger x
     pitch: float = 15.0,  # degrees: largest nod; positive looks down
     roll: float = 20.0,  # degrees: largest tilt; positive is clockwise
-    shift: float = 0.2,  # largest distance of the head's centre from its usual place, in halves of the short side
-    size_range: tuple[float, float] = (
-        0.32,
-        0.62,
-    ),  # half the height of the head, in halves of the picture's short side
+    shift: float = 0.2,  # the head's centre from its usual place at most, in halves of the short side
+    size_range: tuple[float, float] = (0.32, 0.62),  # half the head's height, in halves of the short side
     dogs: float = 0.5,  # probability of a dog
     occluders: float = 0.15,  # probability of a ball in front
-    blur: float | tuple[float, float] = (
-        0.0,
-        0.8,
-    ),  # pixels: standard deviation of the lens blur, or a range of it
-    noise: float | tuple[float, float] = (
-        0.0,
-        6.0,
-    ),  # grey levels of 255: standard deviation of the sensor noise, or a range of it
+    blur: float | tuple[float, float] = (0.0, 0.8),  # pixels: standard deviation, or a range of it
+    noise: float | tuple[float, float] = (0.0, 6.0),  # grey levels of 255: standard deviation, or a range
 ) -> Scene:  # fields with n rows
-    "Draw cats and dogs, poses, lamps and rooms."
+    """Draw cats and dogs, poses, lamps and rooms.
+
+    `blur` is that of the lens, and `noise` that of the sensor.
+    """
     _check(90, yaw=yaw, pitch=pitch, roll=roll)
     _check(1, dogs=dogs, occluders=occluders)
     d = _Draws(n, seed)

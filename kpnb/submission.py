@@ -94,7 +94,8 @@ def shake_boxes(
     "Boxes as a face finder would draw them: a little beside, a little too large or too small."
     if not 0 <= scale < 1 or shift < 0:
         raise ValueError(
-            f"shake_boxes: shift is {shift} and scale {scale}; expected shift at least 0, and scale at least 0 and below 1"
+            f"shake_boxes: shift is {shift} and scale {scale}; "
+            "expected shift at least 0, and scale at least 0 and below 1"
         )
     boxes = boxes if boxes.is_floating_point() else boxes.float()  # shaken by parts of a pixel
     u = 2 * torch.rand(len(boxes), 3, generator=make_generator(generator)).to(boxes) - 1
@@ -126,8 +127,9 @@ def crop_faces(
 ) -> KeypointDataset:  # points in pixels of the crops; `to_original` leads them back to the file
     """Cut one face out of each picture, and remember where it came from.
 
-    What lies outside the picture repeats its border. Pixels are interpolated without a filter, so do not shrink by more than about 2;
-    for large photographs, `kpnb.datasets.load(..., crop=margin)` cuts while reading, with a filter."""
+    What lies outside the picture repeats its border. Pixels are interpolated without a filter,
+    so do not shrink by more than about 2; for large photographs,
+    `kpnb.datasets.load(..., crop=margin)` cuts while reading, with a filter."""
     if boxes.shape != (len(ds), 4):
         raise ValueError(
             f"crop_faces: found boxes {tuple(boxes.shape)}; expected ({len(ds)},4): left, top, right, bottom"
@@ -163,7 +165,9 @@ def wing(
     w: float = 10.0,  # pixels: where the logarithm ends
     epsilon: float = 2.0,  # pixels: how sharp the bend at zero is
 ) -> Tensor:  # as large as d
-    "A logarithm for small differences, so that they still count, and |d| − C for large ones (Feng et al. 2018, arXiv:1711.06753)."
+    """A logarithm for small differences, so that they still count, and |d| − C for large ones.
+
+    Feng et al. 2018, arXiv:1711.06753."""
     if not (w > 0 and epsilon > 0):
         raise ValueError(f"wing: w is {w} and epsilon {epsilon}; expected numbers above 0")
     a = d.abs()
@@ -171,7 +175,9 @@ def wing(
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw043
 class PointLoss:
-    "A loss for `fit`: the mean of f over x and y of all visible points, with differences in pixels of the network's picture."
+    """A loss for `fit`: the mean of f over x and y of all visible points.
+
+    Differences are in pixels of the network's picture."""
 
     def __init__(self, f: Callable = smooth_l1):
         self.f = f  # differences -> losses, element by element
@@ -368,7 +374,8 @@ def _check_names(names, faces):
         problems.append(f"{len(absent)} of {len(faces)} faces have no answer, the first is {absent[0]}")
     if not problems and (wrong := [i for i, (a, b) in enumerate(zip(names, faces.names)) if a != b]):
         problems.append(
-            f"the answers are not in order: answer {wrong[0]} is for {names[wrong[0]]}, expected {faces.names[wrong[0]]}"
+            f"the answers are not in order: answer {wrong[0]} is for {names[wrong[0]]}, "
+            f"expected {faces.names[wrong[0]]}"
         )
     if problems:
         raise SubmissionError(problems)
@@ -382,7 +389,9 @@ def write_submission(
     columns: Sequence[str] = ("Id", "Predicted"),  # names of the two columns
     outside: str = "raise",  # for points outside their picture: "raise", "clip" to its edge, or "allow"
 ) -> pd.DataFrame:  # what was written
-    "Check answers and write them as the CSV of a competition, all or nothing: a SubmissionError lists what is wrong."
+    """Check answers and write them as the CSV of a competition, all or nothing.
+
+    A SubmissionError lists what is wrong."""
     if outside not in ("raise", "clip", "allow"):
         raise ValueError(f"outside is {outside!r}; choose 'raise', 'clip' or 'allow'")
     if names is not None:
@@ -450,7 +459,9 @@ def wild_folds(
     crop: float = 0.25,  # added around the box on every side, as a share of its size
     root: str | os.PathLike | None = None,  # data folder; default: that of `kpnb.core.data_dir`
 ) -> tuple[KeypointDataset, KeypointDataset]:  # training, held back
-    "The training part of a data set in colour crops, in random parts of equal size; the same parts as those of `kpnb.metrics.lfpw_folds`."
+    """The training part of a data set in colour crops, in random parts of equal size.
+
+    They are the same parts as those of `kpnb.metrics.lfpw_folds`."""
     if not 0 <= fold < folds:
         raise ValueError(f"wild_folds: fold is {fold}; expected 0 to {folds - 1}")
     ds = load(name, root=root, split="train", size=size, crop=crop, keep_aspect=True)
@@ -469,12 +480,14 @@ def lfpw_68(
     seed: int = 0,  # of the initial weights, the order and the augmentation
     network: str = "coarse-to-fine",  # or "resnet18"
     epochs: int = 60,  # rounds of training
-    data: tuple[KeypointDataset, KeypointDataset]
-    | None = None,  # other training and held-back parts; default: `wild_folds(fold)`
+    data: tuple[KeypointDataset, KeypointDataset] | None = None,  # train, held back; else `wild_folds(fold)`
     root: str | os.PathLike | None = None,  # data folder
     **kw,  # further settings of `fit`, such as checkpoint and resume
-) -> dict:  # nme, nme_shaken (shares of the inter-ocular distance), mean_nme of the average face, pred (N,K,2) in pixels of the files, held, model, history, seconds
-    "Train on faces in the wild with 68 points, and judge once, at the end, on a part that was held back."
+) -> dict:  # nme, nme_shaken, mean_nme, pred (N,K,2), held, model, history, seconds
+    """Train on faces in the wild with 68 points, and judge once, at the end, on a part that was held back.
+
+    nme and nme_shaken are shares of the inter-ocular distance, mean_nme is that of the average face,
+    and pred is in pixels of the files."""
     if network not in ("coarse-to-fine", "resnet18"):
         raise ValueError(f"lfpw_68: network is {network!r}; choose 'coarse-to-fine' or 'resnet18'")
     train, held = data or wild_folds(fold, root=root)

@@ -42,7 +42,10 @@ from .plot import COLOURS, VOID, label_colours, show_keypoints, style
 
 # %% ../nbs/workshop/06_widgets.ipynb #f679de58
 def _figure_of(result, before):
-    "The Figure behind what `draw` returned; `before` holds the numbers of the pyplot figures that existed earlier."
+    """The Figure behind what `draw` returned.
+
+    `before` holds the numbers of the pyplot figures that existed earlier.
+    """
     if isinstance(result, (tuple, list)) and result:
         result = result[0]
     if isinstance(result, np.ndarray) and result.size:
@@ -104,7 +107,10 @@ def _layout_key(fig):
 # %% ../nbs/workshop/06_widgets.ipynb #5d1c70b2
 @contextmanager
 def _ticks_once(fig):
-    "Inside, each axis works out its ticks once. Matplotlib would do it some six times in a drawing, which takes a seventh of its time."
+    """Inside, each axis works out its ticks once.
+
+    Matplotlib would do it some six times in a drawing, which takes a seventh of its time.
+    """
 
     def once(method):
         found = []
@@ -127,7 +133,10 @@ def _ticks_once(fig):
 
 # %% ../nbs/workshop/06_widgets.ipynb #bcb71937
 def _draw_settled(fig, known):
-    "Render a figure with the positions of the first one of its kind: what `to_png` returns. `known` is a dictionary of such positions, which grows."
+    """Render a figure with the positions of the first one of its kind: what `to_png` returns.
+
+    `known` is a dictionary of such positions, which grows.
+    """
     engine = fig.get_layout_engine()
     if not isinstance(engine, ConstrainedLayoutEngine):
         return to_png(fig)
@@ -135,9 +144,8 @@ def _draw_settled(fig, known):
     if key not in known:
         before = [t.get_position() for t in fig.texts]
         fig.draw_without_rendering()
-        moved = {
-            i: t.get_position() for i, t in enumerate(fig.texts) if t.get_position() != before[i]
-        }  # titles of the whole figure
+        # titles of the whole figure
+        moved = {i: t.get_position() for i, t in enumerate(fig.texts) if t.get_position() != before[i]}
         known[key] = [ax.get_position(original=True) for ax in fig.axes], moved
     places, moved = known[key]
     fig.set_layout_engine("none")
@@ -162,7 +170,8 @@ def _control(name, value):
     widget = value if isinstance(value, (W.Widget, W.fixed)) else W.interactive.widget_from_abbrev(value)
     if widget is None or not hasattr(widget, "value"):
         raise TypeError(
-            f"live: the control {name} is {value!r}; expected an ipywidget with a value, or a short form such as (0, 10), [1, 2] or True"
+            f"live: the control {name} is {value!r}; expected an ipywidget with a value, "
+            "or a short form such as (0, 10), [1, 2] or True"
         )
     if isinstance(widget, W.fixed) or _is_canvas(widget):
         return widget
@@ -208,7 +217,10 @@ class LiveError(RuntimeError):
 # %% ../nbs/workshop/06_widgets.ipynb #4a9134e6
 def _call_text(draw, values):
     "The call as one would type it."
-    return f"{getattr(draw, '__name__', 'draw')}({', '.join(f'{k}={dict(v) if isinstance(v, Mapping) else v!r}' for k, v in values.items())})"
+    return (
+        f"{getattr(draw, '__name__', 'draw')}("
+        f"{', '.join(f'{k}={dict(v) if isinstance(v, Mapping) else v!r}' for k, v in values.items())})"
+    )
 
 # %% ../nbs/workshop/06_widgets.ipynb #af5441a7
 def _error_html(error, call):
@@ -218,23 +230,28 @@ def _error_html(error, call):
     frames = frames[ours:] if len(frames) - ours <= 4 else [*frames[ours : ours + 2], *frames[-2:]]
     lines = [f"line {f.lineno}, in {f.name}: {f.line}" for f in frames]
     return (
-        '<div role="alert" style="color:#b00020;border-left:4px solid #b00020;padding:6px 12px;line-height:1.4">'
-        f"<b>{html.escape(type(error).__name__)}: {html.escape(str(error))}</b><br>while drawing <code>{html.escape(call)}</code>"
+        '<div role="alert" '
+        'style="color:#b00020;border-left:4px solid #b00020;padding:6px 12px;line-height:1.4">'
+        f"<b>{html.escape(type(error).__name__)}: {html.escape(str(error))}</b><br>"
+        f"while drawing <code>{html.escape(call)}</code>"
         f'<pre style="color:inherit;white-space:pre-wrap">{html.escape(chr(10).join(lines))}</pre></div>'
     )
 
 # %% ../nbs/workshop/06_widgets.ipynb #3e28da96
 _KEEP_KEYS = """
-// While the focus is inside `root`, keys belong to it and not to the notebook. Ctrl, Cmd and Shift+Enter pass, so that saving and running still work.
+// While the focus is inside `root`, keys belong to it and not to the notebook.\
+ Ctrl, Cmd and Shift+Enter pass, so that saving and running still work.
 function keepKeys(root) {
   const ours = e => root.contains(e.target) && !(e.ctrlKey || e.metaKey || (e.shiftKey && e.key === "Enter"));
   // JupyterLab listens first of all, and leaves alone what has this attribute ...
-  const before = e => { if (root.contains(e.target)) root.toggleAttribute("data-lm-suppress-shortcuts", ours(e)); };
+  const before = e => { if (root.contains(e.target))\
+ root.toggleAttribute("data-lm-suppress-shortcuts", ours(e)); };
   // ... while other pages listen after us
   const after = e => { if (ours(e)) e.stopPropagation(); };
   window.addEventListener("keydown", before, true);
   root.addEventListener("keydown", after);
-  return () => { window.removeEventListener("keydown", before, true); root.removeEventListener("keydown", after); };
+  return () => { window.removeEventListener("keydown", before, true);\
+ root.removeEventListener("keydown", after); };
 }
 """
 
@@ -242,10 +259,13 @@ function keepKeys(root) {
 _NAME_PARTS = """
 function nameParts(root, alt) {
   for (const box of root.querySelectorAll(".widget-inline-hbox")) {
-    const label = box.querySelector(".widget-label")?.textContent.trim(), handles = box.querySelectorAll(".noUi-handle");
+    const label = box.querySelector(".widget-label")?.textContent.trim(),\
+ handles = box.querySelectorAll(".noUi-handle");
     if (!label) continue;
-    handles.forEach((h, i) => h.setAttribute("aria-label", handles.length > 1 ? `${label}, ${["from", "to"][i]}` : label));
-    box.querySelectorAll(".widget-readout").forEach(r => r.setAttribute("aria-label", `${label}, as a number`));
+    handles.forEach((h, i) => h.setAttribute("aria-label", handles.length > 1\
+ ? `${label}, ${["from", "to"][i]}` : label));
+    box.querySelectorAll(".widget-readout").forEach(r =>\
+ r.setAttribute("aria-label", `${label}, as a number`));
   }
   for (const picture of root.querySelectorAll("img")) picture.alt = alt;
 }
@@ -278,7 +298,10 @@ export default { render };
 
 # %% ../nbs/workshop/06_widgets.ipynb #c959a3e2
 class Manners(anywidget.AnyWidget):
-    "An invisible widget: keeps the keys of the box that it sits in from the notebook, and names its handles and its picture for screen readers."
+    """An invisible widget that keeps the keys of the box that it sits in from the notebook.
+
+    It also names the box's handles and its picture for screen readers.
+    """
 
     _esm = _MANNERS
     alt = T.Unicode("").tag(sync=True)  # the picture's description
@@ -326,9 +349,8 @@ class Live:
 @patch
 def _build(self: Live):
     "Make the widgets and listen to the controls."
-    self.picture = W.Image(
-        format="png", layout=W.Layout(max_width="100%", object_fit="contain")
-    )  # no tooltip: ipywidgets 8.1 fails on it
+    # no tooltip: ipywidgets 8.1 fails on it
+    self.picture = W.Image(format="png", layout=W.Layout(max_width="100%", object_fit="contain"))
     self.message = W.HTML(tooltip="", layout=W.Layout(display="none", width="100%"))
     self.stage = W.Box([self.picture, self.message], layout=W.Layout(overflow="auto", min_height="60px"))
     knobs = [c for c in self.controls.values() if isinstance(c, W.Widget)]
@@ -336,9 +358,8 @@ def _build(self: Live):
     for c in knobs:
         c.observe(self._on_change, names="points" if c in canvases else "value")
     self.manners, self.alt, wrap = None, "", W.Layout(flex_flow="row wrap")
-    stage = (
-        W.HBox([*canvases, self.stage], layout=wrap) if canvases else self.stage
-    )  # what is touched stands beside what it does
+    # what is touched stands beside what it does
+    stage = W.HBox([*canvases, self.stage], layout=wrap) if canvases else self.stage
     self.widget = W.VBox([W.HBox([c for c in knobs if c not in canvases], layout=wrap), stage])
 
 # %% ../nbs/workshop/06_widgets.ipynb #c2790afd
@@ -508,7 +529,10 @@ def close(self: Live) -> None:
 # %% ../nbs/workshop/06_widgets.ipynb #030b8c00
 @patch
 def try_ends(self: Live) -> None:
-    "Draw at the initial values and at the end values of each control, and let exceptions out: what `live` does in a test run."
+    """Draw at the initial values and at the end values of each control, and let exceptions out.
+
+    This is what `live` does in a test run.
+    """
     initial = self.values
     for values in [initial] + [
         initial | {name: v}
@@ -526,11 +550,14 @@ def try_ends(self: Live) -> None:
 
 # %% ../nbs/workshop/06_widgets.ipynb #2fe07c0b
 def live(
-    draw: Callable,  # called as `draw(**values)`; returns a Figure or Axes, or nothing after drawing with pyplot
+    draw: Callable,  # called as `draw(**values)`; returns a Figure or Axes, or nothing if it used pyplot
     /,
     **controls,  # for each parameter of `draw` an ipywidget, or a short form such as (0, 10), [1, 2] or True
 ) -> Live:  # with `controls`, `values`, `redraw()`, `error` and `seconds`
-    "Show a picture with controls that change it. In a test run, draw at the end values of all controls instead."
+    """Show a picture with controls that change it.
+
+    In a test run, draw at the end values of all controls instead.
+    """
     if not callable(draw):
         raise TypeError(f"live: draw is {draw!r}; expected a function")
     viewer = Live(draw, controls)
@@ -567,13 +594,17 @@ def _xy(name, at):
         return NOWHERE
     if not (math.isfinite(x) and math.isfinite(y)):
         raise ValueError(
-            f"points: {name!r} is ({x}, {y}); expected two finite numbers, or two NaN for a point that is not placed"
+            f"points: {name!r} is ({x}, {y}); "
+            "expected two finite numbers, or two NaN for a point that is not placed"
         )
     return x, y
 
 # %% ../nbs/workshop/06_widgets.ipynb #cb779b7d
 def _named_points(points, names=None):
-    "A read-only dictionary name -> (x, y), from such a dictionary, from (K,2) numbers and K names, or from names alone."
+    """A read-only dictionary name -> (x, y).
+
+    It is made from such a dictionary, from (K,2) numbers and K names, or from names alone.
+    """
     if isinstance(points, Mapping):
         if names is not None and list(names) != list(points):
             raise ValueError(f"names: found {list(names)}; the points are called {list(points)}")
@@ -627,7 +658,8 @@ def _pixels(image):
         a = a[..., 0]
     if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] != 3) or not a.size:
         raise ValueError(
-            f"image has the shape {tuple(np.shape(image))}; expected (C,H,W), (H,W,C) with 1 or 3 channels, or (H,W)"
+            f"image has the shape {tuple(np.shape(image))}; "
+            "expected (C,H,W), (H,W,C) with 1 or 3 channels, or (H,W)"
         )
     if a.dtype.kind == "f":
         if not (a.min() >= 0 and a.max() <= 1):
@@ -657,7 +689,8 @@ def _overlay_pixels(overlay):
     if a.dtype.kind == "f":
         if not np.isfinite(a).all() or a.min() < 0:
             raise ValueError(
-                f"overlay has values from {a.min():.4g} to {a.max():.4g}; a heatmap must not be negative (pass probabilities, not logits)"
+                f"overlay has values from {a.min():.4g} to {a.max():.4g}; "
+                "a heatmap must not be negative (pass probabilities, not logits)"
             )
         share = a / (a.max() or 1)
         colours = colormaps["inferno"](0.25 + 0.75 * share)
@@ -665,7 +698,8 @@ def _overlay_pixels(overlay):
     elif a.dtype.kind in "biu":
         if a.min() < 0 or a[a != VOID].max(initial=0) > 24:
             raise ValueError(
-                f"overlay has labels from {a.min()} to {a.max()}; a mask may hold 0 to 24, and {VOID} for unknown"
+                f"overlay has labels from {a.min()} to {a.max()}; "
+                f"a mask may hold 0 to 24, and {VOID} for unknown"
             )
         colours = np.ones((256, 4))
         colours[:25, :3] = label_colours(25)
@@ -679,7 +713,10 @@ def _overlay_pixels(overlay):
 
 # %% ../nbs/workshop/06_widgets.ipynb #d07ce09e
 def _to_rows(ellipses, widget=None):
-    "Rows of [name, shape] for the browser's `Map`: as keys of an object, names such as `constructor` would find what every object has."
+    """Rows of [name, shape] for the browser's `Map`.
+
+    As keys of an object, names such as `constructor` would find what every object has.
+    """
     return [[name, shape] for name, shape in ellipses.items()]
 
 
@@ -688,7 +725,10 @@ def _from_rows(rows, widget=None):
 
 
 def _ellipse(name, covariance):
-    "Half-axes at one sigma in pixels, the longer one first, and the angle of the longer axis in degrees, clockwise from x."
+    """Half-axes at one sigma in pixels, the longer one first, and the longer one's angle.
+
+    The angle is in degrees, clockwise from x.
+    """
     c = np.asarray(
         covariance.detach().cpu() if isinstance(covariance, torch.Tensor) else covariance, dtype=float
     )
@@ -725,11 +765,14 @@ function make(parent, tag, attributes = {}, text = "") { // a new element, the l
 _JS += """
 const clamp = (v, low, high) => Math.min(Math.max(v, low), high);
 const round = v => Math.round(v * 1000) / 1000;
-const points = s => s.model.get("points"); // rows of [name, x, y]; x and y are null where the point is not placed
+const points = s => s.model.get("points"); // rows of [name, x, y];\
+ x and y are null where the point is not placed
 const chosen = s => points(s).findIndex(p => p[0] === s.model.get("chosen")); // -1 if none is
 const free = (s, i) => i >= 0 && !s.model.get("fixed").includes(points(s)[i][0]); // may the reader move it?
-const words = p => p[1] === null ? `${p[0]}: not placed` : `${p[0]}: x ${p[1].toFixed(1)}, y ${p[2].toFixed(1)}`;
-const where = (s, e) => new DOMPoint(e.clientX, e.clientY).matrixTransform(s.svg.getScreenCTM().inverse()); // in pixels of the picture
+const words = p => p[1] === null ? `${p[0]}: not placed`\
+ : `${p[0]}: x ${p[1].toFixed(1)}, y ${p[2].toFixed(1)}`;
+const where = (s, e) => new DOMPoint(e.clientX, e.clientY).matrixTransform(s.svg.getScreenCTM().inverse());\
+ // in pixels of the picture
 """
 
 # %% ../nbs/workshop/06_widgets.ipynb #b9281827
@@ -747,16 +790,19 @@ function mark(s, i) { // point i, with its ellipse and its name
   if (x === null) return;
   const shape = new Map(s.model.get("_ellipses")).get(name), sigmas = s.model.get("sigmas");
   if (shape) for (const [stroke, width] of [["white", 3.5], [colour, 1.8]])
-    make(s.marks, "ellipse", { cx: x, cy: y, rx: sigmas * shape[0], ry: sigmas * shape[1], transform: `rotate(${shape[2]} ${x} ${y})`,
+    make(s.marks, "ellipse", { cx: x, cy: y, rx: sigmas * shape[0], ry: sigmas * shape[1],\
+ transform: `rotate(${shape[2]} ${x} ${y})`,
       fill: "none", stroke, "stroke-width": width, "vector-effect": "non-scaling-stroke" });
-  const g = make(s.marks, "g", { transform: `translate(${x} ${y}) scale(${unit(s)})`, class: "kpnb-mark", "data-name": name });
+  const g = make(s.marks, "g", { transform: `translate(${x} ${y}) scale(${unit(s)})`,\
+ class: "kpnb-mark", "data-name": name });
   for (const [stroke, width] of [["white", on ? 6 : 4.5], [colour, on ? 3 : 2.2]]) {
     const look = { fill: "none", stroke, "stroke-width": width };
     if (free(s, i)) make(g, "circle", { r: on ? 9 : 7, ...look });
     else make(g, "path", { d: "M-6-6L6 6M6-6L-6 6", ...look });
   }
   make(g, "circle", { r: 1.3, fill: colour });
-  if (on || points(s).length <= 8) make(g, "text", { x: 12, y: -8, "font-weight": on ? "bold" : "normal" }, name);
+  if (on || points(s).length <= 8) make(g, "text",\
+ { x: 12, y: -8, "font-weight": on ? "bold" : "normal" }, name);
 }
 """
 
@@ -864,7 +910,8 @@ function add(s, x = null, y = null) {
   while (names.includes(`point ${k}`)) k++;
   s.model.set({ points: [...points(s), [`point ${k}`, x, y]], chosen: `point ${k}` });
   s.model.save_changes();
-  say(s, x === null ? `point ${k} added: click where it belongs, or press Enter for the middle` : "added " + words([`point ${k}`, x, y]));
+  say(s, x === null ? `point ${k} added: click where it belongs, or press Enter for the middle`\
+ : "added " + words([`point ${k}`, x, y]));
 }
 """
 
@@ -886,9 +933,11 @@ _JS += """
 function down(s, e) {
   if (e.button) return;
   const at = where(s, e), near = points(s).map((p, i) => [Math.hypot(p[1] - at.x, p[2] - at.y) / unit(s), i])
-    .filter(([distance, i]) => points(s)[i][1] !== null && free(s, i) && distance < 12).sort((a, b) => a[0] - b[0]);
+    .filter(([distance, i]) =>\
+ points(s)[i][1] !== null && free(s, i) && distance < 12).sort((a, b) => a[0] - b[0]);
   const hit = near.length ? near[0][1] : -1;
-  s.press = { x: e.clientX, y: e.clientY, at, hit, from: points(s)[hit], centre: { ...s.centre }, dragging: false };
+  s.press = { x: e.clientX, y: e.clientY, at, hit, from: points(s)[hit], centre: { ...s.centre },\
+ dragging: false };
   s.svg.focus({ preventScroll: true });
   s.svg.setPointerCapture(e.pointerId);
 }
@@ -900,7 +949,8 @@ function move(s, e) {
   const p = s.press;
   if (!p || !(p.dragging ||= Math.hypot(e.clientX - p.x, e.clientY - p.y) > 3)) return;
   const [dx, dy] = [(e.clientX - p.x) * unit(s), (e.clientY - p.y) * unit(s)];
-  if (p.hit >= 0) { choose(s, p.hit); put(s, p.hit, p.from[1] + dx, p.from[2] + dy, s.model.get("continuous_update")); }
+  if (p.hit >= 0) { choose(s, p.hit);\
+ put(s, p.hit, p.from[1] + dx, p.from[2] + dy, s.model.get("continuous_update")); }
   else { s.centre = { x: p.centre.x - dx, y: p.centre.y - dy }; draw(s); }
 }
 """
@@ -933,7 +983,8 @@ _JS += """
 const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 function key(s, e) {
   const i = chosen(s), p = points(s)[i], way = WAYS[e.key], step = e.altKey ? 0.1 : e.shiftKey ? 10 : 1;
-  const onButton = e.target.closest("button"), zoom = s.model.get("zoom"), at = p && p[1] !== null ? { x: p[1], y: p[2] } : s.centre;
+  const onButton = e.target.closest("button"), zoom = s.model.get("zoom"),\
+ at = p && p[1] !== null ? { x: p[1], y: p[2] } : s.centre;
   if (e.ctrlKey || e.metaKey) return;
   if (way && !free(s, i)) say(s, i < 0 ? "no point is chosen" : "this point is fixed");
   else if (way && p[1] === null) put(s, i, s.centre.x, s.centre.y);
@@ -956,15 +1007,19 @@ function build(s, el) {
   const allow = s.model.get("allow"), name = s.model.get("label");
   s.root = make(el, "div", { class: "kpnb-canvas", role: "group", "aria-label": name });
   s.tools = make(s.root, "div", { class: "kpnb-tools", role: "toolbar", "aria-label": "tools" });
-  s.svg = make(s.root, "svg", { tabindex: 0, role: "application", "aria-roledescription": "picture with points", "aria-label": name });
+  s.svg = make(s.root, "svg", { tabindex: 0, role: "application",\
+ "aria-roledescription": "picture with points", "aria-label": name });
   for (const part of ["picture", "overlay"]) s[part] = make(s.svg, "image", { preserveAspectRatio: "none" });
-  s.grid = make(s.svg, "path", { stroke: "white", "stroke-opacity": 0.55, "vector-effect": "non-scaling-stroke" });
+  s.grid = make(s.svg, "path", { stroke: "white", "stroke-opacity": 0.55,\
+ "vector-effect": "non-scaling-stroke" });
   s.marks = make(s.svg, "g");
   s.list = make(s.root, "div", { class: "kpnb-list", role: "group", "aria-label": "points" });
   s.status = make(s.root, "div", { class: "kpnb-status", role: "status", "aria-live": "polite" });
   s.help = make(s.root, "div", { class: "kpnb-help", id: `kpnb-${Math.random().toString(36).slice(2)}` }, [
-    "Drag a point, or click to put the chosen one there. Keys: arrows 1 px (Shift 10, Alt 0.1); n and p: next and previous point; + − 0: zoom",
-    ...{ move: [], clear: ["Delete takes the point away"], add: ["a adds a point, Shift+click adds one there, Delete removes one"] }[allow]].join("; ") + ".");
+    "Drag a point, or click to put the chosen one there. Keys: arrows 1 px (Shift 10, Alt 0.1);\
+ n and p: next and previous point; + − 0: zoom",
+    ...{ move: [], clear: ["Delete takes the point away"],\
+ add: ["a adds a point, Shift+click adds one there, Delete removes one"] }[allow]].join("; ") + ".");
   s.svg.setAttribute("aria-describedby", s.help.id);
 }
 """
@@ -972,7 +1027,8 @@ function build(s, el) {
 # %% ../nbs/workshop/06_widgets.ipynb #dbbae631
 _JS += """
 function tools(s) {
-  const button = (text, label, action) => make(s.tools, "button", { type: "button", "aria-label": label, title: label }, text).onclick = action;
+  const button = (text, label, action) => make(s.tools, "button",\
+ { type: "button", "aria-label": label, title: label }, text).onclick = action;
   button("−", "zoom out", () => setZoom(s, s.model.get("zoom") / 1.5, s.centre));
   button("+", "zoom in", () => setZoom(s, s.model.get("zoom") * 1.5, s.centre));
   button("whole", "show the whole picture", () => setZoom(s, 1, s.centre));
@@ -997,10 +1053,13 @@ _JS += """
 function fit(s) { // everything that depends on the picture's size
   const [H, W] = s.model.get("_size"), lines = n => [...Array(n + 1).keys()];
   s.svg.style.width = s.model.get("_width") + "px";
-  s.root.style.width = Math.max(300, s.model.get("_width") + 8) + "px"; // the texts are not wider than the picture
+  s.root.style.width = Math.max(300, s.model.get("_width") + 8) + "px";\
+ // the texts are not wider than the picture
   s.svg.style.aspectRatio = `${W} / ${H}`;
-  for (const part of ["picture", "overlay"]) { s[part].setAttribute("width", W); s[part].setAttribute("height", H); }
-  s.grid.setAttribute("d", lines(W).map(x => `M${x} 0V${H}`).join("") + lines(H).map(y => `M0 ${y}H${W}`).join(""));
+  for (const part of ["picture", "overlay"]) {\
+ s[part].setAttribute("width", W); s[part].setAttribute("height", H); }
+  s.grid.setAttribute("d", lines(W).map(x => `M${x} 0V${H}`).join("")\
+ + lines(H).map(y => `M0 ${y}H${W}`).join(""));
   s.centre = { x: W / 2, y: H / 2 };
 }
 """
@@ -1012,7 +1071,8 @@ function listen(s) {
   s.svg.onpointermove = e => move(s, e);
   s.svg.onpointerup = e => up(s, e);
   s.svg.onpointercancel = () => { s.press = null; };
-  const wheel = e => { if (e.ctrlKey) { e.preventDefault(); setZoom(s, s.model.get("zoom") * Math.exp(-e.deltaY / 300), where(s, e)); } };
+  const wheel = e => { if (e.ctrlKey) {\
+ e.preventDefault(); setZoom(s, s.model.get("zoom") * Math.exp(-e.deltaY / 300), where(s, e)); } };
   s.svg.addEventListener("wheel", wheel, { passive: false });
   s.root.onkeydown = e => key(s, e);
 }
@@ -1027,13 +1087,16 @@ function render({ model, el }) {
   fit(s);
   listen(s);
   const letGo = keepKeys(s.root), again = () => draw(s);
-  for (const part of ["picture", "overlay"]) { load(s, part); model.on(`change:_${part}`, () => load(s, part)); }
+  for (const part of ["picture", "overlay"]) {\
+ load(s, part); model.on(`change:_${part}`, () => load(s, part)); }
   model.on("change:_size change:_width", () => { fit(s); draw(s); });
-  model.on("change:points change:chosen change:zoom change:opacity change:sigmas change:_ellipses change:fixed change:grid", again);
+  model.on("change:points change:chosen change:zoom change:opacity change:sigmas change:_ellipses\
+ change:fixed change:grid", again);
   const resized = new ResizeObserver(again);
   resized.observe(s.svg);
   draw(s);
-  return () => { letGo(); resized.disconnect(); model.off(null, again); Object.values(s.urls).forEach(URL.revokeObjectURL); };
+  return () => { letGo(); resized.disconnect(); model.off(null, again);\
+ Object.values(s.urls).forEach(URL.revokeObjectURL); };
 }
 export default { render };
 """
@@ -1041,19 +1104,24 @@ export default { render };
 # %% ../nbs/workshop/06_widgets.ipynb #4a65f895
 _CSS = """
 .kpnb-canvas { font: 13px/1.5 sans-serif; max-width: 100%; }
-.kpnb-canvas svg { display: block; max-width: 100%; touch-action: none; cursor: crosshair; margin: 4px 3px; outline: 1px solid #888; }
-.kpnb-canvas svg:focus-visible, .kpnb-canvas button:focus-visible { outline: 3px solid #0072B2; outline-offset: 1px; }
+.kpnb-canvas svg { display: block; max-width: 100%; touch-action: none; cursor: crosshair; margin: 4px 3px;\
+ outline: 1px solid #888; }
+.kpnb-canvas svg:focus-visible, .kpnb-canvas button:focus-visible {\
+ outline: 3px solid #0072B2; outline-offset: 1px; }
 .kpnb-canvas image { image-rendering: pixelated; }
-.kpnb-canvas text { font-family: sans-serif; font-size: 13px; fill: black; stroke: white; stroke-width: 3px; paint-order: stroke; pointer-events: none; user-select: none; }
+.kpnb-canvas text { font-family: sans-serif; font-size: 13px; fill: black; stroke: white; stroke-width: 3px;\
+ paint-order: stroke; pointer-events: none; user-select: none; }
 """
 
 # %% ../nbs/workshop/06_widgets.ipynb #0dea5927
 _CSS += """
-.kpnb-canvas button { font: inherit; color: inherit; background: transparent; border: 1px solid #888; border-radius: 4px; margin: 0 4px 4px 0; padding: 0 8px; cursor: pointer; }
+.kpnb-canvas button { font: inherit; color: inherit; background: transparent; border: 1px solid #888;\
+ border-radius: 4px; margin: 0 4px 4px 0; padding: 0 8px; cursor: pointer; }
 .kpnb-canvas button b { font-weight: normal; }
 .kpnb-canvas button[aria-pressed=true] { border: 2px solid currentColor; padding: 0 7px; }
 .kpnb-canvas button[aria-pressed=true] b { font-weight: bold; }
-.kpnb-canvas button span { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 6px; border: 1px solid #888; }
+.kpnb-canvas button span { display: inline-block; width: 10px; height: 10px; border-radius: 5px;\
+ margin-right: 6px; border: 1px solid #888; }
 """
 
 # %% ../nbs/workshop/06_widgets.ipynb #82438e46
@@ -1068,7 +1136,10 @@ ALLOW = ("move", "clear", "add")
 
 
 class KeypointCanvas(anywidget.AnyWidget):
-    "A picture whose points the reader drags; `points` and `chosen` follow. Positions are pixels, (0, 0) is the top-left corner of the top-left pixel."
+    """A picture whose points the reader drags; `points` and `chosen` follow.
+
+    Positions are pixels, (0, 0) is the top-left corner of the top-left pixel.
+    """
 
     _esm, _css = _JS, _CSS
     points = _Points().tag(sync=True, to_json=_to_json, from_json=_from_json)  # name -> (x, y)
@@ -1081,9 +1152,8 @@ class KeypointCanvas(anywidget.AnyWidget):
     )
     grid, continuous_update = T.Bool(False).tag(sync=True), T.Bool(True).tag(sync=True)
     _picture, _overlay = T.Bytes().tag(sync=True), T.Bytes().tag(sync=True)
-    _ellipses = T.Dict().tag(
-        sync=True, to_json=_to_rows, from_json=_from_rows
-    )  # name -> [half-axis, half-axis, angle]
+    # name -> [half-axis, half-axis, angle]
+    _ellipses = T.Dict().tag(sync=True, to_json=_to_rows, from_json=_from_rows)
     _size, _width, _colours = (
         T.List().tag(sync=True),
         T.Int().tag(sync=True),
@@ -1150,7 +1220,10 @@ def __init__(
 
 # %% ../nbs/workshop/06_widgets.ipynb #405e296d
 def _set_picture(canvas, image):
-    "Send a picture, and choose the size on the screen: whole screen pixels for a picture's pixel where it is small."
+    """Send a picture, and choose the size on the screen.
+
+    Where the picture is small, each of its pixels gets whole screen pixels.
+    """
     pixels = _pixels(image)
     (h, w), width = pixels.shape[:2], canvas._asked_width
     if width is not None and width < 1:

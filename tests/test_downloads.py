@@ -24,7 +24,9 @@ from pathlib import Path
 import pytest
 
 from kpnb import datasets
-from kpnb.datasets import DataError, DownloadError, fetch, fetch_all, imm_manifest, load, unpack
+from kpnb.core import DataError
+from kpnb.datasets import imm_manifest, load
+from kpnb.downloads import DownloadError, fetch, fetch_all, unpack
 
 DATA = bytes((i * 31 + i // 7) % 256 for i in range(300_000))
 SHA = hashlib.sha256(DATA).hexdigest()

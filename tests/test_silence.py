@@ -322,6 +322,7 @@ CALLS = {
     "collapse.diagnose": dict(data=lambda w: w.ds),
     "collapse.try_switches": dict(switches=lambda w: Switches()) | QUICK,
     "collapse.Outcome": dict(switches=None, model=None, before=None, history=None),
+    "statistics.bootstrap": dict(data=np.arange(8.0)),
     "geometry.concat": dict(parts=lambda w: [w.ds, w.ds]),
     "geometry.warp": [dict(matrix=matrix), dict(matrix=lambda w: rotation(20, (16, 16)))],
     "geometry.crop_to_box": dict(boxes=boxes),
@@ -584,6 +585,7 @@ MIRRORS = {
     "annotate.guess": lambda ds: guess(seeded(Maps), ds),
 }
 NO_MIRROR = {
+    "statistics.compare": "pairs are measurements with the same seed",
     "geometry.KeypointDataset": "holds pairs, and mirrors nothing",
     "geometry.random_affine": "gives a matrix and knows no points; warp refuses it",
     "geometry.hflip_matrix": "gives a matrix and knows no points; warp refuses it",
@@ -737,10 +739,10 @@ WRITERS = {  # who may make, replace or rename a file, and why it is whole all t
     "annotate.LabelFile._append": "the journal: a line is added at the end, under the lock, "
     "and a torn one is put aside",
     "annotate.LabelFile._put_aside": "a folder in the place of a file gets another name",
-    "datasets._receive": "the beginning of a download, which gets its name when it is right",
-    "datasets._attempt": "its name",
-    "datasets._make": "a member of an archive, in a folder of its own",
-    "datasets._move_in": "the unpacked folder gets its name",
+    "downloads._receive": "the beginning of a download, which gets its name when it is right",
+    "downloads._attempt": "its name",
+    "downloads._make": "a member of an archive, in a folder of its own",
+    "downloads._move_in": "the unpacked folder gets its name",
     "datasets._from_torchvision": "likewise",
 }
 
