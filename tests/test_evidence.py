@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from kpnb import evidence as ev
-from kpnb.evidence import STUDIES, Study, check_study, evidence, run_study, sources, studies, study
+from kpnb.evidence import Study, check_study, evidence, run_study, sources, studies, study
 
 SCRIPT = textwrap.dedent("""
     import sys, time
