@@ -107,6 +107,10 @@ def check_ruff() -> None:
     for part in ("kpnb", "nbs", "tests", "bench", ".ci", "setup.py"):
         code, out = call([BIN / "ruff", "check", "--no-cache", part])
         record(code == 0, f"ruff check {part}", out)
+    code, out = call(
+        [BIN / "ruff", "format", "--no-cache", "--check", "nbs", "tests", "bench", ".ci", "setup.py"]
+    )
+    record(code == 0, "ruff format changes nothing", out)
 
 
 def run_notebook(path: Path) -> tuple[bool, str, str, float]:
