@@ -188,10 +188,12 @@ def test_all_defaults_are_refused_at_the_first_batch():
         ResNet18Heatmap(2, last_batchnorm=False),
     ):
         before = [p.detach().clone() for p in net.parameters()]
-        with pytest.raises(
-            ValueError, match="heatmap_bce takes logits, and the network answers with probabilities"
-        ):
+        words = "the network answers with probabilities, and loss takes logits"
+        with pytest.raises(ValueError, match=words):
             fit(net, data, loss=HeatmapLoss(), epochs=1, progress=False, amp=False)
+        words = "heatmap_bce takes logits, and the network answers with probabilities"
+        with pytest.raises(ValueError, match=words):  # a wrapper says nothing; the loss sees it
+            fit(nn.Sequential(net), data, loss=HeatmapLoss(), epochs=1, progress=False, amp=False)
         assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
 
 
