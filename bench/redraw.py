@@ -93,7 +93,8 @@ def run_notebook(path, runs):
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code" and "google.colab" not in "".join(cell["source"]):
             shell.run_cell("".join(cell["source"]), store_history=True).raise_error()
-    # whatever its class is called from (notebook 06 defines its own), and whether or not a variable holds it
+    # whatever its class is called from (workshop notebook 15 defines its own),
+    # and whether or not a variable holds it
     shown = [
         o
         for o in gc.get_objects()

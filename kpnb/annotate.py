@@ -6,7 +6,7 @@
 __all__ = ['SEEN', 'HIDDEN', 'TWO_SIGMA', 'RULE_NAMES', 'write_pets', 'picture_name', 'pictures_in', 'Label', 'to_csv',
            'read_csv', 'to_coco', 'read_coco', 'LabelFile', 'Annotator', 'label_as_expert', 'OwnSource', 'register',
            'small_network', 'learn', 'face_start', 'with_points', 'spread', 'Guesses', 'guess', 'judge_doubts',
-           'judge_ellipses', 'draw_ranked', 'choose_next', 'shaken', 'label_rounds', 'paired', 'plot_rounds', 'verdict',
+           'judge_ellipses', 'plot_ranked', 'choose_next', 'shaken', 'label_rounds', 'paired', 'plot_rounds', 'verdict',
            'one_round']
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-004
@@ -44,10 +44,10 @@ from .datasets import SOURCES, Source, _inside_folder, _measure, _PICTURES, _Rec
 from .geometry import _other_side, Augment, KeypointDataset, mirror_pairs, swap_order, to_original
 from .heatmaps import CoarseHeatmap, Decode, HeatmapLoss
 from .metrics import distances
-from .plot import COLOURS, figure, show_keypoints
+from .plot import COLOURS, figure, plot_keypoints
 from .scenes import faces, pets
 from .training import fit
-from .uncertainty import draw_ellipses, interval95, noisy_labels
+from .uncertainty import plot_ellipses, interval95, noisy_labels
 from .widgets import KeypointCanvas
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-009
@@ -1824,7 +1824,7 @@ def worst_first(
     self.go(self.order[0])
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-160
-def draw_ranked(
+def plot_ranked(
     g: Guesses,  # of the pictures
     ds: KeypointDataset,  # with the truth
     rank: int,  # 1 is the picture of most doubt
@@ -1835,10 +1835,10 @@ def draw_ranked(
     order = g.doubt(kind).argsort(descending=True)
     i, error = int(order[rank - 1]), distances(g.points, ds.keypoints, ds.visible).nanmean(1)[order]
     fig, (left, right) = figure(2, width=8.4, height=3.6, gridspec_kw={"width_ratios": [1, 1.25]})
-    show_keypoints(
+    plot_keypoints(
         ds.images[i], ds.keypoints[i], left, pred=g.points[i], visible=ds.visible[i], title=f"rank {rank}"
     )
-    draw_ellipses(left, g.points[i], g.covariances[i], 1 - math.exp(-(sigmas**2) / 2))
+    plot_ellipses(left, g.points[i], g.covariances[i], 1 - math.exp(-(sigmas**2) / 2))
     left.set(xlim=(0, ds.size[1]), ylim=(ds.size[0], 0))
     right.plot(range(1, len(order) + 1), error, ".", color=COLOURS["sky"])
     right.plot(rank, error[rank - 1], "o", ms=10, mfc="none", mec=COLOURS["vermilion"], mew=2)

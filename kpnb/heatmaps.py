@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPACES', 'POINT_DECODERS', 'LOSS_SPACES', 'NETWORKS', 'binary_heatmaps', 'decode_argmax', 'SlimHeatmap',
-           'are_probabilities', 'check_space', 'heatmap_mse', 'heatmap_bce', 'Recorder', 'show_epochs',
+           'are_probabilities', 'check_space', 'heatmap_mse', 'heatmap_bce', 'Recorder', 'plot_epochs',
            'gaussian_heatmaps', 'decode_quarter', 'decode_soft_argmax', 'decode_centroid', 'decode_local_centroid',
-           'decode_dark', 'decoder_error', 'draw_decoded', 'gaussian_mse', 'heatmap_focal', 'js_divergence',
+           'decode_dark', 'decoder_error', 'plot_decoded', 'gaussian_mse', 'heatmap_focal', 'js_divergence',
            'dsnt_loss', 'HeatmapLoss', 'Decode', 'HeatmapCodec', 'FlipAverage', 'ScaleAverage', 'CoarseHeatmap',
            'accuracy', 'train_heatmaps', 'scene_noses', 'maps_of', 'plot_errors', 'time_per_image', 'head_sigma',
            'pet_folds', 'strong_augmentation', 'pet_noses', 'pet_curve']
@@ -34,7 +34,7 @@ from .datasets import load
 from .geometry import Augment, KeypointDataset, inside, mirror_pairs, normalise, swap_order
 from .metrics import distances
 from .models import CoarseToFine, HeatmapNet, ResNet18Heatmap, conv_block, start_low, up_stage
-from .plot import COLOURS, figure, show_heatmap, show_keypoints
+from .plot import COLOURS, figure, plot_heatmap, plot_keypoints
 from .scenes import gaussian_blur, pets
 from .training import fit, masked_mean, mean_points, predict, r_and_skill, visible_points
 
@@ -360,7 +360,7 @@ class Recorder:
         self.maps.append(model.eval()(self.images.to(where)).float().cpu())
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph038
-def show_epochs(
+def plot_epochs(
     images: Tensor,  # (N,C,H,W) pictures, such as `Recorder.images`
     maps: Sequence[Tensor],  # for each epoch (N,K,h,w)
     points: Tensor | None = None,  # (N,K,2) pixels: the truth
@@ -372,9 +372,9 @@ def show_epochs(
     _, axes = figure(len(epochs), width=9, height=9 / max(len(epochs), 3) + 0.3, squeeze=False)
     for e, ax in zip(epochs, axes.flat):
         m = maps[e - 1][row].amax(0)
-        show_heatmap(images[row], m, ax, title=f"epoch {e}: max {m.max():.2g}")
+        plot_heatmap(images[row], m, ax, title=f"epoch {e}: max {m.max():.2g}")
         if points is not None:
-            show_keypoints(
+            plot_keypoints(
                 None, points[row], ax, visible=torch.zeros(len(points[row]), dtype=torch.bool), size=7
             )
     return axes
@@ -628,7 +628,7 @@ def decoder_error(
     return float((_decoder(how)(maps, stride, **options) - points).norm(dim=-1).mean())
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph103
-def draw_decoded(
+def plot_decoded(
     image: Tensor,  # (C,H,W) picture
     point: Tensor,  # (2,) pixels
     sigma: float = 8.0,  # pixels
@@ -642,8 +642,8 @@ def draw_decoded(
     maps = (maps + noise * torch.randn(maps.shape, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
     found = _decoder(how)(maps, stride, **({"beta": 20.0} if how == "soft-argmax" else {}))[0]
     ax = figure(width=4.6, height=4.4)[1]
-    show_heatmap(image, maps[0, 0], ax, vmax=1.0, title=f"{how}: error {(found[0] - point).norm():.2f} px")
-    return show_keypoints(None, point[None], ax, pred=found, visible=torch.tensor([False]), size=9)
+    plot_heatmap(image, maps[0, 0], ax, vmax=1.0, title=f"{how}: error {(found[0] - point).norm():.2f} px")
+    return plot_keypoints(None, point[None], ax, pred=found, visible=torch.tensor([False]), size=9)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph106
 class _SeparableMSE(torch.autograd.Function):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['along', 'batch_statistics', 'scale_and_shift', 'update_running', 'BatchNorm1d', 'BatchNorm2d', 'batchnorm_backward',
-           'draw_renormalised', 'replace_layers', 'reestimate_statistics', 'Dropout', 'SpatialDropout', 'draw_dropout']
+           'plot_renormalised', 'replace_layers', 'reestimate_statistics', 'Dropout', 'SpatialDropout', 'plot_dropout']
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #bb58dbdd
 import copy
@@ -241,7 +241,7 @@ def batchnorm_backward(
     return by_input, by_weight, by_bias
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #21d28a8d
-def draw_renormalised(
+def plot_renormalised(
     values: Tensor,  # (N,) the batch, one channel
     moved: int,  # which example the reader drags
     value: float,  # where it is now
@@ -418,7 +418,7 @@ def _strip(images):  # (n,h,w)
     return nn.functional.pad(images, (0, 2), value=math.nan).permute(1, 0, 2).flatten(1)[:, :-2]
 
 
-def draw_dropout(
+def plot_dropout(
     maps: Tensor,  # (C,H,W) activations
     layer: nn.Module,  # what comes next, (1,C,H,W) -> (1,K,h,w)
     kind: str = "unit",  # "none", "unit" or "spatial"

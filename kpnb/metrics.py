@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EYES', 'IBUG_EYES', 'all_known', 'ExerciseDataset', 'evaluate_model', 'evaluate_batched', 'Measure', 'mse', 'mae',
            'distances', 'per_point_error', 'normaliser', 'picture_errors', 'nme', 'PCKCurve', 'pck', 'failure_rate',
-           'augmentation', 'plot_per_point', 'show_filters', 'plot_pck', 'forget_points', 'pull', 'evaluate_masked',
+           'augmentation', 'plot_per_point', 'plot_filters', 'plot_pck', 'forget_points', 'pull', 'evaluate_masked',
            'fifteen_points', 'fifteen_of_68', 'lfpw_folds', 'lfpw_fifteen', 'imm_points_data', 'imm_points']
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk003
@@ -480,7 +480,7 @@ def plot_per_point(
     return ax
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk087
-def show_filters(
+def plot_filters(
     weight: Tensor,  # (C,1,h,w) or (C,3,h,w), of the first convolution
     cols: int = 12,  # side by side
     width: float = 9.0,  # inches
@@ -488,7 +488,7 @@ def show_filters(
     "The filters of a first layer; grey is zero, white the largest weight of the filter, black its negative."
     if weight.ndim != 4 or weight.shape[1] not in (1, 3):
         raise ValueError(
-            f"show_filters: found weights {tuple(weight.shape)}; expected (C,1,h,w) or (C,3,h,w)"
+            f"plot_filters: found weights {tuple(weight.shape)}; expected (C,1,h,w) or (C,3,h,w)"
         )
     w = weight.detach().float().cpu()
     w = w / w.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12) / 2 + 0.5

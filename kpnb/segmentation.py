@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'relabel', 'few_labels', 'preprocess', 'Signed', 'FCN', 'SmallFCN', 'logits_only', 'mask_loss',
-           'counted_pixels', 'pixel_hits', 'fit_masks', 'predict_logits', 'boundary', 'show_segmentation', 'Confusion',
-           'show_confusion', 'real_masks', 'voc_squares', 'recipe', 'judge_masks', 'source_networks', 'pets_trimap',
+           'counted_pixels', 'pixel_hits', 'fit_masks', 'predict_logits', 'boundary', 'plot_segmentation', 'Confusion',
+           'plot_confusion', 'real_masks', 'voc_squares', 'recipe', 'judge_masks', 'source_networks', 'pets_trimap',
            'camvid']
 
 # %% ../nbs/40_segmentation.ipynb #s40-004
@@ -29,7 +29,7 @@ from .core import VOID, DataError, data_dir, patch, seed_everything, write_safel
 from .datasets import VOC_NAMES, load, read_image
 from .geometry import Augment, KeypointDataset, concat, inside, translation
 from .models import BACKBONES
-from .plot import figure, show_keypoints, show_mask
+from .plot import figure, plot_keypoints, plot_mask
 from .scenes import PET_LABELS
 from .training import History, evaluate, fit
 
@@ -420,7 +420,7 @@ def boundary(
     return ((highest > lowest) & ~void)[:, 0]
 
 # %% ../nbs/40_segmentation.ipynb #s40-042
-def show_segmentation(
+def plot_segmentation(
     image: Tensor,  # (C,H,W)
     mask: Tensor,  # (H,W) labels, 255 for void
     logits: Tensor,  # (C,H,W)
@@ -435,13 +435,13 @@ def show_segmentation(
     answer, mask, image = probs.argmax(0).to(torch.uint8), mask.cpu(), image.cpu()
     wrong = torch.where(mask == VOID, VOID, (answer != mask).to(torch.uint8))
     share = float((wrong == 1).sum() / (mask != VOID).sum().clamp(min=1))
-    show_keypoints(image, ax=axes[0], title="picture")
+    plot_keypoints(image, ax=axes[0], title="picture")
     for ax, m, title in ((axes[1], mask, "truth"), (axes[2], answer, "answer")):
-        show_mask(image, m, list(names) or None, ax, title=title, legend=False)
+        plot_mask(image, m, list(names) or None, ax, title=title, legend=False)
     axes[3].imshow(probs.amax(0), cmap="gray", vmin=1 / len(probs), vmax=1)
     axes[3].set_title("confidence", fontsize=11)
     axes[3].set_axis_off()
-    show_mask(image, wrong, ("right", "wrong"), axes[4], title=f"errors: {100 * share:.1f} %", legend=False)
+    plot_mask(image, wrong, ("right", "wrong"), axes[4], title=f"errors: {100 * share:.1f} %", legend=False)
     return axes
 
 # %% ../nbs/40_segmentation.ipynb #s40-048
@@ -517,7 +517,7 @@ def background(self: Confusion) -> dict:  # class, accuracy and mean_iou
     return {"class": self.names[k], "accuracy": other.accuracy(), "mean_iou": other.mean_iou()}
 
 # %% ../nbs/40_segmentation.ipynb #s40-055
-def show_confusion(
+def plot_confusion(
     confusion: Confusion,  # counted pixels
     ax: Axes | None = None,  # where to draw; default: a new figure
 ) -> Axes:

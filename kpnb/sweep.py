@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FINER', 'TinyFCN', 'train_cell', 'last_metrics', 'GridStudy', 'grid_study', 'run', 'as_table', 'plot_grid',
-           'show_cell', 'f_ratio', 'difference_interval', 'show_ranking', 'finer_table', 'search', 'best_so_far',
-           'show_searches']
+           'plot_cell', 'f_ratio', 'difference_interval', 'plot_ranking', 'finer_table', 'search', 'best_so_far',
+           'plot_searches']
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-003
 import contextlib
@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from .core import DataError, in_test, patch, seed_everything
 from .geometry import KeypointDataset
-from .plot import COLOURS, figure, plot_history, show_mask
+from .plot import COLOURS, figure, plot_history, plot_mask
 from .scenes import pets
 from .segmentation import Signed, few_labels, fit_masks
 from .training import History, TrainingDiverged, known_mode
@@ -624,7 +624,7 @@ def _cells(ax, m, maximise, baseline, near):
     ax.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, fill=False, ec=COLOURS["vermilion"], lw=2.5))
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-056
-def show_cell(
+def plot_cell(
     history: History,  # of the cell's training
     image: Tensor,  # (C,H,W) a validation picture
     truth: Tensor,  # (H,W) labels, 255 for void
@@ -657,7 +657,7 @@ def show_cell(
     for ax in axes[:2]:
         ax.set_xticks(history.df["epoch"].iloc[[0, -1]])
     twice, masks = torch.cat([image, image], -1), torch.cat([truth, answer.to(truth.dtype)], -1)
-    show_mask(
+    plot_mask(
         twice, masks, list(names) or None, axes[2], title="left the truth, right the answer", legend=False
     )
     return fig
@@ -703,14 +703,14 @@ def difference_interval(
     return mean, mean - half, mean + half
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-071
-def show_ranking(
+def plot_ranking(
     by_seed: pd.DataFrame,  # accuracy: a row for each cell, a column for each seed
     chosen: Sequence,  # columns in use
     baseline: float | None = None,  # accuracy of "background everywhere"
 ) -> Axes:
     "Cells from best to worst by their mean over the chosen seeds."
     if not len(chosen) or any(s not in by_seed for s in chosen):
-        raise ValueError(f"show_ranking: seeds are {list(chosen)}; expected some of {list(by_seed)}")
+        raise ValueError(f"plot_ranking: seeds are {list(chosen)}; expected some of {list(by_seed)}")
     mean = by_seed[list(chosen)].mean(axis=1).sort_values(ascending=False, kind="stable")
     ax = figure(width=7.5, height=0.32 * len(mean) + 1.2)[1]
     y = np.arange(len(mean))
@@ -807,7 +807,7 @@ def best_so_far(
     return (np.fmax if maximise else np.fmin).accumulate(np.asarray(values, dtype=np.float64), axis=-1)
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-087
-def show_searches(
+def plot_searches(
     curves: Mapping[str, np.ndarray],  # name -> (repeats, trials) values
     ax: Axes | None = None,  # where to draw; default: a new figure
     ylabel: str = "best so far",  # with its unit
@@ -818,7 +818,7 @@ def show_searches(
     for (name, values), colour in zip(curves.items(), COLOURS.values()):
         v = np.asarray(values, dtype=np.float64)
         if v.ndim != 2:
-            raise ValueError(f"show_searches: {name} has the shape {v.shape}; expected (repeats, trials)")
+            raise ValueError(f"plot_searches: {name} has the shape {v.shape}; expected (repeats, trials)")
         x = np.arange(1, v.shape[1] + 1)
         ax.plot(x, np.median(v, axis=0), color=colour, label=name)
         ax.fill_between(x, *np.quantile(v, [0.1, 0.9], axis=0), color=colour, alpha=0.12, lw=0)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LOG_VAR', 'HALF_LOG_2PI', 'LOSSES', 'PROJECT', 'WAYS', 'REAL', 'REAL_EPOCHS', 'label_sigma', 'noisy_labels',
-           'bounded', 'gaussian_nll', 'descend', 'draw_descent', 'beta_nll', 'gaussian_entropy', 'GaussianNet',
+           'bounded', 'gaussian_nll', 'descend', 'plot_descent', 'beta_nll', 'gaussian_entropy', 'GaussianNet',
            'DistributionLoss', 'squared_error', 'faithful_nll', 'RootMeanSquare', 'decode_mean', 'train_uncertain',
            'Gaussians', 'predict_gaussians', 'constant_std', 'write_epochs', 'prediction_table', 'write_predictions',
-           'standardised', 'coverage', 'pit', 'calibration_curve', 'miscalibration_area', 'draw_pit', 'crps_gaussian',
-           'sharpness', 'Sparsification', 'sparsification', 'draw_sparsification', 'judge', 'against_truth',
-           'draw_ellipses', 'fit_scale', 'freeze_mean', 'laplace_nll', 'laplace_std', 'student_nll', 'Mixture', 'mix',
+           'standardised', 'coverage', 'pit', 'calibration_curve', 'miscalibration_area', 'plot_pit', 'crps_gaussian',
+           'sharpness', 'Sparsification', 'sparsification', 'plot_sparsification', 'judge', 'against_truth',
+           'plot_ellipses', 'fit_scale', 'freeze_mean', 'laplace_nll', 'laplace_std', 'student_nll', 'Mixture', 'mix',
            'mc_dropout', 'ROC', 'roc', 'map_covariance', 'MapCrossEntropy', 'cholesky_covariance', 'cholesky_nll',
            'predict_covariances', 'face_parts', 'real_faces', 'interval95', 'summarise', 'all_real_faces']
 
@@ -131,7 +131,7 @@ def descend(
     return torch.stack(path)
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn034
-def draw_descent(
+def plot_descent(
     mean: float = 2.0,  # where to start
     log_var: float = 1.0,  # where to start
     lr: float = 0.2,  # step size
@@ -617,7 +617,7 @@ def miscalibration_area(
     return _area(*calibration_curve(mean, std, target, levels))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn098
-def draw_pit(
+def plot_pit(
     z: Tensor,  # any shape: standardised errors
     factor: float = 1.0,  # by which all promised σ are multiplied
     bins: int = 20,  # of the histogram
@@ -718,7 +718,7 @@ def sparsification(
     )
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn115
-def draw_sparsification(
+def plot_sparsification(
     curves: dict[str, Sparsification],  # by name
     ax: Axes | None = None,  # where to draw; default: a new figure
     unit: str = "pixels",  # of the errors
@@ -780,7 +780,7 @@ def against_truth(
     }
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn132
-def draw_ellipses(
+def plot_ellipses(
     ax: Axes,  # shows a picture
     mean: Tensor,  # (K,2) pixels
     covariance: Tensor,  # (K,2,2) pixels²; for independent x and y, `torch.diag_embed(std**2)`
@@ -791,7 +791,7 @@ def draw_ellipses(
 
     In two dimensions μ ± 1 σ holds only 39 %: the radius for a share p is √(−2·log(1 − p))."""
     if not 0 < share < 1:
-        raise ValueError(f"draw_ellipses: share is {share}; expected a number between 0 and 1")
+        raise ValueError(f"plot_ellipses: share is {share}; expected a number between 0 and 1")
     values, vectors = torch.linalg.eigh(covariance.detach().cpu().double())
     radius = math.sqrt(-2 * math.log(1 - share))
     for at, (small, large), v in zip(mean.tolist(), values.clamp(min=0).sqrt().tolist(), vectors):

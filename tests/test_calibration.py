@@ -28,7 +28,7 @@ from kpnb.calibration import (
     ensemble,
     nll,
 )
-from kpnb.segmentation import mask_loss, pixel_hits, predict_logits, show_segmentation
+from kpnb.segmentation import mask_loss, pixel_hits, plot_segmentation, predict_logits
 
 
 def case(seed=0, n=3, classes=4, size=8, void=True, kind=torch.float32):
@@ -88,8 +88,8 @@ OVER_CLASSES = {
     "segmentation.logits_only": lambda z, t: segmentation.logits_only(z),
     "segmentation.mask_loss": lambda z, t: mask_loss(z, {"mask": t}),
     "segmentation.pixel_hits": lambda z, t: pixel_hits(z, {"mask": t}),
-    "segmentation.show_segmentation": lambda z, t: plt.close(
-        show_segmentation(torch.zeros(3, *t.shape[1:]), t[0], z[0])[0].figure
+    "segmentation.plot_segmentation": lambda z, t: plt.close(
+        plot_segmentation(torch.zeros(3, *t.shape[1:]), t[0], z[0])[0].figure
     ),
     "segmentation.predict_logits": lambda z, t: predict_logits(Fixed(z), pictures(len(z), z.shape[-1])),
 }

@@ -212,7 +212,7 @@ def test_constraints_lie_in_the_ranges():
             assert r.specifier.contains(pins[name]), f"{r.name}: {pins[name]} is outside {r.specifier}"
 
 
-@pytest.mark.parametrize("name", ["00_start_here.ipynb", "workshop/07_training.ipynb"])
+@pytest.mark.parametrize("name", ["00_start_here.ipynb", "workshop/22_training.ipynb"])
 def test_badges_script_is_idempotent(tmp_path, name):
     spec = importlib.util.spec_from_file_location("badges", ROOT / ".ci" / "badges.py")
     badges = importlib.util.module_from_spec(spec)

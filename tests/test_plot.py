@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kpnb.core import VOID
-from kpnb.plot import compare_table, plot_history, show_batch, show_keypoints, show_mask
+from kpnb.plot import compare_table, plot_batch, plot_history, plot_keypoints, plot_mask
 from kpnb.scenes import faces
 
 IMAGE = torch.zeros(1, 40, 60)
@@ -36,7 +36,7 @@ def parts(ax):
 def drawn(place, **kw):
     points = POINTS.clone()
     points[~SEEN] = place
-    return parts(show_keypoints(IMAGE, points, visible=SEEN, **kw))
+    return parts(plot_keypoints(IMAGE, points, visible=SEEN, **kw))
 
 
 @pytest.mark.parametrize("place", [-1.0, 1e9, -1e9, math.inf])
@@ -65,15 +65,15 @@ def test_names_stand_on_the_outside_of_the_visible_points():
 
 
 def test_a_hidden_point_in_the_picture_is_a_ring():
-    ax = show_keypoints(IMAGE, POINTS, visible=SEEN)
+    ax = plot_keypoints(IMAGE, POINTS, visible=SEEN)
     rings = [line for line in ax.lines if line.get_mfc() == "none"]
     assert len(rings) == 1 and rings[0].get_xydata().tolist() == [[20, 30]]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float16, torch.float64])
 def test_points_of_any_type_are_drawn_in_place(dtype):
-    assert parts(show_keypoints(IMAGE, POINTS.to(dtype), pred=(POINTS + 2).to(dtype))) == parts(
-        show_keypoints(IMAGE, POINTS, pred=POINTS + 2)
+    assert parts(plot_keypoints(IMAGE, POINTS.to(dtype), pred=(POINTS + 2).to(dtype))) == parts(
+        plot_keypoints(IMAGE, POINTS, pred=POINTS + 2)
     )
 
 
@@ -82,7 +82,7 @@ def test_a_contact_sheet_shows_the_same_whatever_hidden_points_hold():
     seen = ds.visible.clone()
     seen[:, ::4] = False
     sheets = [
-        show_batch(
+        plot_batch(
             {"image": ds.images, "keypoints": torch.where(seen[..., None], ds.keypoints, p), "visible": seen}
         )
         for p in (math.nan, -1.0, 1e9)
@@ -117,7 +117,7 @@ def test_everything_that_a_table_shows_is_escaped():
 
 
 def test_void_pixels_of_a_mask_are_called_unknown():
-    ax = show_mask(
-        None, torch.tensor([[0, 1], [VOID, 1]]), names=["background", "hair"], ax=show_keypoints(IMAGE)
+    ax = plot_mask(
+        None, torch.tensor([[0, 1], [VOID, 1]]), names=["background", "hair"], ax=plot_keypoints(IMAGE)
     )
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["background", "hair", "unknown"]

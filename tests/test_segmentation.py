@@ -346,7 +346,7 @@ def test_the_sources_networks_keep_the_curves_of_both_parts(tmp_path, monkeypatc
 
 def test_every_function_that_answers_about_masks_says_what_void_is():
     "A new function with a mask among its arguments must have its void tested here."
-    tested = {"preprocess", "boundary", "show_segmentation"}  # these keep labels as they are, or draw them
+    tested = {"preprocess", "boundary", "plot_segmentation"}  # these keep labels as they are, or draw them
     taking = {
         n
         for n in module.__all__
