@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['SPACES', 'POINT_DECODERS', 'LOSS_SPACES', 'NETWORKS', 'binary_heatmaps', 'decode_argmax', 'SlimHeatmap',
-           'are_probabilities', 'check_space', 'heatmap_mse', 'heatmap_bce', 'Recorder', 'plot_epochs',
-           'gaussian_heatmaps', 'decode_quarter', 'decode_soft_argmax', 'decode_centroid', 'decode_local_centroid',
-           'decode_dark', 'decoder_error', 'plot_decoded', 'gaussian_mse', 'heatmap_focal', 'js_divergence',
-           'dsnt_loss', 'HeatmapLoss', 'Decode', 'HeatmapCodec', 'FlipAverage', 'ScaleAverage', 'CoarseHeatmap',
-           'accuracy', 'train_heatmaps', 'scene_noses', 'maps_of', 'plot_errors', 'time_per_image', 'head_sigma',
-           'pet_folds', 'strong_augmentation', 'pet_noses', 'pet_curve']
+           'are_probabilities', 'check_space', 'heatmap_mse', 'heatmap_bce', 'gaussian_heatmaps', 'decode_quarter',
+           'decode_soft_argmax', 'decode_centroid', 'decode_local_centroid', 'decode_dark', 'decoder_error',
+           'gaussian_mse', 'heatmap_focal', 'js_divergence', 'dsnt_loss', 'HeatmapLoss', 'Decode', 'HeatmapCodec',
+           'FlipAverage', 'ScaleAverage', 'CoarseHeatmap', 'accuracy', 'train_heatmaps', 'maps_of', 'time_per_image',
+           'head_sigma', 'pet_folds', 'strong_augmentation', 'pet_noses', 'pet_curve']
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph003
 import copy
@@ -26,15 +25,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
 from torch import Tensor, nn
-
 from .core import DataError, seed_everything, write_safely
 from .datasets import load
 from .geometry import Augment, KeypointDataset, inside, mirror_pairs, normalise, swap_order
 from .metrics import distances
 from .models import CoarseToFine, HeatmapNet, ResNet18Heatmap, conv_block, start_low, up_stage
-from .plot import COLOURS, figure, plot_heatmap, plot_keypoints
 from .scenes import gaussian_blur, pets
 from .training import fit, masked_mean, mean_points, predict, r_and_skill, visible_points
 
@@ -344,41 +340,6 @@ def heatmap_bce(
     each = F.binary_cross_entropy_with_logits(_wide(logits), _wide(target), reduction="none")
     return masked_mean(each.mean((-2, -1)), visible)
 
-# %% ../nbs/24_pet_nose_heatmaps.ipynb #ph034
-class Recorder:
-    "Keeps a network's maps of a few pictures after each epoch: give it to `fit` as a callback."
-
-    def __init__(
-        self,
-        images: Tensor,  # (N,C,H,W) uint8
-    ):
-        self.images, self.maps = images.float() / 255, []
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module, history) -> None:
-        where = next(model.parameters()).device
-        self.maps.append(model.eval()(self.images.to(where)).float().cpu())
-
-# %% ../nbs/24_pet_nose_heatmaps.ipynb #ph038
-def plot_epochs(
-    images: Tensor,  # (N,C,H,W) pictures, such as `Recorder.images`
-    maps: Sequence[Tensor],  # for each epoch (N,K,h,w)
-    points: Tensor | None = None,  # (N,K,2) pixels: the truth
-    epochs: Sequence[int] = (1, 2, 4, 6, 8),  # counted from 1
-    row: int = 0,  # which picture
-):  # array of Axes
-    "One picture with its heatmap after each of several epochs."
-    epochs = [e for e in epochs if e <= len(maps)]
-    _, axes = figure(len(epochs), width=9, height=9 / max(len(epochs), 3) + 0.3, squeeze=False)
-    for e, ax in zip(epochs, axes.flat):
-        m = maps[e - 1][row].amax(0)
-        plot_heatmap(images[row], m, ax, title=f"epoch {e}: max {m.max():.2g}")
-        if points is not None:
-            plot_keypoints(
-                None, points[row], ax, visible=torch.zeros(len(points[row]), dtype=torch.bool), size=7
-            )
-    return axes
-
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph051
 def _sigmas(sigma, seen, like):
     "The widths as a tensor that fits (N,K)."
@@ -626,24 +587,6 @@ def decoder_error(
     if noise:
         maps = (maps + noise * torch.randn(maps.shape, generator=g)).clamp(0, 1)
     return float((_decoder(how)(maps, stride, **options) - points).norm(dim=-1).mean())
-
-# %% ../nbs/24_pet_nose_heatmaps.ipynb #ph103
-def plot_decoded(
-    image: Tensor,  # (C,H,W) picture
-    point: Tensor,  # (2,) pixels
-    sigma: float = 8.0,  # pixels
-    stride: int = 4,  # pixels for each cell
-    how: str = "DARK",  # one of `POINT_DECODERS`
-    noise: float = 0.0,  # standard deviation
-    seed: int = 0,  # of the noise
-) -> Axes:
-    "A picture with the heatmap of a point, and what a decoder makes of it."
-    maps = gaussian_heatmaps(point[None, None], tuple(image.shape[-2:]), sigma, stride)
-    maps = (maps + noise * torch.randn(maps.shape, generator=torch.Generator().manual_seed(seed))).clamp(0, 1)
-    found = _decoder(how)(maps, stride, **({"beta": 20.0} if how == "soft-argmax" else {}))[0]
-    ax = figure(width=4.6, height=4.4)[1]
-    plot_heatmap(image, maps[0, 0], ax, vmax=1.0, title=f"{how}: error {(found[0] - point).norm():.2f} px")
-    return plot_keypoints(None, point[None], ax, pred=found, visible=torch.tensor([False]), size=9)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph106
 class _SeparableMSE(torch.autograd.Function):
@@ -1111,26 +1054,6 @@ def train_heatmaps(
         "seconds": sum(history["seconds"]),
     }
 
-# %% ../nbs/24_pet_nose_heatmaps.ipynb #ph147
-def scene_noses(
-    network: str = "hourglass",  # one of `NETWORKS`
-    seed: int = 0,  # of the initial weights, the order and the augmentation
-    pictures: int = 1500,  # to train on
-    epochs: int = 15,  # rounds of training
-    points: int = 1,  # 1 (nose) or 8
-    size: int = 128,  # side of the pictures
-    judged: int = 400,  # other pictures, to judge on
-    **settings,  # of `train_heatmaps`
-) -> dict:  # as for `train_heatmaps`
-    "Train a network on the scenes' pets, and judge it on others."
-    if network not in NETWORKS:
-        raise ValueError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")
-    train, valid = (
-        pets(n, size, seed=s, points=points, masks=False) for n, s in ((pictures, 1), (judged, 2))
-    )
-    seed_everything(seed)
-    return train_heatmaps(NETWORKS[network](points), train, valid, seed=seed, epochs=epochs, **settings)
-
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph152
 @torch.no_grad()
 def maps_of(
@@ -1144,23 +1067,6 @@ def maps_of(
     if space is None:
         space = "probabilities" if are_probabilities(output) else "logits"
     return (output.sigmoid() if space == "logits" else output.clamp(0, 1)).cpu()
-
-# %% ../nbs/24_pet_nose_heatmaps.ipynb #ph156
-def plot_errors(
-    errors: Tensor,  # (N,) pixels
-    ax: Axes | None = None,  # where to draw; default: a new figure
-    size: int = 128,  # of the pictures, for the label
-    bins: int = 40,  # bars
-) -> Axes:
-    "A histogram of distances with their mean and median."
-    ax = figure(width=5, height=3.2)[1] if ax is None else ax
-    e = errors[errors.isfinite()].cpu()
-    ax.hist(e.numpy(), bins=bins, color=COLOURS["sky"])
-    for value, name, colour in ((e.median(), "median", "blue"), (e.mean(), "mean", "vermilion")):
-        ax.axvline(value, color=COLOURS[colour], label=f"{name} {value:.2f}")
-    ax.set(xlabel=f"distance (pixels of {size})", ylabel="pictures")
-    ax.legend()
-    return ax
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph163
 def _wait(where):

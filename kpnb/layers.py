@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['along', 'batch_statistics', 'scale_and_shift', 'update_running', 'BatchNorm1d', 'BatchNorm2d', 'batchnorm_backward',
-           'plot_renormalised', 'replace_layers', 'reestimate_statistics', 'Dropout', 'SpatialDropout', 'plot_dropout']
+           'replace_layers', 'reestimate_statistics', 'Dropout', 'SpatialDropout']
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #bb58dbdd
 import copy
@@ -12,13 +12,9 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterable
-
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
-
 from .core import patch
-from .plot import COLOURS, figure
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #88872b67
 def along(
@@ -240,53 +236,6 @@ def batchnorm_backward(
     by_input = along(factor, grad) * (grad - along(by_bias / m, grad) - x_hat * along(by_weight / m, grad))
     return by_input, by_weight, by_bias
 
-# %% ../nbs/11_batchnorm_dropout.ipynb #21d28a8d
-def plot_renormalised(
-    values: Tensor,  # (N,) the batch, one channel
-    moved: int,  # which example the reader drags
-    value: float,  # where it is now
-    mode: str = "train",  # "train": statistics of the batch; "eval": the record of `values` as they were
-) -> Figure:  # above, the batch as it comes; below, what batch norm makes of it
-    "A batch before and after batch norm, with one example moved by hand; grey is where things were before."
-    now = values.clone()
-    now[moved] = value
-    mean, var = batch_statistics(values[:, None]) if mode == "eval" else batch_statistics(now[:, None])
-    old, new = (
-        scale_and_shift(v[:, None], *s)[:, 0]
-        for v, s in ((values, batch_statistics(values[:, None])), (now, (mean, var)))
-    )
-    fig, axes = figure(1, 2, width=7.5, height=1.6, sharex=True)
-    colours = [COLOURS["vermilion"] if i == moved else COLOURS["blue"] for i in range(len(values))]
-    for ax, before, after in ((axes[0], values, now), (axes[1], old, new)):
-        ax.scatter(
-            before,
-            torch.zeros(len(before)),
-            s=90,
-            facecolors="none",
-            edgecolors="#999999",
-            label="before the move",
-        )
-        ax.scatter(after, torch.zeros(len(after)), s=70, c=colours, zorder=3)
-        ax.set(yticks=[], ylim=(-1, 1))
-    span = float(mean - 2 * var.sqrt()), float(mean + 2 * var.sqrt())
-    axes[0].axvspan(*span, color=COLOURS["sky"], alpha=0.25, lw=0)
-    axes[0].axvline(float(mean), color=COLOURS["sky"])
-    source, shift = (
-        "this batch" if mode == "train" else "the record",
-        (new - old)[torch.arange(len(values)) != moved].abs().max(),
-    )
-    axes[0].set(
-        title=f"as they come: mean {float(mean):.2f}, standard deviation {float(var.sqrt()):.2f} ({source})"
-    )
-    axes[0].legend(loc="upper left")
-    axes[1].set(
-        xlim=(-11, 11),
-        xticks=[-10, -5, 0, 5, 10],
-        xlabel="value",
-        title=f"normalised: the untouched examples moved by up to {float(shift):.2f}",
-    )
-    return fig
-
 # %% ../nbs/11_batchnorm_dropout.ipynb #ed5b457d
 def _twin(m):
     "Our layer with the settings, state and mode of one of torch's."
@@ -409,50 +358,3 @@ class SpatialDropout(Dropout):
         if x.ndim < 2 and self.training and self.p > 0:
             raise RuntimeError(f"SpatialDropout: found the shape {shape}; expected at least 2 axes, (N,C)")
         return (*x.shape[:2], *[1] * (x.ndim - 2))
-
-# %% ../nbs/11_batchnorm_dropout.ipynb #a9ae0a54
-def _strip(images):  # (n,h,w)
-    """Pictures side by side, with an empty column between them.
-
-    One axes for a row draws faster than one for each picture."""
-    return nn.functional.pad(images, (0, 2), value=math.nan).permute(1, 0, 2).flatten(1)[:, :-2]
-
-
-def plot_dropout(
-    maps: Tensor,  # (C,H,W) activations
-    layer: nn.Module,  # what comes next, (1,C,H,W) -> (1,K,h,w)
-    kind: str = "unit",  # "none", "unit" or "spatial"
-    p: float = 0.2,  # rate
-    seed: int = 0,  # of the mask
-    n: int = 6,  # maps to show
-) -> Figure:  # three rows: the dropped maps, the next layer's response, and its change by dropout
-    "Feature maps under dropout and what the next layer makes of them."
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        dropped = {"none": nn.Identity, "unit": Dropout, "spatial": SpatialDropout}[kind](p)(maps[None])
-        clean, response = layer(maps[None])[0], layer(dropped)[0]
-    change = (response - clean).square().mean().sqrt() / clean.std()
-    top, most = float(maps[:n].quantile(0.98)), float(clean.abs().quantile(0.99))
-    rows = [
-        (
-            "feature maps without dropout"
-            if kind == "none"
-            else f"feature maps under {kind} dropout at rate {p:g}",
-            dropped[0],
-            (0, top),
-            "viridis",
-        ),
-        ("response of the next layer", response, (-most, most), "PuOr_r"),
-        (
-            f"its change: {change:.0%} of the response's standard deviation",
-            response - clean,
-            (-most, most),
-            "PuOr_r",
-        ),
-    ]
-    fig, axes = figure(1, 3, width=9, height=1.35)
-    for ax, (title, images, (low, high), cmap) in zip(axes, rows):
-        ax.imshow(_strip(images[:n]), vmin=low, vmax=high, cmap=cmap)
-        ax.axis("off")
-        ax.set_title(title, loc="left")
-    return fig

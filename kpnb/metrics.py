@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EYES', 'IBUG_EYES', 'all_known', 'ExerciseDataset', 'evaluate_model', 'evaluate_batched', 'Measure', 'mse', 'mae',
            'distances', 'per_point_error', 'normaliser', 'picture_errors', 'nme', 'PCKCurve', 'pck', 'failure_rate',
-           'augmentation', 'plot_per_point', 'plot_filters', 'plot_pck', 'forget_points', 'pull', 'evaluate_masked',
-           'fifteen_points', 'fifteen_of_68', 'lfpw_folds', 'lfpw_fifteen', 'imm_points_data', 'imm_points']
+           'augmentation', 'plot_pck', 'forget_points', 'pull', 'evaluate_masked', 'fifteen_points', 'fifteen_of_68',
+           'lfpw_folds', 'lfpw_fifteen', 'imm_points_data', 'imm_points']
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk003
 import math
@@ -462,43 +462,6 @@ def augmentation(
 
     colour = v2.ColorJitter(light, light) if light else None
     return Augment(pairs=pairs, degrees=degrees, scale=scale, shift=shift, flip=0.5, colour=colour)
-
-# %% ../nbs/22_facial_keypoints.ipynb #fk084
-def plot_per_point(
-    errors: Tensor,  # (K,) pixels, of `per_point_error`
-    names: Sequence[str],  # of the K points
-    ax: Axes | None = None,  # where to draw; default: a new figure
-) -> Axes:
-    "A bar for each point, the smallest error on top."
-    if len(errors) != len(names):
-        raise ValueError(f"plot_per_point: found {len(errors)} errors and {len(names)} names")
-    ax = figure(width=7.5, height=max(2.0, 0.26 * len(errors)))[1] if ax is None else ax
-    order = errors.nan_to_num(-1).argsort(descending=True)
-    ax.barh([names[i].replace("_", " ") for i in order], errors[order].cpu(), color=COLOURS["blue"])
-    ax.set(xlabel="mean distance (pixels)")
-    ax.grid(axis="y", visible=False)
-    return ax
-
-# %% ../nbs/22_facial_keypoints.ipynb #fk087
-def plot_filters(
-    weight: Tensor,  # (C,1,h,w) or (C,3,h,w), of the first convolution
-    cols: int = 12,  # side by side
-    width: float = 9.0,  # inches
-):  # array of Axes
-    "The filters of a first layer; grey is zero, white the largest weight of the filter, black its negative."
-    if weight.ndim != 4 or weight.shape[1] not in (1, 3):
-        raise ValueError(
-            f"plot_filters: found weights {tuple(weight.shape)}; expected (C,1,h,w) or (C,3,h,w)"
-        )
-    w = weight.detach().float().cpu()
-    w = w / w.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12) / 2 + 0.5
-    rows = math.ceil(len(w) / cols)
-    _, axes = figure(cols, rows, width=width, height=width / cols * w.shape[-2] / w.shape[-1], squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
-    for ax, f in zip(axes.flat, w):
-        ax.imshow(f.permute(1, 2, 0).expand(-1, -1, 3).numpy())
-    return axes
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk094
 def plot_pck(

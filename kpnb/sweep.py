@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FINER', 'TinyFCN', 'train_cell', 'last_metrics', 'GridStudy', 'grid_study', 'run', 'as_table', 'plot_grid',
-           'plot_cell', 'f_ratio', 'difference_interval', 'plot_ranking', 'finer_table', 'search', 'best_so_far',
-           'plot_searches']
+           'finer_table', 'search', 'best_so_far']
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-003
 import contextlib
@@ -27,20 +26,17 @@ from urllib.parse import quote, unquote
 # %% ../nbs/42_hyperparameters.ipynb #s42-004
 import numpy as np
 import pandas as pd
-import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 from tqdm import tqdm
-
 from .core import DataError, in_test, patch, seed_everything
 from .geometry import KeypointDataset
-from .plot import COLOURS, figure, plot_history, plot_mask
+from .plot import COLOURS, figure
 from .scenes import pets
 from .segmentation import Signed, few_labels, fit_masks
 from .training import History, TrainingDiverged, known_mode
-from .uncertainty import interval95
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-011
 class TinyFCN(nn.Module):
@@ -623,115 +619,6 @@ def _cells(ax, m, maximise, baseline, near):
     i, j = np.unravel_index(np.nanargmax(np.where(np.isfinite(good), good, np.nan)), m.shape)
     ax.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, fill=False, ec=COLOURS["vermilion"], lw=2.5))
 
-# %% ../nbs/42_hyperparameters.ipynb #s42-056
-def plot_cell(
-    history: History,  # of the cell's training
-    image: Tensor,  # (C,H,W) a validation picture
-    truth: Tensor,  # (H,W) labels, 255 for void
-    answer: Tensor,  # (H,W) labels
-    names: Sequence[str] = (),  # of the labels
-    baseline: float | None = None,  # accuracy of "background everywhere"
-):  # a Figure
-    "A training's losses and accuracy, and one answer."
-    fig, axes = figure(3, width=9, height=2.5, gridspec_kw={"width_ratios": [1.5, 1.5, 2]})
-    plot_history(history, axes[0], log=False, best=None, title="losses")
-    axes[0].set(ylim=(0, 2), yticks=[0, 1, 2])
-    axes[1].plot(history.df["epoch"], history.df["valid_accuracy"], color=COLOURS["green"], marker="o", ms=3)
-    if baseline is not None:
-        axes[1].axhline(baseline, color=COLOURS["black"], ls=":", lw=1.5)
-        axes[1].text(
-            0.98,
-            baseline - 0.02,
-            "background",
-            ha="right",
-            va="top",
-            fontsize=9,
-            transform=axes[1].get_yaxis_transform(),
-        )
-    axes[1].set(
-        ylim=(0, 1),
-        yticks=[0, 0.5, 1],
-        xlabel="epoch",
-        title=f"valid accuracy: {history.rows[-1]['valid_accuracy']:.3f}",
-    )
-    for ax in axes[:2]:
-        ax.set_xticks(history.df["epoch"].iloc[[0, -1]])
-    twice, masks = torch.cat([image, image], -1), torch.cat([truth, answer.to(truth.dtype)], -1)
-    plot_mask(
-        twice, masks, list(names) or None, axes[2], title="left the truth, right the answer", legend=False
-    )
-    return fig
-
-# %% ../nbs/42_hyperparameters.ipynb #s42-061
-def f_ratio(
-    values,  # (k, n): k cells, n seeds each
-    shuffles: int = 2000,  # random redistributions for the p-value
-    seed: int = 0,  # of the redistributions
-) -> dict[str, float]:  # F, p and within: the standard deviation inside a cell
-    """Variance between cells over variance within cells, and how often chance alone gives as much.
-
-    For chance, all values are dealt out anew (Fisher's F with a permutation test)."""
-    v = np.asarray(values, dtype=np.float64)
-    if v.ndim != 2 or min(v.shape) < 2 or not np.isfinite(v).all():
-        raise ValueError(
-            f"f_ratio: found shape {v.shape}"
-            f"{'' if np.isfinite(v).all() else ' with values that are not finite'}; "
-            "expected (cells, seeds), at least 2 of each, all finite"
-        )
-    ratio = lambda x: x.shape[-1] * x.mean(-1).var(-1, ddof=1) / np.maximum(x.var(-1, ddof=1).mean(-1), 1e-30)
-    rng, found = np.random.default_rng(seed), ratio(v)
-    dealt = np.stack([rng.permutation(v.ravel()).reshape(v.shape) for _ in range(shuffles)])
-    return {
-        "F": float(found),
-        "p": float((1 + (ratio(dealt) >= found).sum()) / (1 + shuffles)),
-        "within": float(np.sqrt(v.var(-1, ddof=1).mean())),
-    }
-
-# %% ../nbs/42_hyperparameters.ipynb #s42-065
-def difference_interval(
-    a,  # n numbers, one for each seed
-    b,  # the same seeds of another cell
-) -> tuple[float, float, float]:  # mean of a - b, lower and upper end of the 95 % interval
-    "The mean difference of two cells over the same seeds, with Student's interval for pairs."
-    a, b = (np.asarray(x, dtype=np.float64) for x in (a, b))
-    if a.ndim != 1 or a.shape != b.shape or len(a) < 2:
-        raise ValueError(
-            f"difference_interval: found shapes {a.shape} and {b.shape}; "
-            "expected the same seeds twice, at least 2"
-        )
-    mean, half = interval95(a - b)
-    return mean, mean - half, mean + half
-
-# %% ../nbs/42_hyperparameters.ipynb #s42-071
-def plot_ranking(
-    by_seed: pd.DataFrame,  # accuracy: a row for each cell, a column for each seed
-    chosen: Sequence,  # columns in use
-    baseline: float | None = None,  # accuracy of "background everywhere"
-) -> Axes:
-    "Cells from best to worst by their mean over the chosen seeds."
-    if not len(chosen) or any(s not in by_seed for s in chosen):
-        raise ValueError(f"plot_ranking: seeds are {list(chosen)}; expected some of {list(by_seed)}")
-    mean = by_seed[list(chosen)].mean(axis=1).sort_values(ascending=False, kind="stable")
-    ax = figure(width=7.5, height=0.32 * len(mean) + 1.2)[1]
-    y = np.arange(len(mean))
-    ax.plot(by_seed.loc[mean.index], y, "o", color="#bbbbbb", ms=4)
-    ax.plot(by_seed.loc[mean.index, list(chosen)], y, "o", color=COLOURS["blue"], ms=5)
-    ax.vlines(mean, y - 0.35, y + 0.35, color=COLOURS["vermilion"], lw=2.5)
-    if baseline is not None:
-        ax.axvline(baseline, color=COLOURS["black"], ls=":", lw=1.5)
-    ax.set_yticks(
-        y, [" · ".join(f"{v:g}" for v in np.atleast_1d(np.array(c, dtype=float))) for c in mean.index]
-    )
-    ax.invert_yaxis()
-    spread = by_seed.to_numpy().max() - by_seed.to_numpy().min() + 1e-6
-    ax.set(
-        xlabel="validation accuracy",
-        ylabel=" · ".join(map(str, by_seed.index.names)).replace("_", " "),
-        xlim=(by_seed.to_numpy().min() - 0.04 * spread, by_seed.to_numpy().max() + 0.04 * spread),
-    )
-    ax.set_title(f"mean over seed{'s' * (len(chosen) > 1)} {', '.join(map(str, chosen))}", fontsize=11)
-    return ax
-
 # %% ../nbs/42_hyperparameters.ipynb #s42-076
 FINER = {
     "lr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3],
@@ -805,24 +692,3 @@ def best_so_far(
 ) -> np.ndarray:  # the same shape: the best value up to each trial
     "What a search has found after each trial; failed trials count as trials."
     return (np.fmax if maximise else np.fmin).accumulate(np.asarray(values, dtype=np.float64), axis=-1)
-
-# %% ../nbs/42_hyperparameters.ipynb #s42-087
-def plot_searches(
-    curves: Mapping[str, np.ndarray],  # name -> (repeats, trials) values
-    ax: Axes | None = None,  # where to draw; default: a new figure
-    ylabel: str = "best so far",  # with its unit
-) -> Axes:
-    "The median over the repeats, and a band from the 10th to the 90th percentile."
-    if ax is None:
-        ax = figure(width=7, height=3.6)[1]
-    for (name, values), colour in zip(curves.items(), COLOURS.values()):
-        v = np.asarray(values, dtype=np.float64)
-        if v.ndim != 2:
-            raise ValueError(f"plot_searches: {name} has the shape {v.shape}; expected (repeats, trials)")
-        x = np.arange(1, v.shape[1] + 1)
-        ax.plot(x, np.median(v, axis=0), color=colour, label=name)
-        ax.fill_between(x, *np.quantile(v, [0.1, 0.9], axis=0), color=colour, alpha=0.12, lw=0)
-    ax.set(xlabel="trials", ylabel=ylabel)
-    ax.legend(loc="lower right")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    return ax

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['LOG_VAR', 'HALF_LOG_2PI', 'LOSSES', 'PROJECT', 'WAYS', 'REAL', 'REAL_EPOCHS', 'label_sigma', 'noisy_labels',
-           'bounded', 'gaussian_nll', 'descend', 'plot_descent', 'beta_nll', 'gaussian_entropy', 'GaussianNet',
-           'DistributionLoss', 'squared_error', 'faithful_nll', 'RootMeanSquare', 'decode_mean', 'train_uncertain',
-           'Gaussians', 'predict_gaussians', 'constant_std', 'write_epochs', 'prediction_table', 'write_predictions',
-           'standardised', 'coverage', 'pit', 'calibration_curve', 'miscalibration_area', 'plot_pit', 'crps_gaussian',
-           'sharpness', 'Sparsification', 'sparsification', 'plot_sparsification', 'judge', 'against_truth',
-           'plot_ellipses', 'fit_scale', 'freeze_mean', 'laplace_nll', 'laplace_std', 'student_nll', 'Mixture', 'mix',
-           'mc_dropout', 'ROC', 'roc', 'map_covariance', 'MapCrossEntropy', 'cholesky_covariance', 'cholesky_nll',
+           'bounded', 'gaussian_nll', 'beta_nll', 'gaussian_entropy', 'GaussianNet', 'DistributionLoss',
+           'squared_error', 'faithful_nll', 'RootMeanSquare', 'decode_mean', 'train_uncertain', 'Gaussians',
+           'predict_gaussians', 'constant_std', 'prediction_table', 'write_predictions', 'standardised', 'coverage',
+           'pit', 'calibration_curve', 'miscalibration_area', 'plot_pit', 'crps_gaussian', 'sharpness',
+           'Sparsification', 'sparsification', 'plot_sparsification', 'judge', 'against_truth', 'plot_ellipses',
+           'fit_scale', 'freeze_mean', 'laplace_nll', 'laplace_std', 'student_nll', 'Mixture', 'mix', 'mc_dropout',
+           'ROC', 'roc', 'map_covariance', 'MapCrossEntropy', 'cholesky_covariance', 'cholesky_nll',
            'predict_covariances', 'face_parts', 'real_faces', 'interval95', 'summarise', 'all_real_faces']
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn003
@@ -111,60 +111,6 @@ def gaussian_nll(
     mean, log_var, target = _wide(mean, log_var, target)
     s = _held(log_var, bounds)
     return 0.5 * ((target - mean) ** 2 * torch.exp(-s) + s) + HALF_LOG_2PI * full
-
-# %% ../nbs/30_gaussian_nll.ipynb #gn033
-def descend(
-    loss: Callable,  # (mean, log_var, target) -> loss
-    mean: float,  # where to start
-    log_var: float,  # where to start
-    lr: float = 0.1,  # step size
-    steps: int = 40,  # of plain gradient descent
-) -> Tensor:  # (steps + 1, 2): mean and log-variance
-    "The path of gradient descent for one label at 0."
-    x = torch.tensor([mean, log_var], dtype=torch.float64, requires_grad=True)
-    path = [x.detach().clone()]
-    for _ in range(steps):
-        (g,) = torch.autograd.grad(loss(x[0], x[1], torch.zeros((), dtype=torch.float64)), x)
-        with torch.no_grad():
-            x -= lr * g
-        path.append(x.detach().clone())
-    return torch.stack(path)
-
-# %% ../nbs/30_gaussian_nll.ipynb #gn034
-def plot_descent(
-    mean: float = 2.0,  # where to start
-    log_var: float = 1.0,  # where to start
-    lr: float = 0.2,  # step size
-    beta: float = 0.5,  # of β-NLL
-):  # figure
-    "The loss of one label at 0 over mean and log-variance, with the paths of NLL and β-NLL."
-    m, s = torch.meshgrid(torch.linspace(-4, 4, 161), torch.linspace(-4, 4, 161), indexing="xy")
-    fig, ax = figure(width=6.5, height=3.6)
-    height = gaussian_nll(m, s, torch.zeros(())).clamp(max=8)
-    ax.imshow(
-        (3 * height).floor(),  # in steps of 1/3
-        extent=(-4, 4, -4, 4),
-        origin="lower",
-        aspect="auto",
-        cmap="cividis",
-        interpolation="bilinear",
-        zorder=1,
-    )
-    ways = {"NLL": gaussian_nll, f"β-NLL, β = {beta:g}": lambda *a: beta_nll(*a, beta=beta)}
-    for (name, loss), colour in zip(ways.items(), (COLOURS["orange"], COLOURS["sky"])):
-        path = descend(loss, mean, log_var, lr).clamp(-50, 50)
-        ax.plot(*path.T, ".-", color=colour, ms=5, lw=1.2, label=name)
-    ax.plot([mean], [log_var], "o", ms=11, mfc="none", mec="white", mew=2)
-    ax.set(
-        xlim=(-4, 4),
-        ylim=(-4, 4),
-        xticks=[-4, -2, 0, 2, 4],
-        yticks=[-4, 0, 4],
-        xlabel="mean",
-        ylabel="log-variance",
-    )
-    ax.legend(loc="upper left", labelcolor="white", frameon=False)
-    return fig
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn035
 def beta_nll(
@@ -427,27 +373,6 @@ def constant_std(
 # %% ../nbs/30_gaussian_nll.ipynb #gn072
 def _csv(table):
     return table.to_csv(index=False, lineterminator="\n").encode()
-
-# %% ../nbs/30_gaussian_nll.ipynb #gn073
-def write_epochs(
-    path: str | os.PathLike,  # the file
-    history: History,  # of a training
-    unit: str = "nats",  # of the loss; for RMSE and MSE "normalised units"
-) -> None:
-    "A CSV, a row for each epoch: train and validation loss, seconds, learning rate; units in the header."
-    names = {
-        "epoch": "epoch",
-        "train_loss": f"train_loss ({unit})",
-        "valid_loss": f"valid_loss ({unit})",
-        "seconds": "seconds (s)",
-        "lr": "lr",
-    }
-    missing = [k for k in names if k not in history.df]
-    if missing:
-        raise ValueError(
-            f"write_epochs: the history has no {missing[0]!r}; it has {', '.join(map(str, history.df))}"
-        )
-    write_safely(path, _csv(history.df[list(names)].rename(columns=names)))
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn074
 def prediction_table(
