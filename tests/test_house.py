@@ -317,3 +317,42 @@ def test_every_picture_is_described(path):
             ):
                 bare.append(i)
     assert not bare, f"cells {bare} show a picture that no line above or below them describes"
+
+
+LESSONS = [p for p in NOTEBOOKS if shelf(p) == "lesson"]
+
+
+def visible(cells):
+    "The code cells that a reader of JupyterLab sees open."
+    code = [c for c in cells if c["cell_type"] == "code"]
+    return [c for c in code if not c["metadata"].get("jupyter", {}).get("source_hidden")]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=place)
+def test_lessons_show_no_cell_that_is_meant_for_nobody(path):
+    meant = [c for c in visible(CELLS[path]) if "google.colab" not in text(c)]
+    assert not [c["id"] for c in meant if re.search(r"^#\| hide$", text(c), re.M)]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=place)
+def test_the_box_of_a_lesson_promises_honest_minutes(path):
+    "180 words and six visible lines of code a minute; the exercises come on top."
+    words = "\n".join(text(c) for c in CELLS[path] if c["cell_type"] == "markdown")
+    promised = re.search(r"\*\*Time:?\*\*:? about (\d+) minutes", words)
+    if promised is None:
+        assert path.name == "00_start_here.ipynb", "the box has no minutes"
+        return
+    lines = [x.strip() for c in visible(CELLS[path]) for x in text(c).splitlines()]
+    code = [x for x in lines if x and not x.startswith("#")]
+    honest = len(words.split()) / 180 + len(code) / 6
+    assert abs(int(promised[1]) / honest - 1) <= 0.1, f"{promised[1]} minutes promised, {honest:.0f} needed"
+
+
+def test_public_names_do_not_grow():
+    "Export only what another notebook, a test, a benchmark or an engineer imports: the count goes down."
+    names = {}
+    for path in MODULES:
+        found = re.search(r"^__all__ = (\[.*?\])", path.read_text(encoding="utf-8"), re.M | re.S)
+        names[module_name(path)] = len(ast.literal_eval(found[1])) if found else 0
+    assert sum(names.values()) <= 512, names
+    assert max(names.values()) <= 59, names
