@@ -36,7 +36,7 @@ from .core import DataError, data_dir, listing, sync_folder
 from .downloads import DownloadError, download_turn, fetch_all
 from .geometry import KeypointDataset, inside, transform_points
 from .geometry import to_original as to_original  # lives there now
-from .scenes import face_points
+from .people import face_points
 
 # %% ../nbs/workshop/12_datasets.ipynb #3dbec773
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM")

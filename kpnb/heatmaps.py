@@ -7,8 +7,8 @@ __all__ = ['SPACES', 'POINT_DECODERS', 'LOSS_SPACES', 'NETWORKS', 'binary_heatma
            'are_probabilities', 'check_space', 'heatmap_mse', 'heatmap_bce', 'gaussian_heatmaps', 'decode_quarter',
            'decode_soft_argmax', 'decode_centroid', 'decode_local_centroid', 'decode_dark', 'decoder_error',
            'gaussian_mse', 'heatmap_focal', 'js_divergence', 'dsnt_loss', 'HeatmapLoss', 'Decode', 'HeatmapCodec',
-           'FlipAverage', 'ScaleAverage', 'CoarseHeatmap', 'accuracy', 'train_heatmaps', 'maps_of', 'time_per_image',
-           'head_sigma', 'pet_folds', 'strong_augmentation', 'pet_noses', 'pet_curve']
+           'FlipAverage', 'ScaleAverage', 'CoarseHeatmap', 'accuracy', 'train_heatmaps', 'scene_noses', 'maps_of',
+           'time_per_image', 'head_sigma', 'pet_folds', 'strong_augmentation', 'pet_noses', 'pet_curve']
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph003
 import copy
@@ -31,7 +31,8 @@ from .datasets import load
 from .geometry import Augment, KeypointDataset, inside, mirror_pairs, normalise, swap_order
 from .metrics import distances
 from .models import CoarseToFine, HeatmapNet, ResNet18Heatmap, conv_block, start_low, up_stage
-from .scenes import gaussian_blur, pets
+from .render import gaussian_blur
+from .scenes import pets
 from .training import fit, masked_mean, mean_points, predict, r_and_skill, visible_points
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph011
@@ -1053,6 +1054,26 @@ def train_heatmaps(
         "history": history,
         "seconds": sum(history["seconds"]),
     }
+
+# %% ../nbs/24_pet_nose_heatmaps.ipynb #ph147
+def scene_noses(
+    network: str = "hourglass",  # one of `NETWORKS`
+    seed: int = 0,  # of the initial weights, the order and the augmentation
+    pictures: int = 1500,  # to train on
+    epochs: int = 15,  # rounds of training
+    points: int = 1,  # 1 (nose) or 8
+    size: int = 128,  # side of the pictures
+    judged: int = 400,  # other pictures, to judge on
+    **settings,  # of `train_heatmaps`
+) -> dict:  # as for `train_heatmaps`
+    "Train a network on the scenes' pets, and judge it on others."
+    if network not in NETWORKS:
+        raise ValueError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")
+    train, valid = (
+        pets(n, size, seed=s, points=points, masks=False) for n, s in ((pictures, 1), (judged, 2))
+    )
+    seed_everything(seed)
+    return train_heatmaps(NETWORKS[network](points), train, valid, seed=seed, epochs=epochs, **settings)
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph152
 @torch.no_grad()

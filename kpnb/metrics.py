@@ -25,7 +25,8 @@ from .datasets import load
 from .geometry import Augment, KeypointDataset, inside, normalise, transform_points
 from .models import CoarseToFine, NoseNet
 from .plot import COLOURS, figure
-from .scenes import face_points, faces
+from .people import face_points
+from .scenes import faces
 from .training import fit, predict
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk011

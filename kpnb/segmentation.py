@@ -30,7 +30,7 @@ from .datasets import VOC_NAMES, load, read_image
 from .geometry import Augment, KeypointDataset, concat, inside, translation
 from .models import BACKBONES
 from .plot import figure, plot_keypoints, plot_mask
-from .scenes import PET_LABELS
+from .animals import PET_LABELS
 from .training import History, evaluate, fit
 
 # %% ../nbs/40_segmentation.ipynb #s40-010

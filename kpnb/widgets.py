@@ -38,7 +38,8 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from .core import in_test, patch
-from .plot import COLOURS, VOID, label_colours, plot_keypoints, style
+from .core import VOID
+from .plot import COLOURS, label_colours, plot_keypoints, style
 
 # %% ../nbs/workshop/15_widgets.ipynb #f679de58
 def _figure_of(result, before):

@@ -45,8 +45,8 @@ from kpnb.annotate import (
     to_csv,
 )
 from kpnb.core import DataError
-from kpnb.datasets import load, to_original
-from kpnb.geometry import KeypointDataset
+from kpnb.datasets import load
+from kpnb.geometry import KeypointDataset, to_original
 
 NAMES = ["nose", "left_eye"]
 needs_fork = pytest.mark.skipif(

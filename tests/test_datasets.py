@@ -16,6 +16,7 @@ import torch
 from PIL import Image, JpegImagePlugin
 
 from kpnb import datasets
+from kpnb.core import DataError
 from kpnb.datasets import (
     IBUG_NAMES,
     IBUG_PAIRS,
@@ -24,7 +25,6 @@ from kpnb.datasets import (
     KAGGLE_NAMES,
     KAGGLE_PAIRS,
     SOURCES,
-    DataError,
     describe,
     load,
     read_asf,
@@ -36,8 +36,8 @@ from kpnb.datasets import (
     read_pts,
     read_table,
     read_xml,
-    to_original,
 )
+from kpnb.geometry import to_original
 
 
 def picture(w=20, h=12, seed=0):

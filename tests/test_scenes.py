@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kpnb.geometry import hflip_matrix, mirror_pairs, to_original
-from kpnb.scenes import face_points, faces, pet_points, pets, render, sample_faces, sample_pets
+from kpnb.scenes import faces, pets, render, sample_faces, sample_pets
 
 KINDS = {
     "faces 1": (faces, 1),
@@ -38,16 +38,6 @@ def test_all_names_that_say_left_or_right_have_a_partner(kind):
     for left, right in ds.pairs:
         a, b = ds.keypoint_names[left], ds.keypoint_names[right]
         assert "left" not in a or (b == a.replace("left", "right"))
-
-
-@pytest.mark.parametrize("which, sets", [(face_points, (1, 15, 68)), (pet_points, (1, 8))])
-def test_pairs_name_each_point_once_and_leave_only_the_middle(which, sets):
-    for points in sets:
-        columns, names, pairs = which(points)
-        flat = [k for pair in pairs for k in pair]
-        assert len(set(flat)) == len(flat) and len(names) == len(columns) == points
-        alone = {names[k] for k in set(range(points)) - set(flat)}
-        assert not any("left" in n or "right" in n for n in alone)
 
 
 @pytest.mark.parametrize(
