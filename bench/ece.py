@@ -17,7 +17,7 @@ from importlib.metadata import version
 import torch
 from common import machine, measure, table
 
-from kpnb.calibration import Reliability, ece, plot_calibrated
+from kpnb.calibration import Reliability, ece, sample_calibrated
 
 OURS = "kpnb Reliability"
 
@@ -87,7 +87,7 @@ def memory(probs, target):
 
 def main():
     n = 4 if "--small" in sys.argv else 64
-    logits, target = plot_calibrated(n, classes=21, size=128, strength=3.0, seed=0)
+    logits, target = sample_calibrated(n, classes=21, size=128, strength=3.0, seed=0)
     probs, found = logits.softmax(1), {}
     all_ways = ways(probs, target, found)
     values = {name: way() for name, way in all_ways.items()}

@@ -9,16 +9,7 @@ __all__ = ['PET_LABELS', 'PET_POINTS', 'pet_points', 'build_pet']
 import torch
 from torch import Tensor
 
-from kpnb.render import (
-    Part,
-    add_ball,
-    edge,
-    head_frame,
-    on_part,
-    over,
-    paint_soft,
-    turned,
-)
+from .render import Part, add_ball, edge, head_frame, on_part, over, paint_soft, turned
 
 # %% ../nbs/workshop/06_animals.ipynb #5931e84d
 PET_LABELS = ("background", "body", "head", "ears", "eyes", "nose", "mouth", "collar", "occluder")

@@ -36,15 +36,16 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor, nn
+
 from .core import DataError, locked, make_generator, patch, seed_everything, write_safely
-from .datasets import SOURCES, Source, _inside_folder, _measure, _PICTURES, _Record, load, read_image
-from .geometry import _other_side, Augment, KeypointDataset, mirror_pairs, swap_order, to_original
+from .datasets import _PICTURES, SOURCES, Source, _inside_folder, _measure, _Record, load, read_image
+from .geometry import Augment, KeypointDataset, _other_side, mirror_pairs, swap_order, to_original
 from .heatmaps import CoarseHeatmap, Decode, HeatmapLoss
 from .metrics import distances
 from .plot import COLOURS, figure, plot_keypoints
 from .scenes import faces
 from .training import fit
-from .uncertainty import plot_ellipses, interval95, noisy_labels
+from .uncertainty import interval95, noisy_labels, plot_ellipses
 from .widgets import KeypointCanvas
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-name

@@ -11,12 +11,14 @@ import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
+
 from .plot import COLOURS, figure
 
 # %% ../nbs/10_convolution.ipynb #a3dc5c8c

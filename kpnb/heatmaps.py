@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from .core import DataError, seed_everything, write_safely
 from .datasets import load
 from .geometry import Augment, KeypointDataset, inside, mirror_pairs, normalise, swap_order

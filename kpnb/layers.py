@@ -12,8 +12,10 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
+
 from .core import patch
 
 # %% ../nbs/11_batchnorm_dropout.ipynb #88872b67

@@ -9,18 +9,8 @@ __all__ = ['FACE_LABELS', 'face_points', 'build_face']
 import torch
 from torch import Tensor
 
-from kpnb.render import (
-    Part,
-    add_ball,
-    edge,
-    head_frame,
-    on_part,
-    over,
-    paint_soft,
-    paint_stripes,
-    ray_hit,
-    turned,
-)
+from .render import Part, add_ball, edge, head_frame, on_part, over
+from .render import paint_soft, paint_stripes, ray_hit, turned
 
 # %% ../nbs/workshop/05_people.ipynb #fbb2835f
 def _paint_eye(uvw, ink):
@@ -125,10 +115,6 @@ def _paint_mug(uvw, ink):
     colour, _, _ = paint_stripes(uvw, ink)
     return colour, edge((uvw[1] - ink["cut"]) * ink["rv"]), None
 
-# %% ../nbs/workshop/05_people.ipynb #people-dot
-def _dot(a, b):
-    return (a * b).sum(-1)
-
 # %% ../nbs/workshop/05_people.ipynb #2a36b1bd
 def _seat(part, x, y, side):  # part: (centre, axes) that lie along the model's axes; x, y (n,)
     "The point of a part's front above (x, y), and directions there: outwards, down, away from the surface."
@@ -138,7 +124,7 @@ def _seat(part, x, y, side):  # part: (centre, axes) that lie along the model's 
     c = (1 - a * a - b * b).clamp(min=0.05).sqrt()
     w = torch.nn.functional.normalize(torch.stack([a, b, c], -1) / r, dim=-1)
     out = torch.tensor([side, 0.0, 0.0], device=w.device).expand_as(w)
-    u = torch.nn.functional.normalize(out - _dot(out, w)[:, None] * w, dim=-1)
+    u = torch.nn.functional.normalize(out - (out * w).sum(-1, keepdim=True) * w, dim=-1)
     return torch.stack([x, y, centre[:, 2] + c * r[:, 2]], -1), torch.stack(
         [u, side * torch.cross(w, u, dim=-1), w], 1
     )
@@ -540,7 +526,7 @@ def _contour(parts):  # -> (n,17,3) in the head's frame
     way = torch.stack([angle.sin(), angle.cos()], -1)  # (17,2): 0 is straight down
     start = torch.tensor([0.0, 0.08], device=r.device)
     p, q = (start - centre[..., None, :2]) / r[..., None, :2], way / r[..., None, :2]  # (n,3,17,2)
-    a, b, c = _dot(q, q), _dot(p, q), _dot(p, p) - 1
+    a, b, c = (q * q).sum(-1), (p * q).sum(-1), (p * p).sum(-1) - 1
     reach = ((b * b - a * c).clamp(min=0).sqrt() - b) / a
     xy = start + 0.955 * reach.amax(1)[..., None] * way  # a little inside the outline
     depth = ray_hit(xy[:, None], centre[:, :, None], axes[:, :, None])[0].amax(1)

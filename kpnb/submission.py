@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+
 from .core import VOID, DataError, make_generator, seed_everything, write_safely
 from .datasets import load
 from .geometry import KeypointDataset, crop_matrix, denormalise, mirror_pairs, swap_order, to_original

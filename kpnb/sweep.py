@@ -31,6 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 from tqdm import tqdm
+
 from .core import DataError, in_test, patch, seed_everything
 from .geometry import KeypointDataset
 from .plot import COLOURS, figure
