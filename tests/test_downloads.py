@@ -1,22 +1,22 @@
 """Downloads against a server on this machine that misbehaves in every way we know of."""
 
 import bz2
-import contextlib
 import gzip
 import hashlib
 import http.client
 import inspect
 import io
+import json
 import lzma
 import os
 import random
-import signal
 import socket
 import stat
+import subprocess
+import sys
 import tarfile
 import threading
 import time
-import warnings
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -163,12 +163,12 @@ class Handler(BaseHTTPRequestHandler):
         self.start(200, len(DATA))
         self.wfile.write(DATA[:100_000])
         self.server.arrived.set()
-        self.server.released.wait(10)
+        self.server.released.wait(60)
         self.wfile.write(DATA[100_000:])
 
     def serve_headers(self):  # a beginning without a single byte of the file
         self.start(200, len(DATA))
-        self.server.released.wait(10)
+        self.server.released.wait(60)
 
     def pour(self, piece, most=40_000_000):  # "endless", but not where a test fails
         for _ in range(most // 50_000):
@@ -393,63 +393,74 @@ def test_arguments(tmp_path):
         fetch([], tmp_path / "x")
 
 
-def forked(function, *args, **kw):
-    """Run a function in a process of its own; `ended` waits for it and tells whether it went well."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # the threads of the server are not used in the child
-        pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    with contextlib.suppress(BaseException):
-        function(*args, **kw)
-        code = 0
-    os._exit(code)
+FEW = dict(QUICK, timeout=30)
+PROCESS = """
+import json, sys
+from kpnb.downloads import fetch
+arguments, options = json.loads(sys.argv[1])
+fetch(*arguments, **options)
+"""
 
 
-def ended(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+@pytest.fixture
+def fetching():
+    "Fetch in a process of its own: a fresh one, since a fork of this one, with its threads, can hang."
+    begun = []
+
+    def begin(*args, **kw):
+        args = json.dumps([[str(a) if isinstance(a, Path) else a for a in args], kw])
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROCESS, args], stderr=subprocess.PIPE, text=True, bufsize=1
+        )
+        begun.append(process)
+        return process
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate(timeout=30)
 
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-FEW = dict(QUICK, timeout=8)
+def it_waits(process):
+    "Read what a process says until it tells that another one is downloading."
+    for line in process.stderr:
+        if "waiting for another download" in line:
+            return True
+    return False
 
 
-@needs_fork
 @pytest.mark.parametrize("known", [(None, None), (len(DATA), None), (None, SHA), (len(DATA), SHA)])
-def test_of_two_processes_that_fetch_one_file_the_second_waits_and_finds_it(server, tmp_path, known):
-    first = forked(fetch, server.at("gate"), tmp_path / "x", *known, **FEW)
-    assert server.arrived.wait(5)
-    second = forked(fetch, server.at("gate"), tmp_path / "x", *known, **FEW)
-    time.sleep(0.2)
+def test_of_two_processes_that_fetch_one_file_the_second_waits_and_finds_it(
+    server, tmp_path, fetching, known
+):
+    first = fetching(server.at("gate"), tmp_path / "x", *known, **FEW)
+    assert server.arrived.wait(60)
+    second = fetching(server.at("gate"), tmp_path / "x", *known, **{**FEW, "progress": True})
+    assert it_waits(second)
     server.released.set()
-    assert (ended(first), ended(second)) == (0, 0)
+    assert (first.wait(60), second.wait(60)) == (0, 0)
     assert (tmp_path / "x").read_bytes() == DATA and server.asked == [("gate", None)]
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-@needs_fork
-def test_a_second_writer_that_is_killed_does_not_spoil_the_file(server, tmp_path):
-    first = forked(fetch, server.at("gate"), tmp_path / "x", len(DATA), **FEW)
-    assert server.arrived.wait(5)
-    second = forked(fetch, server.at("headers"), tmp_path / "x", len(DATA), **FEW)
-    time.sleep(0.3)
-    os.kill(second, signal.SIGKILL)
-    ended(second)
+def test_a_second_writer_that_is_killed_does_not_spoil_the_file(server, tmp_path, fetching):
+    first = fetching(server.at("gate"), tmp_path / "x", len(DATA), **FEW)
+    assert server.arrived.wait(60)
+    second = fetching(server.at("headers"), tmp_path / "x", len(DATA), **{**FEW, "progress": True})
+    assert it_waits(second)
+    second.kill()
+    second.wait(60)
     server.released.set()
-    assert ended(first) == 0
+    assert first.wait(60) == 0
     assert fetch(server.at("good"), tmp_path / "x", len(DATA), **FEW).read_bytes() == DATA
 
 
-@needs_fork
 @pytest.mark.parametrize("known", [(None, None), (len(DATA), None), (len(DATA), SHA)])
-def test_killed_in_the_middle_leaves_no_file_and_no_lock(server, tmp_path, known):
-    first = forked(fetch, server.at("gate"), tmp_path / "x", *known, **FEW)
-    assert server.arrived.wait(5)
-    os.kill(first, signal.SIGKILL)
-    ended(first)
+def test_killed_in_the_middle_leaves_no_file_and_no_lock(server, tmp_path, fetching, known):
+    first = fetching(server.at("gate"), tmp_path / "x", *known, **FEW)
+    assert server.arrived.wait(60)
+    first.kill()
+    first.wait(60)
     assert not (tmp_path / "x").exists()
     assert fetch(server.at("good"), tmp_path / "x", *known, wait=0.5, **FEW).read_bytes() == DATA
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
