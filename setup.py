@@ -33,7 +33,7 @@ setup(
         "Programming Language :: Python :: 3",
     ],
     packages=find_packages(include=["kpnb", "kpnb.*"]),
-    package_data={"kpnb": ["py.typed", "manifests/*.csv", "evidence/*.csv"]},
+    package_data={"kpnb": ["py.typed", "*.js", "*.css", "manifests/*.csv", "evidence/*.csv"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -132,8 +132,8 @@ def yardsticks():
     import ipywidgets as W
     import matplotlib.pyplot as plt
 
+    from kpnb.live import Live
     from kpnb.plot import figure
-    from kpnb.widgets import Live
 
     def panels(power):
         fig, axes = figure(2, width=6, height=2.6)

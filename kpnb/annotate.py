@@ -46,7 +46,7 @@ from .plot import COLOURS, figure, plot_keypoints
 from .scenes import faces
 from .training import fit
 from .uncertainty import interval95, noisy_labels, plot_ellipses
-from .widgets import KeypointCanvas
+from .canvas import KeypointCanvas
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-name
 def picture_name(

@@ -675,7 +675,7 @@ def later_lessons(request):
 def test_lessons_are_found():
     assert {
         "00_start_here.ipynb",
-        "workshop/15_widgets.ipynb",
+        "workshop/15_live.ipynb",
         "20_models.ipynb",
         "21_nose_tip.ipynb",
     } <= set(LESSONS)

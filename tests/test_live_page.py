@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 DRAW = """
-from kpnb.widgets import live
+from kpnb.live import live
 from kpnb.plot import figure
 
 def draw(x):
