@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip
 SETUP  := settings.ini setup.py pyproject.toml constraints.txt
 
-.PHONY: help lab test bench run-notebooks evidence badges clean
+.PHONY: help lab test bench gpu run-notebooks evidence badges clean
 
 help:
 	@echo "make lab            install into $(VENV) and open the first notebook in JupyterLab (LABFLAGS=--no-browser and the like)"
 	@echo "make test           run every check that CI runs"
 	@echo "make run-notebooks  execute the notebooks in place and store their outputs (NB=\"00 21\" for some)"
 	@echo "make bench          measure speed against other libraries"
+	@echo "make gpu            on a machine with CUDA: compare it with the CPU, run every notebook on it, measure its speed"
 	@echo "make evidence       list the studies; STUDY=name runs one, or goes on with it (ARGS=--max-seconds=3600 and the like)"
 
 lab: $(VENV)/.lab
@@ -25,6 +26,9 @@ run-notebooks: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	$(BIN)/python bench/run.py
+
+gpu: $(VENV)/.bench
+	$(BIN)/python .ci/gpu.py $(ONLY)
 
 evidence: $(VENV)/.dev
 	$(BIN)/python -m kpnb.evidence $(STUDY) $(ARGS)
