@@ -31,7 +31,7 @@ from kpnb import models
 from kpnb.core import seed_everything
 from kpnb.geometry import KeypointDataset
 from kpnb.heatmaps import HeatmapLoss
-from kpnb.models import NoseNet, conv_block
+from kpnb.models import NoseNet
 from kpnb.scenes import faces
 from kpnb.training import evaluate, fit, point_mse, train_epoch
 
