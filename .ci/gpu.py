@@ -40,7 +40,7 @@ def run(name: str, command: list, **env) -> tuple[bool, str]:
 
 def agree() -> bool:
     "The functions, networks and trainings of the package, on the CPU and on CUDA."
-    ok, said = run("agree", ["-m", "pytest", "-q", "--tb=short", *workers(), "tests/test_cuda.py"])
+    ok, said = run("agree", ["-m", "pytest", "-q", "--tb=short", *workers(), "tests/test_device.py"])
     print(said[-6000:] if not ok else said.splitlines()[-1])
     return ok
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEVICES', 'VOID', 'device', 'make_generator', 'seed_everything', 'data_dir', 'in_test', 'budget', 'patch',
-           'sync_folder', 'write_safely', 'locked', 'DataError', 'listing', 'machine']
+           'sync_folder', 'write_safely', 'locked', 'DataError', 'listing', 'worth_looking', 'look_again', 'machine']
 
 # %% ../nbs/workshop/01_core.ipynb #65bf3899
 import os
@@ -16,6 +16,7 @@ import stat
 import sys
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -271,6 +272,27 @@ def listing(
         return lines[0]
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
     return f"{len(lines)} problems\n" + "\n".join(f"- {s}" for s in [*lines[:most], *more])
+
+# %% ../nbs/workshop/01_core.ipynb #looks002
+_looks = Counter()
+
+
+def worth_looking(
+    x: torch.Tensor,  # whose values would be read
+    check: str,  # a name; each check is counted by itself
+) -> bool:
+    """Whether to read a tensor's values for a check now, since on an accelerator that waits for the device.
+
+    On the CPU always; elsewhere the first 8 times since `look_again`, then every 64th time."""
+    if x.device.type == "cpu":
+        return True
+    _looks[check] += 1
+    return _looks[check] <= 8 or _looks[check] % 64 == 0
+
+
+def look_again() -> None:
+    "Let all checks look at the next values: a new training begins."
+    _looks.clear()
 
 # %% ../nbs/workshop/01_core.ipynb #a01d664f
 def machine() -> dict[str, str]:

@@ -9,8 +9,9 @@ import threading
 import time
 
 import pytest
+import torch
 
-from kpnb.core import DataError, locked, make_generator, write_safely
+from kpnb.core import DataError, locked, look_again, make_generator, worth_looking, write_safely
 
 needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links and modes are for Unix")
 
@@ -164,3 +165,13 @@ def test_an_error_with_many_places_lists_some_and_counts_the_rest():
 def test_what_is_no_seed_is_refused(seed):
     with pytest.raises(TypeError, match="expected a whole number or a torch.Generator"):
         make_generator(seed)
+
+
+def test_a_check_looks_at_the_first_values_of_each_training_and_then_now_and_then():
+    look_again()
+    there = torch.empty(2, device="meta")
+    looked = [i for i in range(1, 200) if worth_looking(there, "a")]
+    assert looked == [*range(1, 9), 64, 128, 192]
+    assert worth_looking(there, "b") and not worth_looking(there, "a")
+    look_again()
+    assert worth_looking(there, "a") and all(worth_looking(torch.ones(1), "a") for _ in range(99))
