@@ -39,7 +39,9 @@ from torch import Tensor, nn
 
 from .core import DataError, locked, make_generator, patch, seed_everything, write_safely
 from .datasets import _PICTURES, SOURCES, Source, _inside_folder, _measure, _Record, load, read_image
-from .geometry import Augment, KeypointDataset, _other_side, mirror_pairs, swap_order, to_original
+from .augment import Augment
+from .geometry import other_side, mirror_pairs, swap_order, to_original
+from .keypoints import KeypointDataset
 from .heatmaps import CoarseHeatmap, Decode, HeatmapLoss
 from .metrics import distances
 from .plot import COLOURS, figure, plot_keypoints
@@ -1517,7 +1519,7 @@ def register(
     if unknown := [n for pair in pairs for n in pair if n not in names]:
         raise ValueError(f"pairs: no point {unknown[0]!r}; there are {', '.join(names)}")
     paired = [n for pair in pairs for n in pair]
-    mirror_pairs([n for n in names if n not in paired and _other_side(n, names) in names], ())
+    mirror_pairs([n for n in names if n not in paired and other_side(n, names) in names], ())
 
     def read(_, split, trouble):
         rows = _said_rows(path, names, trouble)

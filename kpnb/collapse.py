@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from .core import seed_everything
 from .datasets import load
-from .geometry import Augment, KeypointDataset, normalise
+from .augment import Augment
+from .geometry import normalise
+from .keypoints import KeypointDataset
 from .models import NoseNet
 from .training import History, evaluate, fit, mean_points
 from .training import r_and_skill as measured_r_and_skill

@@ -34,7 +34,8 @@ from torch import Tensor
 
 from .core import DataError, data_dir, listing, sync_folder
 from .downloads import DownloadError, download_turn, fetch_all
-from .geometry import KeypointDataset, inside, transform_points
+from .geometry import inside, transform_points
+from .keypoints import KeypointDataset
 from .geometry import to_original as to_original  # lives there now
 from .people import face_points
 

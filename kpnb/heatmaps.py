@@ -29,10 +29,12 @@ from torch import Tensor, nn
 
 from .core import DataError, seed_everything, write_safely
 from .datasets import load
-from .geometry import Augment, KeypointDataset, inside, mirror_pairs, normalise, swap_order
+from .augment import Augment
+from .geometry import inside, mirror_pairs, normalise, swap_order
+from .keypoints import KeypointDataset
 from .metrics import distances
 from .models import CoarseToFine, HeatmapNet, ResNet18Heatmap, conv_block, start_low, up_stage
-from .render import gaussian_blur
+from .geometry import gaussian_blur
 from .scenes import pets
 from .training import fit, masked_mean, mean_points, predict, r_and_skill, visible_points
 

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from .core import seed_everything
 from .datasets import load
-from .geometry import Augment, KeypointDataset, inside, normalise, transform_points
+from .augment import Augment
+from .geometry import inside, normalise, transform_points
+from .keypoints import KeypointDataset
 from .models import CoarseToFine, NoseNet
 from .plot import COLOURS, figure
 from .people import face_points

@@ -25,7 +25,7 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from .core import VOID, patch
-from .geometry import KeypointDataset
+from .keypoints import KeypointDataset
 
 # %% ../nbs/workshop/13_plot.ipynb #eea94eb8
 COLOURS = {

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ray_hit', 'Part', 'Figure', 'on_part', 'centre_of_mass', 'edge', 'over', 'paint_stripes', 'paint_soft', 'turned',
-           'head_frame', 'add_ball', 'gaussian_blur', 'normal_rows', 'render_rows']
+           'head_frame', 'add_ball', 'normal_rows', 'render_rows']
 
 # %% ../nbs/workshop/04_render.ipynb #render-imports
 import math
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .core import make_generator
+from .geometry import gaussian_blur
 
 # %% ../nbs/workshop/04_render.ipynb #96b17884
 def ray_hit(
@@ -410,31 +411,6 @@ def _hidden(parts, g, points, tol):
                 > 0.5
             )
     return front.any(1)
-
-# %% ../nbs/workshop/04_render.ipynb #b126ee8c
-def gaussian_blur(
-    images: Tensor,  # (n,C,H,W)
-    std: Tensor,  # (n,) pixels; 0 leaves a picture as it is
-) -> Tensor:  # (n,C,H,W)
-    """Blur each picture by its own Gaussian, cut off at three and a half standard deviations.
-
-    The picture's edge is repeated outwards.
-    """
-    reach = (3.5 * std).ceil()
-    radius = int(reach.max().item())
-    j = torch.arange(radius + 1, device=std.device)
-    w = torch.exp(-j * j / (2 * std[:, None].clamp(min=1e-3) ** 2)) * (j <= reach[:, None])
-    w = w / (2 * w.sum(1, keepdim=True) - 1)
-    for dim in (2, 3) if radius else ():
-        size, pad = images.shape[dim], (0, 0, radius, radius) if dim == 2 else (radius, radius, 0, 0)
-        wide = torch.nn.functional.pad(images, pad, mode="replicate")
-        images = wide.narrow(dim, radius, size) * w[:, 0, None, None, None]
-        for k in range(1, radius + 1):
-            images.addcmul_(
-                wide.narrow(dim, radius - k, size) + wide.narrow(dim, radius + k, size),
-                w[:, k, None, None, None],
-            )
-    return images
 
 # %% ../nbs/workshop/04_render.ipynb #38a9b811
 @lru_cache(maxsize=4)

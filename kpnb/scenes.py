@@ -13,7 +13,8 @@ import torch
 
 from .animals import PET_LABELS, build_pet, pet_points
 from .core import make_generator, patch
-from .geometry import KeypointDataset, inside
+from .geometry import inside
+from .keypoints import KeypointDataset
 from .people import FACE_LABELS, build_face, face_points
 from .render import normal_rows, render_rows
 

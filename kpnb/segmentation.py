@@ -27,7 +27,9 @@ from torch import Tensor, nn
 
 from .core import VOID, DataError, data_dir, patch, seed_everything, write_safely
 from .datasets import VOC_NAMES, load, read_image
-from .geometry import Augment, KeypointDataset, concat, inside, translation
+from .augment import Augment
+from .geometry import inside, translation
+from .keypoints import KeypointDataset, concat
 from .models import BACKBONES
 from .plot import figure, plot_keypoints, plot_mask
 from .animals import PET_LABELS

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from .core import VOID, DataError, make_generator, seed_everything, write_safely
 from .datasets import load
-from .geometry import KeypointDataset, crop_matrix, denormalise, mirror_pairs, swap_order, to_original
+from .geometry import crop_matrix, denormalise, mirror_pairs, swap_order, to_original
+from .keypoints import KeypointDataset
 from .metrics import IBUG_EYES, augmentation, nme
 from .models import CoarseToFine, ResNet18Regressor
 from .training import fit, masked_mean, mean_points, predict, visible_points

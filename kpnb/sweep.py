@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .core import DataError, in_test, patch, seed_everything
-from .geometry import KeypointDataset
+from .keypoints import KeypointDataset
 from .plot import COLOURS, figure
 from .scenes import pets
 from .segmentation import Signed, few_labels, fit_masks

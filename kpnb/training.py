@@ -49,7 +49,8 @@ from torch.utils.hooks import RemovableHandle
 import kpnb
 from .core import DataError, in_test, make_generator, patch, seed_everything, write_safely
 from .core import device as pick_device
-from .geometry import KeypointDataset, denormalise, normalise
+from .geometry import denormalise, normalise
+from .keypoints import KeypointDataset
 
 # %% ../nbs/workshop/22_training.ipynb #f31bf46d
 _HALF = (torch.float16, torch.bfloat16)
@@ -1362,7 +1363,7 @@ class _Run:
         for batch in self.train.batches(
             self.r.batch_size,
             shuffle=True,
-            generator=self.generator,
+            seed=self.generator,
             augment=self.r.augment,
             device=self.r.device,
         ):

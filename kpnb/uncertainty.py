@@ -35,7 +35,8 @@ from torch import Tensor, nn
 
 from .core import make_generator, seed_everything, write_safely
 from .datasets import load
-from .geometry import KeypointDataset, inside, mirror_pairs, normalise
+from .geometry import inside, mirror_pairs, normalise
+from .keypoints import KeypointDataset
 from .heatmaps import check_space, decode_soft_argmax, gaussian_heatmaps
 from .layers import SpatialDropout
 from .metrics import augmentation, lfpw_folds

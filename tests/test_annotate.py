@@ -46,7 +46,8 @@ from kpnb.annotate import (
 )
 from kpnb.core import DataError
 from kpnb.datasets import load
-from kpnb.geometry import KeypointDataset, to_original
+from kpnb.geometry import to_original
+from kpnb.keypoints import KeypointDataset
 
 NAMES = ["nose", "left_eye"]
 needs_fork = pytest.mark.skipif(

@@ -57,7 +57,7 @@ class Fixed(torch.nn.Module):
 
 
 def pictures(n, size):
-    from kpnb.geometry import KeypointDataset
+    from kpnb.keypoints import KeypointDataset
 
     return KeypointDataset(torch.zeros(n, 3, size, size).byte(), torch.zeros(n, 0, 2))
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from kpnb.collapse import ADVICE, diagnose
-from kpnb.geometry import KeypointDataset, normalise
+from kpnb.geometry import normalise
+from kpnb.keypoints import KeypointDataset
 
 
 def squares(n=40, size=(24, 32), seed=0):

@@ -11,7 +11,6 @@ from torch.testing import assert_close
 
 from kpnb import heatmaps, models
 from kpnb.core import make_generator
-from kpnb.geometry import KeypointDataset
 from kpnb.heatmaps import (
     LOSS_SPACES,
     POINT_DECODERS,
@@ -46,6 +45,7 @@ from kpnb.heatmaps import (
     pet_noses,
     train_heatmaps,
 )
+from kpnb.keypoints import KeypointDataset
 from kpnb.models import HeatmapNet, ResNet18Heatmap, ResNet18Regressor
 from kpnb.training import fit
 

@@ -3,7 +3,7 @@
 import torch
 
 from kpnb.core import make_generator
-from kpnb.render import edge, gaussian_blur, normal_rows, over, ray_hit, turned
+from kpnb.render import edge, normal_rows, over, ray_hit, turned
 
 
 def test_a_ray_meets_a_sphere_or_misses_it():
@@ -24,13 +24,6 @@ def test_turns_are_rotations():
     r = turned(*angles)
     assert torch.allclose(r @ r.mT, torch.eye(3).expand(20, 3, 3), atol=1e-6)
     assert torch.allclose(torch.linalg.det(r), torch.ones(20), atol=1e-6)
-
-
-def test_blur_keeps_an_even_picture_and_a_sharp_one():
-    even = torch.full((2, 1, 9, 9), 0.4)
-    assert torch.allclose(gaussian_blur(even, torch.tensor([0.0, 2.0])), even)
-    sharp = torch.rand(1, 3, 9, 9, generator=make_generator(0))
-    assert torch.equal(gaussian_blur(sharp, torch.zeros(1)), sharp)
 
 
 def test_a_row_of_noise_depends_on_its_start_alone():

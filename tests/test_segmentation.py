@@ -13,7 +13,8 @@ from torch import nn
 
 import kpnb.segmentation as module
 from kpnb.core import DataError
-from kpnb.geometry import KeypointDataset, to_original
+from kpnb.geometry import to_original
+from kpnb.keypoints import KeypointDataset
 from kpnb.segmentation import (
     Confusion,
     boundary,

@@ -29,19 +29,12 @@ from torch import Tensor, nn
 import kpnb
 from kpnb import heatmaps
 from kpnb.annotate import guess, learn, small_network
+from kpnb.augment import Augment
 from kpnb.collapse import Switches
 from kpnb.core import seed_everything
-from kpnb.geometry import (
-    Augment,
-    KeypointDataset,
-    hflip_matrix,
-    mirror_pairs,
-    normalise,
-    rotation,
-    to_original,
-    warp,
-)
+from kpnb.geometry import hflip_matrix, mirror_pairs, normalise, rotation, to_original, warp
 from kpnb.heatmaps import FlipAverage, train_heatmaps
+from kpnb.keypoints import KeypointDataset
 from kpnb.metrics import ExerciseDataset, all_known, augmentation, fifteen_points, imm_points
 from kpnb.models import NoseNet, conv_block
 from kpnb.scenes import faces, pets
@@ -56,7 +49,7 @@ PLACES = {"NaN": math.nan, "(0, 0)": 0.0, "(-1, -1)": -1.0, "1e9": 1e9}
 
 
 def public():
-    "All public functions, classes and methods of kpnb by name, such as `geometry.KeypointDataset.resize`."
+    "All public functions, classes and methods of kpnb by name, such as `keypoints.KeypointDataset.resize`."
     found = {}
     for module in pkgutil.walk_packages(kpnb.__path__, "kpnb."):
         if module.name.rpartition(".")[2].startswith("_"):
@@ -323,18 +316,18 @@ CALLS = {
     "collapse.try_switches": dict(switches=lambda w: Switches()) | QUICK,
     "collapse.Outcome": dict(switches=None, model=None, before=None, history=None),
     "statistics.bootstrap": dict(data=np.arange(8.0)),
-    "geometry.concat": dict(parts=lambda w: [w.ds, w.ds]),
+    "keypoints.concat": dict(parts=lambda w: [w.ds, w.ds]),
     "geometry.warp": [dict(matrix=matrix), dict(matrix=lambda w: rotation(20, (16, 16)))],
     "geometry.crop_to_box": dict(boxes=boxes),
-    "geometry.KeypointDataset": dict(images=lambda w: w.ds.images),
-    "geometry.KeypointDataset.__getitem__": dict(i=slice(2, 9)),
-    "geometry.KeypointDataset.to": dict(device="cpu"),
-    "geometry.KeypointDataset.select": dict(points=[3, 1, 2]),
-    "geometry.KeypointDataset.fold": dict(i=1),
-    "geometry.KeypointDataset.sample": dict(n=5),
-    "geometry.KeypointDataset.batches": [dict(batch_size=5), dict(batch_size=5, augment=Augment(flip=0.5))],
-    "geometry.KeypointDataset.resize": dict(size=20),
-    "geometry.KeypointDataset.warp": dict(matrix=rotation(20, (16, 16))),
+    "keypoints.KeypointDataset": dict(images=lambda w: w.ds.images),
+    "keypoints.KeypointDataset.__getitem__": dict(i=slice(2, 9)),
+    "keypoints.KeypointDataset.to": dict(device="cpu"),
+    "keypoints.KeypointDataset.select": dict(points=[3, 1, 2]),
+    "keypoints.KeypointDataset.fold": dict(i=1),
+    "keypoints.KeypointDataset.sample": dict(n=5),
+    "keypoints.KeypointDataset.batches": [dict(batch_size=5), dict(batch_size=5, augment=Augment(flip=0.5))],
+    "keypoints.KeypointDataset.resize": dict(size=20),
+    "keypoints.KeypointDataset.warp": dict(matrix=rotation(20, (16, 16))),
     "heatmaps.binary_heatmaps": dict(stride=4),
     "heatmaps.gaussian_heatmaps": dict(sigma=2.0),
     "heatmaps.heatmap_mse": dict(maps=lambda w: w.maps().sigmoid(), target=lambda w: w.maps().sigmoid()),
@@ -569,11 +562,11 @@ def rgb(ds):
 # How a function mirrors a data set. Those with a parameter `flip` or `pairs`, or a name that says so, must be
 # here or in `NO_MIRROR`; those that mirror without saying so in a parameter are added by hand.
 MIRRORS = {
-    "geometry.Augment": augmented(Augment(flip=0.5)),
+    "augment.Augment": augmented(Augment(flip=0.5)),
     "geometry.warp": flipped,
     "geometry.mirror_pairs": lambda ds: mirror_pairs(ds.keypoint_names, ds.pairs),
-    "geometry.KeypointDataset.batches": augmented(Augment(flip=1.0, pairs=())),
-    "geometry.KeypointDataset.warp": lambda ds: ds.warp(hflip_matrix(SIDE)),
+    "keypoints.KeypointDataset.batches": augmented(Augment(flip=1.0, pairs=())),
+    "keypoints.KeypointDataset.warp": lambda ds: ds.warp(hflip_matrix(SIDE)),
     "metrics.augmentation": augmented(augmentation()),
     "metrics.fifteen_points": lambda ds: fifteen_points(data=(ds, ds), **QUICK),
     "metrics.imm_points": lambda ds: imm_points(data=(ds, ds), **QUICK),
@@ -586,8 +579,8 @@ MIRRORS = {
 }
 NO_MIRROR = {
     "statistics.compare": "pairs are measurements with the same seed",
-    "geometry.KeypointDataset": "holds pairs, and mirrors nothing",
-    "geometry.random_affine": "gives a matrix and knows no points; warp refuses it",
+    "keypoints.KeypointDataset": "holds pairs, and mirrors nothing",
+    "augment.random_affine": "gives a matrix and knows no points; warp refuses it",
     "geometry.hflip_matrix": "gives a matrix and knows no points; warp refuses it",
     "geometry.swap_order": "is asked for this very order, and knows no names",
     "plot.plot_keypoints": "takes pairs for colours, and mirrors nothing",
@@ -614,7 +607,7 @@ def test_every_function_that_can_mirror_is_tried_or_excused():
         f"{', '.join(forgotten)} can mirror or take pairs, and are tried nowhere: add them to MIRRORS or, "
         f"with a reason, to NO_MIRROR of {Path(__file__).name}"
     )
-    assert not {*MIRRORS, *NO_MIRROR} - {*PUBLIC} - {"geometry.KeypointDataset.warp"}
+    assert not {*MIRRORS, *NO_MIRROR} - {*PUBLIC} - {"keypoints.KeypointDataset.warp"}
     assert all(len(reason) > 20 for reason in NO_MIRROR.values())
 
 
@@ -626,7 +619,7 @@ def test_nothing_mirrors_left_and_right_without_pairs(path):
 
 # Not these: one is given pairs that contradict the data set's, the names of the other's points say no side.
 @pytest.mark.parametrize(
-    "path", sorted({*MIRRORS} - {"geometry.KeypointDataset.batches", "submission.lfpw_68"})
+    "path", sorted({*MIRRORS} - {"keypoints.KeypointDataset.batches", "submission.lfpw_68"})
 )
 def test_what_refuses_a_mirror_without_pairs_works_with_them(path):
     MIRRORS[path](sided(pairs=True))
@@ -634,7 +627,7 @@ def test_what_refuses_a_mirror_without_pairs_works_with_them(path):
 
 def test_names_without_sides_need_no_pairs():
     plain = replace(sided(pairs=False), keypoint_names=[f"point {k}" for k in range(K)])
-    for path in ("geometry.Augment", "geometry.warp", "metrics.augmentation", "submission.predict_mirrored"):
+    for path in ("augment.Augment", "geometry.warp", "metrics.augmentation", "submission.predict_mirrored"):
         MIRRORS[path](plain)
 
 
@@ -674,15 +667,15 @@ def from_data_set_to_data_set():
 
 LEAD_BACK = {  # name -> data set -> data set(s); the names are those that the introspection finds
     "annotate.shaken": lambda f, ds: f(ds),
-    "geometry.concat": lambda f, ds: f([ds[5:], ds[:5]]),
-    "geometry.KeypointDataset.to": lambda f, ds: f(ds, "cpu"),
-    "geometry.KeypointDataset.gray": lambda f, ds: f(ds),
-    "geometry.KeypointDataset.select": lambda f, ds: f(ds, range(ds.keypoints.shape[1])),
-    "geometry.KeypointDataset.split": lambda f, ds: f(ds),
-    "geometry.KeypointDataset.fold": lambda f, ds: f(ds, 1),
-    "geometry.KeypointDataset.sample": lambda f, ds: f(ds, 6),
-    "geometry.KeypointDataset.resize": lambda f, ds: f(ds, (40, 24)),
-    "geometry.KeypointDataset.warp": lambda f, ds: f(ds, rotation(33.0, (16, 16)), size=(30, 50)),
+    "keypoints.concat": lambda f, ds: f([ds[5:], ds[:5]]),
+    "keypoints.KeypointDataset.to": lambda f, ds: f(ds, "cpu"),
+    "keypoints.KeypointDataset.gray": lambda f, ds: f(ds),
+    "keypoints.KeypointDataset.select": lambda f, ds: f(ds, range(ds.keypoints.shape[1])),
+    "keypoints.KeypointDataset.split": lambda f, ds: f(ds),
+    "keypoints.KeypointDataset.fold": lambda f, ds: f(ds, 1),
+    "keypoints.KeypointDataset.sample": lambda f, ds: f(ds, 6),
+    "keypoints.KeypointDataset.resize": lambda f, ds: f(ds, (40, 24)),
+    "keypoints.KeypointDataset.warp": lambda f, ds: f(ds, rotation(33.0, (16, 16)), size=(30, 50)),
     "metrics.all_known": lambda f, ds: f(ds),
     "metrics.forget_points": lambda f, ds: f(ds),
     "segmentation.relabel": lambda f, ds: f(ds, dict.fromkeys(range(20), 0), ["all"]),

@@ -13,7 +13,8 @@ from torch import nn
 
 from kpnb.core import DataError, make_generator
 from kpnb.datasets import load
-from kpnb.geometry import KeypointDataset, concat, hflip_matrix, rotation, to_original
+from kpnb.geometry import hflip_matrix, rotation, to_original
+from kpnb.keypoints import KeypointDataset, concat
 from kpnb.metrics import all_known
 from kpnb.scenes import faces
 from kpnb.submission import (

@@ -21,9 +21,10 @@ import pytest
 import torch
 from torch import nn
 
+from kpnb.augment import Augment
 from kpnb.core import make_generator, seed_everything
-from kpnb.geometry import Augment, KeypointDataset
 from kpnb.heatmaps import HeatmapLoss
+from kpnb.keypoints import KeypointDataset
 from kpnb.segmentation import fit_masks
 from kpnb.training import (
     History,
@@ -53,7 +54,7 @@ import numpy as np, torch
 from torch import nn
 from kpnb import core, training
 from kpnb.core import seed_everything
-from kpnb.geometry import KeypointDataset
+from kpnb.keypoints import KeypointDataset
 
 folder, stop, resume = sys.argv[1], sys.argv[2], sys.argv[3] == "resume"
 g = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Laplace, MultivariateNormal, Normal, StudentT
 
 import kpnb.uncertainty as module
-from kpnb.geometry import KeypointDataset
+from kpnb.keypoints import KeypointDataset
 from kpnb.models import PointGaussian
 from kpnb.training import fit
 from kpnb.uncertainty import (
