@@ -105,7 +105,9 @@ def mirror_pairs(
 # %% ../nbs/workshop/02_geometry.ipynb #a49b056f
 def _matrix(rows):
     "Build (N,3,3) from nested rows of numbers and (N,) tensors."
-    flat = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float32) for row in rows for v in row))
+    device = next((v.device for row in rows for v in row if isinstance(v, Tensor)), None)
+    to_tensor = lambda v: torch.as_tensor(v, dtype=torch.float32, device=device)
+    flat = torch.broadcast_tensors(*(to_tensor(v) for row in rows for v in row))
     return torch.stack([v.reshape(-1) for v in flat], -1).reshape(-1, 3, 3)
 
 

@@ -136,7 +136,7 @@ def __repr__(self: KeypointDataset):
 def _pick(values, index):
     "Entries of a tensor or a list by a tensor of indices."
     if isinstance(values, Tensor):
-        return values[index.to(values.device)]
+        return values[index.to(values.device, non_blocking=True)]
     return [values[i] for i in index.tolist()]
 
 

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from kpnb import models
 from kpnb.core import seed_everything
-from kpnb.geometry import KeypointDataset
 from kpnb.heatmaps import HeatmapLoss
+from kpnb.keypoints import KeypointDataset
 from kpnb.models import NoseNet
 from kpnb.scenes import faces
 from kpnb.training import evaluate, fit, point_mse, train_epoch
