@@ -17,7 +17,7 @@ from common import machine, measure, table
 from torch import nn
 from torch.utils.data import DataLoader
 
-from kpnb.metrics import ExerciseDataset, all_known, evaluate_batched, evaluate_model
+from kpnb.facial import ExerciseDataset, all_known, evaluate_batched, evaluate_model
 from kpnb.models import CoarseToFine, NoseNet
 from kpnb.scenes import faces
 

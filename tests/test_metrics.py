@@ -1,7 +1,6 @@
 "Measures with known values, whatever stands in the places of points that cannot be seen."
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +8,8 @@ import torch
 from kpnb.core import make_generator
 from kpnb.metrics import (
     PCKCurve,
-    all_known,
     distances,
     failure_rate,
-    fifteen_of_68,
     mae,
     mse,
     nme,
@@ -23,7 +20,6 @@ from kpnb.metrics import (
     plot_pck,
     pull,
 )
-from kpnb.scenes import faces
 
 EMPTY = [math.nan, 0.0, -1.0, 1e9]
 TARGET = torch.tensor([[[10.0, 10], [40, 10], [10, 50], [40, 50], [25, 30]]])
@@ -142,18 +138,6 @@ def test_pull_looks_at_visible_points_only():
         target = with_hole(place)
         pred = torch.where(SEEN[..., None], TARGET * 0.7, math.nan)
         assert pull(pred, target, visible=SEEN) == pytest.approx(0.3)
-
-
-def test_an_eye_is_placed_only_where_all_of_its_points_are_seen():
-    ds = all_known(faces(3, 64, seed=4, points=68, masks=False))
-    seen = ds.visible.clone()
-    seen[:, 37] = False
-    for place in EMPTY:
-        fifteen = fifteen_of_68(
-            replace(ds, keypoints=torch.where(seen[..., None], ds.keypoints, place), visible=seen)
-        )
-        assert not fifteen.visible[:, 1].any()
-        assert torch.equal(fifteen.visible[:, 0], seen[:, 42:48].all(1))
 
 
 def test_measures_are_right_on_random_faces_with_random_holes():
