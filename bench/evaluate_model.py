@@ -1,4 +1,4 @@
-"""The exercise's score of 298 faces, beside `kpnb.metrics.evaluate_batched`.
+"""The exercise's score of 298 faces, beside `kpnb.facial.evaluate_batched`.
 
 The exercise asks for one picture at a time.
 

@@ -1,6 +1,8 @@
 "Measures with known values, whatever stands in the places of points that cannot be seen."
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -172,3 +174,10 @@ def test_measures_of_whole_numbers_are_those_of_the_same_floats(dtype):
         assert torch.allclose(found.double(), expected.double(), rtol=1e-12), measure
     assert mse(pred, target) == 12.5 and mae(pred, target, size=(40, 30)) == pytest.approx(0.1)
     assert distances(pred, target).tolist() == [[5.0] * 5]
+
+
+def test_a_measure_needs_no_drawing_and_no_other_module():
+    command = [sys.executable, "-c", "import sys, kpnb.metrics; print(*sys.modules)"]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert [m for m in loaded if m.startswith("kpnb.")] == ["kpnb.metrics"]
+    assert not {"matplotlib", "pandas"} & {*loaded}
