@@ -1,4 +1,4 @@
-"""The exercise's score of 298 faces, beside `kpnb.metrics.evaluate_batched`.
+"""The exercise's score of 298 faces, beside `kpnb.facial.evaluate_batched`.
 
 The exercise asks for one picture at a time.
 
@@ -17,7 +17,7 @@ from common import machine, measure, table
 from torch import nn
 from torch.utils.data import DataLoader
 
-from kpnb.metrics import ExerciseDataset, all_known, evaluate_batched, evaluate_model
+from kpnb.facial import ExerciseDataset, all_known, evaluate_batched, evaluate_model
 from kpnb.models import CoarseToFine, NoseNet
 from kpnb.scenes import faces
 

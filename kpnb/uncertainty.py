@@ -39,7 +39,8 @@ from .geometry import inside, mirror_pairs, normalise
 from .keypoints import KeypointDataset
 from .heatmaps import check_space, decode_soft_argmax, gaussian_heatmaps
 from .layers import SpatialDropout
-from .metrics import augmentation, lfpw_folds
+from .facial import augmentation
+from .recipes.real_faces import lfpw_folds
 from .models import PointGaussian, ResNet18Gaussian, SoftArgmax2d, conv_block
 from .plot import COLOURS, figure
 from .statistics import mean_interval

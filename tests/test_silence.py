@@ -32,13 +32,16 @@ from kpnb.annotate import guess, learn, small_network
 from kpnb.augment import Augment
 from kpnb.collapse import Switches
 from kpnb.core import seed_everything
+from kpnb.facial import ExerciseDataset, all_known, augmentation
 from kpnb.geometry import hflip_matrix, mirror_pairs, normalise, rotation, to_original, warp
 from kpnb.heatmaps import FlipAverage, train_heatmaps
 from kpnb.keypoints import KeypointDataset
-from kpnb.metrics import ExerciseDataset, all_known, augmentation, fifteen_points, imm_points
+from kpnb.metrics import mae
 from kpnb.models import NoseNet, conv_block
+from kpnb.recipes.real_faces import fifteen_points, imm_points, lfpw_68
 from kpnb.scenes import faces, pets
-from kpnb.submission import lfpw_68, predict_mirrored, submission_table, write_submission
+from kpnb.submission import predict_mirrored, submission_table, write_submission
+from kpnb.training import predict
 from kpnb.uncertainty import Gaussians
 
 N, K, SIDE = 12, 15, 32
@@ -287,6 +290,11 @@ def classes(w):
     return seeded(nn.Conv2d, 1, len(w.ds.mask_names), 1)
 
 
+def mean_error(model, train, held):
+    pred = predict(model, held)
+    return {"mae": mae(pred, held.keypoints, held.visible)}, pred
+
+
 def shown(name):
     return lambda w: getattr(w, name)[1:]  # without the picture in which nothing is visible
 
@@ -301,14 +309,14 @@ CALLS = {
     "metrics.picture_errors": [dict(norm="box"), dict(names=eyes)],
     "metrics.pck": [dict(norm="box"), dict(names=eyes)],
     "metrics.normaliser": [dict(norm="box"), dict(names=eyes)],
-    "metrics.evaluate_masked": dict(dataset=exercise),
-    "metrics.fifteen_points": QUICK,
-    "metrics.lfpw_fifteen": QUICK,
-    "metrics.imm_points": QUICK,
-    "metrics.fifteen_of_68": dict(ds=lambda w: w.many()),
+    "facial.evaluate_masked": dict(dataset=exercise),
+    "recipes.real_faces.fifteen_points": QUICK,
+    "recipes.real_faces.lfpw_fifteen": QUICK,
+    "recipes.real_faces.imm_points": QUICK,
+    "recipes.real_faces.fifteen_of_68": dict(ds=lambda w: w.many()),
     "submission.point_boxes": dict(points=shown("points"), visible=shown("visible")),
     "submission.crop_faces": dict(boxes=boxes, size=24),
-    "submission.lfpw_68": QUICK | dict(data=lambda w: (w.many(), w.many())),
+    "recipes.real_faces.lfpw_68": QUICK | dict(data=lambda w: (w.many(), w.many())),
     "submission.submission_problems": dict(table=table),
     "submission.write_submission": dict(path=file, points=answers),
     "submission.read_submission": dict(path=lambda w: written_answers(w)),
@@ -316,6 +324,9 @@ CALLS = {
     "collapse.try_switches": dict(switches=lambda w: Switches()) | QUICK,
     "collapse.Outcome": dict(switches=None, model=None, before=None, history=None),
     "statistics.bootstrap": dict(data=np.arange(8.0)),
+    "recipes.judging.Judged": dict(measures=None, pred=None, model=None, history=None),
+    "recipes.judging.train_and_judge": QUICK
+    | dict(network=lambda w: functools.partial(seeded, Points), judge=lambda w: mean_error),
     "keypoints.concat": dict(parts=lambda w: [w.ds, w.ds]),
     "geometry.warp": [dict(matrix=matrix), dict(matrix=lambda w: rotation(20, (16, 16)))],
     "geometry.crop_to_box": dict(boxes=boxes),
@@ -393,9 +404,9 @@ POINTS = {"geometry.to_original", "collapse.Switches.target"}
 _MASKS = "takes masks and no points; trains a network of many layers, for which a test has no time"
 # Functions for which the rule cannot hold, and why.
 EXCUSED = {
-    "metrics.all_known": "is asked to count points that are not visible, so their places must be true",
-    "metrics.evaluate_model": "refuses samples with missing points, whatever they hold",
-    "metrics.evaluate_batched": "refuses samples with missing points, whatever they hold",
+    "facial.all_known": "is asked to count points that are not visible, so their places must be true",
+    "facial.evaluate_model": "refuses samples with missing points, whatever they hold",
+    "facial.evaluate_batched": "refuses samples with missing points, whatever they hold",
     "datasets.describe": "counts how many places are missing or outside the picture",
     "plot.plot_keypoints": "draws a hollow ring at the place of a hidden point; see tests/test_plot.py",
     "plot.plot_batch": "draws with plot_keypoints",
@@ -495,10 +506,10 @@ SLOW = {
     "heatmaps.pet_noses",
     "segmentation.recipe",
     "annotate.label_rounds",
-    "metrics.fifteen_points",
-    "metrics.lfpw_fifteen",
-    "metrics.imm_points",
-    "submission.lfpw_68",
+    "recipes.real_faces.fifteen_points",
+    "recipes.real_faces.lfpw_fifteen",
+    "recipes.real_faces.imm_points",
+    "recipes.real_faces.lfpw_68",
 }  # tried once, with all places in turn
 
 
@@ -567,11 +578,11 @@ MIRRORS = {
     "geometry.mirror_pairs": lambda ds: mirror_pairs(ds.keypoint_names, ds.pairs),
     "keypoints.KeypointDataset.batches": augmented(Augment(flip=1.0, pairs=())),
     "keypoints.KeypointDataset.warp": lambda ds: ds.warp(hflip_matrix(SIDE)),
-    "metrics.augmentation": augmented(augmentation()),
-    "metrics.fifteen_points": lambda ds: fifteen_points(data=(ds, ds), **QUICK),
-    "metrics.imm_points": lambda ds: imm_points(data=(ds, ds), **QUICK),
+    "facial.augmentation": augmented(augmentation()),
+    "recipes.real_faces.fifteen_points": lambda ds: fifteen_points(data=(ds, ds), **QUICK),
+    "recipes.real_faces.imm_points": lambda ds: imm_points(data=(ds, ds), **QUICK),
     "submission.predict_mirrored": lambda ds: predict_mirrored(seeded(Points), ds),
-    "submission.lfpw_68": lambda ds: lfpw_68(data=(rgb(ds), rgb(ds)), **QUICK),
+    "recipes.real_faces.lfpw_68": lambda ds: lfpw_68(data=(rgb(ds), rgb(ds)), **QUICK),
     "heatmaps.FlipAverage": averaged,
     "heatmaps.train_heatmaps": lambda ds: train_heatmaps(seeded(Maps), ds, ds, **QUICK),
     "annotate.learn": lambda ds: learn(seeded(Maps), ds, steps=1, progress=False),
@@ -619,7 +630,7 @@ def test_nothing_mirrors_left_and_right_without_pairs(path):
 
 # Not these: one is given pairs that contradict the data set's, the names of the other's points say no side.
 @pytest.mark.parametrize(
-    "path", sorted({*MIRRORS} - {"keypoints.KeypointDataset.batches", "submission.lfpw_68"})
+    "path", sorted({*MIRRORS} - {"keypoints.KeypointDataset.batches", "recipes.real_faces.lfpw_68"})
 )
 def test_what_refuses_a_mirror_without_pairs_works_with_them(path):
     MIRRORS[path](sided(pairs=True))
@@ -627,7 +638,7 @@ def test_what_refuses_a_mirror_without_pairs_works_with_them(path):
 
 def test_names_without_sides_need_no_pairs():
     plain = replace(sided(pairs=False), keypoint_names=[f"point {k}" for k in range(K)])
-    for path in ("augment.Augment", "geometry.warp", "metrics.augmentation", "submission.predict_mirrored"):
+    for path in ("augment.Augment", "geometry.warp", "facial.augmentation", "submission.predict_mirrored"):
         MIRRORS[path](plain)
 
 
@@ -676,17 +687,15 @@ LEAD_BACK = {  # name -> data set -> data set(s); the names are those that the i
     "keypoints.KeypointDataset.sample": lambda f, ds: f(ds, 6),
     "keypoints.KeypointDataset.resize": lambda f, ds: f(ds, (40, 24)),
     "keypoints.KeypointDataset.warp": lambda f, ds: f(ds, rotation(33.0, (16, 16)), size=(30, 50)),
-    "metrics.all_known": lambda f, ds: f(ds),
-    "metrics.forget_points": lambda f, ds: f(ds),
+    "facial.all_known": lambda f, ds: f(ds),
     "segmentation.relabel": lambda f, ds: f(ds, dict.fromkeys(range(20), 0), ["all"]),
     "segmentation.few_labels": lambda f, ds: f(pets(6, SIDE, seed=3)),
     "segmentation.preprocess": lambda f, ds: f(ds.resize((48, 36)), 20),
     "submission.crop_faces": lambda f, ds: f(
         ds, torch.tensor([[3.0, 2.0, 28.0, 30.0]]).expand(len(ds), 4), 40
     ),
-    "submission.spoil_points": lambda f, ds: f(ds),
     "uncertainty.noisy_labels": lambda f, ds: f(ds, torch.ones(ds.visible.shape)),
-    "metrics.fifteen_of_68": lambda f, ds: f(faces(4, SIDE, points=68, seed=1)),
+    "recipes.real_faces.fifteen_of_68": lambda f, ds: f(faces(4, SIDE, points=68, seed=1)),
 }
 
 
@@ -706,7 +715,7 @@ def test_what_comes_out_leads_back_to_the_file(name):
     ds.to_file[:, :2, 2] = torch.arange(N)[:, None] * 10.0
     made = LEAD_BACK[name](thing, ds)
     for out in made if isinstance(made, tuple) else (made,):
-        if name.startswith(("segmentation.few_labels", "metrics.fifteen_of_68")):
+        if name.startswith(("segmentation.few_labels", "recipes.real_faces.fifteen_of_68")):
             assert not torch.equal(out.to_file, torch.zeros_like(out.to_file)) and out.to_file.shape == (
                 len(out),
                 3,

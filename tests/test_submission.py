@@ -13,14 +13,13 @@ from torch import nn
 
 from kpnb.core import DataError, make_generator
 from kpnb.datasets import load
+from kpnb.facial import all_known
 from kpnb.geometry import hflip_matrix, rotation, to_original
 from kpnb.keypoints import KeypointDataset, concat
-from kpnb.metrics import all_known
 from kpnb.scenes import faces
 from kpnb.submission import (
     SubmissionError,
     crop_faces,
-    lfpw_68,
     point_boxes,
     predict_mirrored,
     read_submission,
@@ -217,22 +216,6 @@ def test_predict_mirrored_refuses_left_and_right_without_pairs():
         predict_mirrored(model, replace(ds, pairs=()), device="cpu")
     nameless = replace(ds, pairs=(), keypoint_names=[f"point {k}" for k in range(15)])
     assert predict_mirrored(model, nameless, device="cpu").shape == (2, 15, 2)
-
-
-@pytest.mark.parametrize("place", EMPTY)
-def test_the_recipe_for_faces_in_the_wild_judges_visible_points_only(place):
-    ds = crop_faces(album(14, (60, 80)), torch.tensor([[0, 0, 80, 60]] * 14), 32, margin=0)
-    visible = ds.visible & (torch.rand(14, 68, generator=make_generator(0)) < 0.8)
-    visible[:, [36, 45]] = ds.visible[:, [36, 45]]
-
-    def run(keypoints):
-        d = replace(ds, keypoints=keypoints, visible=visible)
-        r = lfpw_68(data=(d[:8], d[8:]), epochs=1, progress=False, fast=False, device="cpu")
-        return [float(r[k]) for k in ("nme", "nme_shaken", "mean_nme")]
-
-    assert run(torch.where(visible[..., None], ds.keypoints, place)) == pytest.approx(
-        run(ds.keypoints), rel=1e-6
-    )
 
 
 # ---- files of answers

@@ -11,7 +11,7 @@ import math
 import torch
 
 from ..checks import Exercise, whole
-from ..submission import smooth_l1, wing
+from ..losses import smooth_l1, wing
 
 # %% ../../nbs/exercises/23_faces_in_the_wild.ipynb #fw126
 def _into(points, box, margin, size, offset=True, sides=2, swap=False):
