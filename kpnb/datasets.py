@@ -8,13 +8,11 @@ __all__ = ['IMM_NAMES', 'IMM_PAIRS', 'IMM_POSES', 'SOURCES', 'KAGGLE_NAMES', 'KA
            'load', 'read_noses', 'read_kaggle', 'read_pts', 'read_dlib_xml', 'describe', 'data_sets', 'imm_manifest']
 
 # %% ../nbs/workshop/12_datasets.ipynb #7932b949
-import contextlib
 import csv
 import importlib.resources
 import math
 import os
 import re
-import shutil
 import struct
 import warnings
 import zlib
@@ -32,8 +30,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .core import DataError, data_dir, listing, sync_folder
-from .downloads import DownloadError, download_turn, fetch_all
+from .core import DataError, data_dir, listing
+from .archives import unpack_by_torchvision
+from .downloads import fetch_all
 from .geometry import KeypointDataset, inside, transform_points
 from .geometry import to_original as to_original  # lives there now
 from .people import face_points
@@ -1681,38 +1680,14 @@ def _fetch_missing(base, folder, manifest):
     fetch_all((f"{base}/{name}", folder / name, size, sha) for name, size, sha in missing)
 
 # %% ../nbs/workshop/12_datasets.ipynb #696f4ec9
-def _from_torchvision(root, name, folders, archives, download):
-    "Let torchvision download and unpack beside; what is whole is moved into place, and what is there stays."
-    with download_turn(root / name, 3600.0, True):
-        missing = [folder for folder in folders if not (root / folder).is_dir()]
-        if not missing:
-            return
-        staging = root / f".{name}.part"
-        for folder in folders:  # half unpacked by a process that was killed
-            shutil.rmtree(staging / folder, ignore_errors=True)
-        for archive in archives:
-            (staging / archive).parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(OSError):  # an archive that is there need not be downloaded
-                os.link(root / archive, staging / archive)
-        try:
-            download(staging)
-        except Exception as e:
-            why = str(e) or type(e).__name__
-            raise DownloadError(f"{name} could not be downloaded by torchvision: {why}") from e
-        for folder in missing:
-            (root / folder).parent.mkdir(parents=True, exist_ok=True)
-            os.rename(staging / folder, root / folder)
-            sync_folder((root / folder).parent)
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def _fetch_pets(root):
     "The Oxford pets, by torchvision, which checks the archives."
     from torchvision.datasets import OxfordIIITPet
 
     parts = [f"oxford-iiit-pet/{part}" for part in ("images", "annotations")]
     archives = [f"{part}.tar.gz" for part in parts]
-    _from_torchvision(root, "oxford-iiit-pet", parts, archives, lambda to: OxfordIIITPet(to, download=True))
+    get = lambda to: OxfordIIITPet(to, download=True)
+    unpack_by_torchvision(root, "oxford-iiit-pet", parts, archives, get)
 
 # %% ../nbs/workshop/12_datasets.ipynb #eb3e7df4
 _NOSES_AT = (
@@ -1738,7 +1713,7 @@ def _fetch_voc(root):
     def download(to):
         VOCSegmentation(to, year="2012", image_set="trainval", download=True)
 
-    _from_torchvision(root, "VOC2012", ["VOCdevkit/VOC2012"], ["VOCtrainval_11-May-2012.tar"], download)
+    unpack_by_torchvision(root, "VOC2012", ["VOCdevkit/VOC2012"], ["VOCtrainval_11-May-2012.tar"], download)
 
 
 SOURCES["imm"].fetch = _fetch_imm

@@ -741,9 +741,9 @@ WRITERS = {  # who may make, replace or rename a file, and why it is whole all t
     "annotate.LabelFile._put_aside": "a folder in the place of a file gets another name",
     "downloads._receive": "the beginning of a download, which gets its name when it is right",
     "downloads._attempt": "its name",
-    "downloads._make": "a member of an archive, in a folder of its own",
-    "downloads._move_in": "the unpacked folder gets its name",
-    "datasets._from_torchvision": "likewise",
+    "archives._make": "a member of an archive, in a folder of its own",
+    "archives._move_in": "the unpacked folder gets its name",
+    "archives.unpack_by_torchvision": "likewise",
 }
 
 
