@@ -280,8 +280,7 @@ def fetch(
 ) -> Path:  # the file, whole
     "Download a file; it appears under its name only when it is complete and its size and SHA-256 are right."
     urls, path = [urls] if isinstance(urls, str) else list(urls), Path(path)
-    odd = [u for u in urls if not re.match("https?://", u)]
-    if odd:
+    if odd := [u for u in urls if not re.match("https?://", u)]:
         raise ValueError(f"fetch: found the address {odd[0]!r}; expected http:// or https://")
     if not re.fullmatch("[0-9a-fA-F]{64}|None", str(sha256)):
         raise ValueError(f"fetch: sha256 is {sha256!r}; expected 64 hexadecimal digits")
