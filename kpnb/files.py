@@ -246,7 +246,7 @@ def data_errors(
         many = f"found more than {_DEEPEST} levels of brackets"
         raise DataError(f"{printable(path)}: {many}; expected {what}") from None
     except MemoryError:
-        raise DataError(f"{printable(path)}: is too large for this machine's memory; expected {what}") from None
+        raise DataError(f"{printable(path)}: too large for this machine's memory; expected {what}") from None
     except Exception as e:  # a parser that meets a stranger's file may say anything
         raise DataError(f"{printable(path)}: {_why(e)}; expected {what}") from e
 

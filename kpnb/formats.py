@@ -58,7 +58,9 @@ def inside_folder(
     odd = "\0" in name or printable(name) != name
     long = len(printable(name).encode()) > 1000 or any(len(p.encode()) > 255 for p in map(printable, parts))
     if odd or long or not parts or ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
-        raise DataError(f"{where}: found the file name {printable(name)[:80]!r}; expected one inside {folder}")
+        raise DataError(
+            f"{where}: found the file name {printable(name)[:80]!r}; expected one inside {folder}"
+        )
     return folder.joinpath(*parts)
 
 # %% ../nbs/workshop/10_formats.ipynb #ecff46db
@@ -78,7 +80,9 @@ def read_asf(
             f"{printable(path)}, line {line}: announces {first[0][:20]} points and has "
             f"{len(table)}; expected {points}"
         )
-    return np.array([_asf_row(f"{printable(path)}, line {i}", words, k) for k, (i, words) in enumerate(table)])
+    return np.array(
+        [_asf_row(f"{printable(path)}, line {i}", words, k) for k, (i, words) in enumerate(table)]
+    )
 
 # %% ../nbs/workshop/10_formats.ipynb #d9872490
 def _asf_row(where, words, k):

@@ -158,11 +158,13 @@ class _Wanted:
 def _pixels(r, source, wanted):
     "One record: (C,H,W) pixels, (K,2) points, (K,) visible, (H,W) mask or None, (3,3) to the file's pixels."
     window = _window(r, wanted.size, wanted.keep_aspect, wanted.crop)
-    stretch = (window[2:] - window[:2]) / [wanted.size[1], wanted.size[0]]  # the file's pixels for one of ours
+    height, width = wanted.size
+    stretch = (window[2:] - window[:2]) / [width, height]  # the file's pixels for one of ours
     if isinstance(r.image, np.ndarray):
         im, reduction = Image.fromarray(r.image).convert("L" if wanted.gray else "RGB"), 1
     else:
-        im, reduction = decode_image(r.image, wanted.gray, np.array(r.size[::-1]) / stretch, wanted.max_pixels)
+        enough = np.array(r.size[::-1]) / stretch
+        im, reduction = decode_image(r.image, wanted.gray, enough, wanted.max_pixels)
     pixels = image_tensor(_cut(im, tuple(window / reduction), wanted.size, Image.Resampling.BILINEAR, 0))
     mask = None
     if r.mask is not None:
