@@ -38,9 +38,12 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from .core import DataError, locked, make_generator, patch, seed_everything, write_safely
-from .datasets import _PICTURES, SOURCES, Source, _inside_folder, _measure, _Record, load, read_image
+from .datasets import SOURCES, Source, load
+from .formats import PICTURE_ENDINGS, inside_folder
+from .records import measure, Record
+from .files import read_image
 from .augment import Augment
-from .geometry import other_side, mirror_pairs, swap_order, to_original
+from .geometry import mirror_pairs, other_side, swap_order, to_original
 from .keypoints import KeypointDataset
 from .heatmaps import CoarseHeatmap, Decode, HeatmapLoss
 from .metrics import distances
@@ -61,7 +64,7 @@ def picture_name(
 
 def _picture_path(folder, name):
     "Where a picture lies; some systems write accents as characters of their own, so its name may differ."
-    path = _inside_folder(folder, name, "the labels")
+    path = inside_folder(folder, name, "the labels")
     if path.is_file():
         return path
     here = folder
@@ -88,7 +91,7 @@ def _said(name, folder):
     if "\\" in name:
         return f"{name}: its name has a backslash, which other systems read as a folder; rename it"
     try:
-        _measure(_Record(name, folder / name, None))
+        measure(Record(name, folder / name, None))
     except DataError as e:
         return e.problems[0].replace(f"{folder / name}", name)
 
@@ -128,7 +131,7 @@ def pictures_in(
     found = sorted(
         p.relative_to(folder)
         for p in folder.rglob("*")
-        if p.suffix.lower() in (*_PICTURES, *_UNREAD) and p.is_file()
+        if p.suffix.lower() in (*PICTURE_ENDINGS, *_UNREAD) and p.is_file()
     )
     good, notes = {}, []
     for file in (p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts)):
@@ -1491,8 +1494,8 @@ def _record(folder, file, label, names):
     )
     points = torch.tensor([at[:2] for at in places], dtype=torch.float64).numpy()
     seen = torch.tensor([v == SEEN for _, _, v in places]).numpy()
-    record = _Record(file, picture, points, visible=seen)
-    _measure(record)
+    record = Record(file, picture, points, visible=seen)
+    measure(record)
     if label and record.size != label.size[::-1]:
         raise DataError(
             "{}: labelled at {}×{} pixels, but the file now has {}×{}; label it again".format(

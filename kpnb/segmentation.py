@@ -26,7 +26,8 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .core import VOID, DataError, data_dir, patch, seed_everything, write_safely
-from .datasets import VOC_NAMES, load, read_image
+from .datasets import VOC_NAMES, load
+from .files import read_image
 from .augment import Augment
 from .geometry import inside, translation
 from .keypoints import KeypointDataset, concat

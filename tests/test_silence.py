@@ -404,9 +404,10 @@ POINTS = {"geometry.to_original", "collapse.Switches.target"}
 _MASKS = "takes masks and no points; trains a network of many layers, for which a test has no time"
 # Functions for which the rule cannot hold, and why.
 EXCUSED = {
-    "facial.all_known": "is asked to count points that are not visible, so their places must be true",
-    "facial.evaluate_model": "refuses samples with missing points, whatever they hold",
-    "facial.evaluate_batched": "refuses samples with missing points, whatever they hold",
+    "metrics.all_known": "is asked to count points that are not visible, so their places must be true",
+    "metrics.evaluate_model": "refuses samples with missing points, whatever they hold",
+    "metrics.evaluate_batched": "refuses samples with missing points, whatever they hold",
+    "records.Record": "says where the points of a file are; load keeps what hidden ones hold",
     "datasets.describe": "counts how many places are missing or outside the picture",
     "plot.plot_keypoints": "draws a hollow ring at the place of a hidden point; see tests/test_plot.py",
     "plot.plot_batch": "draws with plot_keypoints",
@@ -743,9 +744,9 @@ WRITERS = {  # who may make, replace or rename a file, and why it is whole all t
     "annotate.LabelFile._put_aside": "a folder in the place of a file gets another name",
     "downloads._receive": "the beginning of a download, which gets its name when it is right",
     "downloads._attempt": "its name",
-    "downloads._make": "a member of an archive, in a folder of its own",
-    "downloads._move_in": "the unpacked folder gets its name",
-    "datasets._from_torchvision": "likewise",
+    "archives._make": "a member of an archive, in a folder of its own",
+    "archives._move_in": "the unpacked folder gets its name",
+    "archives.unpack_by_torchvision": "likewise",
 }
 
 
