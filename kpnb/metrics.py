@@ -27,7 +27,8 @@ from .models import CoarseToFine, NoseNet
 from .plot import COLOURS, figure
 from .people import face_points
 from .scenes import faces
-from .training import fit, predict
+from .evaluation import predict
+from .training import fit
 
 # %% ../nbs/22_facial_keypoints.ipynb #fk011
 def all_known(

@@ -31,7 +31,9 @@ from .geometry import Augment, KeypointDataset, concat, inside, translation
 from .models import BACKBONES
 from .plot import figure, plot_keypoints, plot_mask
 from .animals import PET_LABELS
-from .training import History, evaluate, fit
+from .evaluation import evaluate
+from .history import History
+from .training import fit
 
 # %% ../nbs/40_segmentation.ipynb #s40-010
 def relabel(

@@ -28,7 +28,8 @@ from .datasets import load
 from .geometry import KeypointDataset, crop_matrix, denormalise, mirror_pairs, swap_order, to_original
 from .metrics import IBUG_EYES, augmentation, nme
 from .models import CoarseToFine, ResNet18Regressor
-from .training import fit, masked_mean, mean_points, predict, visible_points
+from .evaluation import masked_mean, mean_points, predict, visible_points
+from .training import fit
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw012
 def point_boxes(

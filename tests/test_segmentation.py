@@ -14,6 +14,7 @@ from torch import nn
 import kpnb.segmentation as module
 from kpnb.core import DataError
 from kpnb.geometry import KeypointDataset, to_original
+from kpnb.optimisation import make_optimizer
 from kpnb.segmentation import (
     Confusion,
     boundary,
@@ -27,7 +28,6 @@ from kpnb.segmentation import (
     source_networks,
     voc_squares,
 )
-from kpnb.training import make_optimizer
 
 
 def case(seed=0, classes=4, n=2, size=8):
