@@ -17,10 +17,11 @@ from common import machine, measure, table
 from torch import nn
 
 from kpnb.calibration import Reliability, ece, sample_calibrated
+from kpnb.evaluation import point_mse
 from kpnb.geometry import rotation, warp
 from kpnb.heatmaps import HeatmapLoss, decode_soft_argmax, gaussian_heatmaps, gaussian_mse
 from kpnb.models import NoseNet, ResNet18Heatmap
-from kpnb.training import make_optimizer, point_mse, precision, train_epoch
+from kpnb.optimisation import make_optimizer, precision, train_epoch
 
 N, K, SIZE, SIGMA = 32, 15, 256, 7.0
 RUNS = 15

@@ -19,7 +19,7 @@ import torch
 from common import machine, measure, table
 
 from kpnb.models import HeatmapNet, ResNet18Heatmap, multiply_adds
-from kpnb.training import make_optimizer, precision
+from kpnb.optimisation import make_optimizer, precision
 
 WAYS = {
     f"{kind}, channels {where}": (amp, last)

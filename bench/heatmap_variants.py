@@ -14,10 +14,10 @@ from common import machine
 from heatmap_networks import VARIANTS as UNTRAINED
 
 from kpnb.core import seed_everything
+from kpnb.evaluation import mean_points
 from kpnb.heatmaps import accuracy, train_heatmaps
 from kpnb.models import HeatmapNet, ResNet18Heatmap
 from kpnb.scenes import pets
-from kpnb.training import mean_points
 
 WEIGHTED = "efficientnet_lite0, top-down, stride 4, ImageNet weights"
 VARIANTS = UNTRAINED | {

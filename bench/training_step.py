@@ -15,8 +15,9 @@ from common import machine, measure, table
 from torch import nn
 from torchvision.models import resnet18
 
+from kpnb.evaluation import point_mse
 from kpnb.models import NoseNet
-from kpnb.training import conv_weights, make_optimizer, point_mse, precision
+from kpnb.optimisation import conv_weights, make_optimizer, precision
 
 WAYS = {
     f"{kind}, channels {where}": (amp, last)

@@ -20,8 +20,10 @@ from .augment import Augment
 from .geometry import normalise
 from .keypoints import KeypointDataset
 from .models import NoseNet
-from .training import History, evaluate, fit, mean_points
-from .training import r_and_skill as measured_r_and_skill
+from .evaluation import evaluate, mean_points
+from .history import History
+from .training import fit
+from .evaluation import r_and_skill as measured_r_and_skill
 
 # %% ../nbs/21_nose_tip.ipynb #d9be8b3d
 @dataclass

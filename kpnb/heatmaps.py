@@ -36,7 +36,8 @@ from .metrics import distances
 from .models import CoarseToFine, HeatmapNet, ResNet18Heatmap, conv_block, start_low, up_stage
 from .geometry import gaussian_blur
 from .scenes import pets
-from .training import fit, masked_mean, mean_points, predict, r_and_skill, visible_points
+from .evaluation import masked_mean, mean_points, predict, r_and_skill, visible_points
+from .training import fit
 
 # %% ../nbs/24_pet_nose_heatmaps.ipynb #ph011
 def _first(wrong):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .geometry import denormalise
-from .training import masked_mean, visible_points
+from .evaluation import masked_mean, visible_points
 
 # %% ../nbs/workshop/28_losses.ipynb #fw033
 def l2(d: Tensor) -> Tensor:

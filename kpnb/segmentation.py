@@ -34,7 +34,9 @@ from .keypoints import KeypointDataset, concat
 from .models import BACKBONES
 from .plot import figure, plot_keypoints, plot_mask
 from .animals import PET_LABELS
-from .training import History, evaluate, fit
+from .evaluation import evaluate
+from .history import History
+from .training import fit
 
 # %% ../nbs/40_segmentation.ipynb #s40-010
 def relabel(

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .core import VOID, DataError, make_generator, write_safely
 from .geometry import crop_matrix, mirror_pairs, swap_order
 from .keypoints import KeypointDataset
-from .training import predict
+from .evaluation import predict
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw012
 def point_boxes(

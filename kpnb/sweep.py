@@ -37,7 +37,8 @@ from .keypoints import KeypointDataset
 from .plot import COLOURS, figure
 from .scenes import pets
 from .segmentation import Signed, few_labels, fit_masks
-from .training import History, TrainingDiverged, known_mode
+from .history import History, known_mode
+from .optimisation import TrainingDiverged
 
 # %% ../nbs/42_hyperparameters.ipynb #s42-011
 class TinyFCN(nn.Module):

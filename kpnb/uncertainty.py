@@ -44,7 +44,9 @@ from .recipes.real_faces import lfpw_folds
 from .models import PointGaussian, ResNet18Gaussian, SoftArgmax2d, conv_block
 from .plot import COLOURS, figure
 from .statistics import mean_interval
-from .training import History, fit, masked_mean, predict, visible_points
+from .evaluation import masked_mean, predict, visible_points
+from .history import History
+from .training import fit
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn007
 def label_sigma(

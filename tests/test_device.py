@@ -31,11 +31,13 @@ from torch import Tensor, nn
 
 from kpnb import models
 from kpnb.core import seed_everything
+from kpnb.evaluation import evaluate, point_mse
 from kpnb.heatmaps import HeatmapLoss
 from kpnb.keypoints import KeypointDataset
 from kpnb.models import NoseNet
+from kpnb.optimisation import train_epoch
 from kpnb.scenes import faces
-from kpnb.training import evaluate, fit, point_mse, train_epoch
+from kpnb.training import fit
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from kpnb.evaluation import predict
 from kpnb.metrics import mae
 from kpnb.models import NoseNet
 from kpnb.recipes.judging import train_and_judge
 from kpnb.scenes import faces
-from kpnb.training import predict
 
 QUICK = dict(epochs=2, progress=False, device="cpu", fast=False)
 

@@ -15,6 +15,7 @@ import kpnb.segmentation as module
 from kpnb.core import DataError
 from kpnb.geometry import to_original
 from kpnb.keypoints import KeypointDataset
+from kpnb.optimisation import make_optimizer
 from kpnb.segmentation import (
     Confusion,
     boundary,
@@ -28,7 +29,6 @@ from kpnb.segmentation import (
     source_networks,
     voc_squares,
 )
-from kpnb.training import make_optimizer
 
 
 def case(seed=0, classes=4, n=2, size=8):

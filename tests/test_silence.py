@@ -32,6 +32,7 @@ from kpnb.annotate import guess, learn, small_network
 from kpnb.augment import Augment
 from kpnb.collapse import Switches
 from kpnb.core import seed_everything
+from kpnb.evaluation import predict
 from kpnb.facial import ExerciseDataset, all_known, augmentation
 from kpnb.geometry import hflip_matrix, mirror_pairs, normalise, rotation, to_original, warp
 from kpnb.heatmaps import FlipAverage, train_heatmaps
@@ -41,7 +42,6 @@ from kpnb.models import NoseNet, conv_block
 from kpnb.recipes.real_faces import fifteen_points, imm_points, lfpw_68
 from kpnb.scenes import faces, pets
 from kpnb.submission import predict_mirrored, submission_table, write_submission
-from kpnb.training import predict
 from kpnb.uncertainty import Gaussians
 
 N, K, SIDE = 12, 15, 32

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..core import seed_everything
 from ..keypoints import KeypointDataset
-from ..training import History, fit
+from ..history import History
+from ..training import fit
 
 # %% ../../nbs/recipes/20_judging.ipynb #ju-judged
 @dataclass

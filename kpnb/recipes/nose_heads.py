@@ -15,7 +15,8 @@ from ..core import seed_everything
 from ..evidence import study
 from ..models import SoftArgmax2d, conv_block
 from ..scenes import faces
-from ..training import evaluate, fit
+from ..evaluation import evaluate
+from ..training import fit
 
 # %% ../../nbs/recipes/21_nose_heads.ipynb #nh-net1
 def head_network(

@@ -25,7 +25,7 @@ from ..people import face_points
 from .judging import Judged, train_and_judge
 from ..scenes import faces
 from ..submission import crop_faces, predict_mirrored, shake_boxes
-from ..training import mean_points, predict
+from ..evaluation import mean_points, predict
 
 # %% ../../nbs/recipes/22_real_faces.ipynb #rf-score
 def _score_and_mse(model, train, held):
