@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['sample_calibrated', 'confidence_and_hits', 'Bins', 'Reliability', 'ece', 'mce', 'ece_by_chance', 'ece_debiased',
-           'plot_reliability', 'equal_mass_edges', 'classwise_ece', 'nll', 'brier', 'total', 'accuracy', 'Interval',
-           'bootstrap_ci', 'paired_test', 'Scaler', 'TemperatureScaling', 'VectorScaling', 'LocalTemperature',
-           'ensemble', 'cure_runs']
+           'plot_reliability', 'equal_mass_edges', 'classwise_ece', 'nll', 'brier', 'total', 'accuracy', 'bootstrap_ci',
+           'paired_test', 'Scaler', 'TemperatureScaling', 'VectorScaling', 'LocalTemperature', 'ensemble', 'cure_runs']
 
 # %% ../nbs/41_calibration.ipynb #s41-004
 import math
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from .core import VOID, make_generator, patch
 from .plot import COLOURS, figure
 from .segmentation import logits_only
+from .statistics import Interval, weighted_bootstrap
 
 # %% ../nbs/41_calibration.ipynb #s41-008
 def sample_calibrated(
@@ -557,47 +557,6 @@ def _pictures(bins, who):
         )
     return len(bins.count)
 
-# %% ../nbs/41_calibration.ipynb #s41-070
-@dataclass
-class Interval:
-    "A number with its confidence interval."
-
-    value: float  # on all pictures
-    low: float  # lower end
-    high: float  # upper end
-    level: float = 0.95  # of the interval
-    n: int = 0  # pictures
-    p: float | None = None  # of a test that the true value is 0, if there was one
-
-    def __float__(self):
-        return self.value
-
-    def __repr__(self):
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]" + (
-            f", p {'< 0.001' if self.p < 0.001 else f'= {self.p:.3f}'}" if self.p is not None else ""
-        )
-
-# %% ../nbs/41_calibration.ipynb #s41-071
-def _interval(draws, value, level, method, n):
-    "The interval from redrawn values."
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level!r}; expected a number between 0 and 1, such as 0.95")
-    if method not in ("basic", "percentile"):
-        raise ValueError(f"method is {method!r}; expected 'basic' or 'percentile'")
-    draws = draws[draws.isfinite()]
-    if not len(draws):
-        raise ValueError("there is nothing to measure: no picture has a place that counts")
-    low, high = (float(draws.quantile(q)) for q in ((1 - level) / 2, (1 + level) / 2))
-    return (2 * value - high, 2 * value - low) if method == "basic" else (low, high)
-
-# %% ../nbs/41_calibration.ipynb #s41-072
-def _redraw(n, times, seed):
-    "(times,n): how often each of n pictures is drawn."
-    index = torch.randint(n, (times, n), generator=make_generator(seed))
-    return torch.zeros(times, n, dtype=torch.float64).scatter_add_(
-        1, index, torch.ones(times, n, dtype=torch.float64)
-    )
-
 # %% ../nbs/41_calibration.ipynb #s41-073
 def bootstrap_ci(
     bins: Bins,  # of each picture: from Reliability(per_image=True)
@@ -610,10 +569,11 @@ def bootstrap_ci(
 ) -> Interval:
     "A confidence interval from pictures drawn with replacement (Efron 1979)."
     n = _pictures(bins, "bootstrap_ci")
-    value = float(statistic(total(bins)))
-    low, high = _interval(statistic(_weighted(bins, _redraw(n, times, seed))), value, level, method, n)
-    cut = (lambda v: v) if least is None else (lambda v: max(v, least))
-    return Interval(value, cut(low), cut(high), level, n)
+    redrawn = lambda weights: statistic(_weighted(bins, weights))
+    found = weighted_bootstrap(float(statistic(total(bins))), redrawn, n, level, times, method, seed)
+    if least is None:
+        return found
+    return replace(found, low=max(found.low, least), high=max(found.high, least))
 
 # %% ../nbs/41_calibration.ipynb #s41-074
 def paired_test(
@@ -630,19 +590,15 @@ def paired_test(
 
     Exchanging the networks' results picture by picture would ask something else: whether they are alike
     in *everything*. One that is too sure and one that is too modest, with the same ECE, are not."""
-    n, g = _pictures(a, "paired_test"), make_generator(seed)
+    n = _pictures(a, "paired_test")
     if _pictures(b, "paired_test") != n or not torch.equal(a.count.sum(-1), b.count.sum(-1)):
         raise ValueError(
             f"paired_test: found {n} and {len(b.count)} pictures with {a.n_used} and {b.n_used} places; "
             "expected the same pictures in the same order"
         )
     value = float(statistic(total(a)) - statistic(total(b)))
-    w = _redraw(n, times, g)
-    draws = statistic(_weighted(a, w)) - statistic(_weighted(b, w))
-    low, high = _interval(draws, value, level, "basic", n)
-    # reflected about the value, as in the basic interval: on the other side of 0
-    beyond = min(int((draws >= 2 * value - 1e-12).sum()), int((draws <= 2 * value + 1e-12).sum()))
-    return Interval(value, low, high, level, n, min(1.0, 2 * (1 + beyond) / (times + 1)))
+    difference = lambda weights: statistic(_weighted(a, weights)) - statistic(_weighted(b, weights))
+    return weighted_bootstrap(value, difference, n, level, times, seed=seed, test=True)
 
 # %% ../nbs/41_calibration.ipynb #s41-101
 class Scaler(nn.Module):

@@ -10,8 +10,8 @@ __all__ = ['LOG_VAR', 'HALF_LOG_2PI', 'LOSSES', 'PROJECT', 'WAYS', 'REAL', 'REAL
            'pit', 'calibration_curve', 'miscalibration_area', 'plot_pit', 'crps_gaussian', 'sharpness',
            'Sparsification', 'sparsification', 'plot_sparsification', 'judge', 'against_truth', 'plot_ellipses',
            'fit_scale', 'freeze_mean', 'laplace_nll', 'laplace_std', 'student_nll', 'Mixture', 'mix', 'mc_dropout',
-           'ROC', 'roc', 'map_covariance', 'MapCrossEntropy', 'cholesky_covariance', 'cholesky_nll',
-           'predict_covariances', 'face_parts', 'real_faces', 'interval95', 'summarise', 'all_real_faces']
+           'map_covariance', 'MapCrossEntropy', 'cholesky_covariance', 'cholesky_nll', 'predict_covariances',
+           'face_parts', 'real_faces', 'summarise', 'all_real_faces']
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn003
 import copy
@@ -41,7 +41,7 @@ from .layers import SpatialDropout
 from .metrics import augmentation, lfpw_folds
 from .models import PointGaussian, ResNet18Gaussian, SoftArgmax2d, conv_block
 from .plot import COLOURS, figure
-from .statistics import mean_interval
+from .statistics import interval95
 from .training import History, fit, masked_mean, predict, visible_points
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn007
@@ -856,33 +856,6 @@ def mc_dropout(
         for m in drops:
             m.train(model.training)
 
-# %% ../nbs/30_gaussian_nll.ipynb #gn191
-class ROC(NamedTuple):
-    "A ROC curve."
-
-    false_alarms: Tensor  # (M,) share of ordinary cases at or above each limit, from 0 to 1
-    found: Tensor  # (M,) share of strange cases at or above each limit
-    auc: float  # area below; ties count one half
-
-# %% ../nbs/30_gaussian_nll.ipynb #gn192
-def roc(
-    ordinary: Tensor,  # (A,) scores
-    strange: Tensor,  # (B,) scores, that should be higher
-) -> ROC:  # false_alarms, found, auc
-    "How well a score tells strange cases from ordinary ones (Hendrycks and Gimpel 2017, arXiv:1610.02136)."
-    for name, v in (("ordinary", ordinary), ("strange", strange)):
-        if v.ndim != 1 or not len(v) or not v.isfinite().all():
-            raise ValueError(
-                f"roc: {name} is {tuple(v.shape)}; expected one finite score for each case, at least one"
-            )
-    ordinary, strange = ordinary.detach().double().cpu(), strange.detach().double().cpu()
-    limits = torch.cat([ordinary, strange]).unique().flip(0)
-    above = lambda v: torch.cat(
-        [torch.zeros(1, dtype=v.dtype), 1 - torch.searchsorted(v.sort().values, limits).double() / len(v)]
-    )
-    x, y = above(ordinary), above(strange)
-    return ROC(x, y, float(torch.trapezoid(y, x)))
-
 # %% ../nbs/30_gaussian_nll.ipynb #gn204
 def map_covariance(
     logits: Tensor,  # (N,K,h,w) maps before the softmax; probabilities are refused
@@ -1112,14 +1085,6 @@ def real_faces(
         if store:
             write_safely(store / f"{name}.csv", _csv(pd.DataFrame(rows)))
     return pd.DataFrame([r for r in rows if r["way"] in kinds]).drop(columns="settings", errors="ignore")
-
-# %% ../nbs/30_gaussian_nll.ipynb #gn236
-def interval95(
-    values: Sequence[float],  # independent measurements, at least 2
-) -> tuple[float, float]:  # mean, half the width of its 95 % interval
-    "A mean and how far it can be trusted, by Student's t."
-    found = mean_interval(values)
-    return found.value, found.high - found.value
 
 # %% ../nbs/30_gaussian_nll.ipynb #gn237
 def summarise(
