@@ -46,7 +46,8 @@ from .plot import COLOURS, figure, plot_keypoints
 from .scenes import faces
 from .training import fit
 from .statistics import interval95
-from .uncertainty import noisy_labels, plot_ellipses
+from .gaussians import plot_ellipses
+from .uncertainty import noisy_labels
 from .canvas import KeypointCanvas
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-name

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kpnb.calibration as calibration
+import kpnb.gaussians as gaussians
+import kpnb.likelihood as likelihood
 import kpnb.segmentation as segmentation
 import kpnb.uncertainty as uncertainty
 from kpnb.calibration import (
@@ -68,7 +70,7 @@ def votes(logits):
         "keypoints": torch.full((len(logits), logits.shape[1], 2), 8.0),
         "visible": torch.ones(logits.shape[:2]).bool(),
     }
-    return uncertainty.MapCrossEntropy()(logits, batch)
+    return gaussians.MapCrossEntropy()(logits, batch)
 
 
 # public function, class or method -> (logits, labels) -> anything;
@@ -94,8 +96,8 @@ OVER_CLASSES = {
     "segmentation.predict_logits": lambda z, t: predict_logits(Fixed(z), pictures(len(z), z.shape[-1])),
 }
 OVER_CELLS = {
-    "uncertainty.map_covariance": lambda z, t: uncertainty.map_covariance(z),
-    "uncertainty.MapCrossEntropy.__call__": lambda z, t: votes(z),
+    "gaussians.map_covariance": lambda z, t: gaussians.map_covariance(z),
+    "gaussians.MapCrossEntropy.__call__": lambda z, t: votes(z),
 }
 PROBABILITIES = {
     "calibration.confidence_and_hits": confidence_and_hits,
@@ -104,16 +106,18 @@ PROBABILITIES = {
     "calibration.brier": brier,
 }
 NO_SCORES = {  # their `output` is no tensor of logits, but a mean with a second number
-    "uncertainty.DistributionLoss.__call__",
-    "uncertainty.RootMeanSquare.__call__",
-    "uncertainty.decode_mean",
+    "likelihood.DistributionLoss.__call__",
+    "likelihood.RootMeanSquare.__call__",
+    "gaussians.decode_mean",
 }
+
+MODULES = (calibration, segmentation, gaussians, likelihood, uncertainty)
 
 
 def takers(*names):
-    "Public functions and methods of the three modules that have a parameter of one of these names."
+    "Public functions and methods of the modules that have a parameter of one of these names."
     found = set()
-    for module in (calibration, segmentation, uncertainty):
+    for module in MODULES:
         short = module.__name__.split(".")[1]
         for name in module.__all__:
             thing = getattr(module, name)

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from kpnb.core import make_generator, seed_everything
+from kpnb.gaussians import MapCrossEntropy
 from kpnb.geometry import Augment, KeypointDataset
 from kpnb.heatmaps import HeatmapLoss
 from kpnb.segmentation import fit_masks
@@ -40,7 +41,6 @@ from kpnb.training import (
     restore_random,
     save_checkpoint,
 )
-from kpnb.uncertainty import MapCrossEntropy
 
 EPOCHS, KILLED_AFTER = 5, 2  # whole epochs when the process dies
 
