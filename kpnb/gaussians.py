@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Gaussians', 'decode_mean', 'predict_gaussians', 'constant_std', 'prediction_table', 'write_predictions', 'judge',
-           'against_truth', 'plot_ellipses', 'predict_covariances', 'map_covariance', 'MapCrossEntropy']
+           'against_truth', 'plot_ellipses', 'predict_covariances']
 
 # %% ../nbs/workshop/32_gaussians.ipynb #ga-import
 import math
@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from .core import write_safely
 from .geometry import KeypointDataset
-from .heatmaps import check_space, decode_soft_argmax, gaussian_heatmaps
 from .likelihood import cholesky_covariance, gaussian_entropy, gaussian_nll
 from .plot import COLOURS
 from .scores import coverage, crps_gaussian, miscalibration_area, sharpness, sparsification
-from .training import masked_mean, predict, visible_points
+from .training import predict
 
 # %% ../nbs/workshop/32_gaussians.ipynb #gn063
 @dataclass
@@ -200,46 +199,3 @@ def predict_covariances(
 
     both = predict(model, ds, decode=decode, **kw)
     return both[..., :2], both[..., 2:].unflatten(-1, (2, 2)) * half[:, None] * half
-
-# %% ../nbs/workshop/32_gaussians.ipynb #gn204
-def map_covariance(
-    logits: Tensor,  # (N,K,h,w) maps before the softmax; probabilities are refused
-    stride: float | tuple[float, float] = 1,  # pixels of the picture for each cell; or (along y, along x)
-) -> tuple[Tensor, Tensor]:  # (N,K,2) means in pixels, (N,K,2,2) covariances in pixels²
-    "Centre of gravity and spread of each map's softmax."
-    mean, (h, w) = decode_soft_argmax(logits, stride), logits.shape[-2:]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    along_y, along_x = stride if isinstance(stride, tuple) else (stride, stride)
-    y, x = torch.meshgrid(
-        (torch.arange(h).to(logits) + 0.5) * along_y,
-        (torch.arange(w).to(logits) + 0.5) * along_x,
-        indexing="ij",
-    )
-    away = torch.stack([x, y], -1).flatten(0, 1) - mean[:, :, None]  # (N,K,h·w,2)
-    return mean, torch.einsum("nkp,nkpi,nkpj->nkij", logits.flatten(2).softmax(-1), away, away)
-
-# %% ../nbs/workshop/32_gaussians.ipynb #gn208
-class MapCrossEntropy:
-    """A loss for `fit`: the cross-entropy between each map's softmax and a Gaussian around the label.
-
-    Over the visible points, in nats."""
-
-    def __init__(self, sigma: float = 2.0):
-        self.sigma = sigma  # pixels: how wide each label is drawn
-
-    def __call__(
-        self,
-        logits: Tensor,  # (N,K,h,w)
-        batch: dict,  # with image, keypoints in pixels, visible
-    ) -> Tensor:  # scalar
-        size, seen = tuple(batch["image"].shape[-2:]), batch["visible"]
-        check_space(logits, "logits", "MapCrossEntropy")
-        stride = size[0] / logits.shape[-2], size[1] / logits.shape[-1]  # along y, along x
-        votes = gaussian_heatmaps(batch["keypoints"], size, self.sigma, stride, seen).flatten(2)
-        votes = votes / votes.sum(-1, keepdim=True).clamp(min=1e-30)
-        # the map of a point that is not seen may hold anything
-        logits = torch.where(seen[..., None], logits.float().flatten(2), 0.0)
-        return masked_mean(-(votes * logits.log_softmax(-1)).sum(-1), seen)
-
-    def batch_weight(self, batch: dict) -> int:
-        return visible_points(batch)

@@ -10,6 +10,7 @@ import kpnb.calibration as calibration
 import kpnb.confidences as confidences
 import kpnb.gaussians as gaussians
 import kpnb.likelihood as likelihood
+import kpnb.map_spread as map_spread
 import kpnb.recipes.cured_runs as cured_runs
 import kpnb.scaling as scaling
 import kpnb.segmentation as segmentation
@@ -58,7 +59,7 @@ def votes(logits):
         "keypoints": torch.full((len(logits), logits.shape[1], 2), 8.0),
         "visible": torch.ones(logits.shape[:2]).bool(),
     }
-    return gaussians.MapCrossEntropy()(logits, batch)
+    return map_spread.MapCrossEntropy()(logits, batch)
 
 
 # public function, class or method -> (logits, labels) -> anything;
@@ -84,8 +85,8 @@ OVER_CLASSES = {
     "segmentation.predict_logits": lambda z, t: predict_logits(Fixed(z), pictures(len(z), z.shape[-1])),
 }
 OVER_CELLS = {
-    "gaussians.map_covariance": lambda z, t: gaussians.map_covariance(z),
-    "gaussians.MapCrossEntropy.__call__": lambda z, t: votes(z),
+    "map_spread.map_covariance": lambda z, t: map_spread.map_covariance(z),
+    "map_spread.MapCrossEntropy.__call__": lambda z, t: votes(z),
 }
 PROBABILITIES = {
     "confidences.confidence_and_hits": confidence_and_hits,
@@ -101,7 +102,17 @@ NO_SCORES = {  # their `output` is no tensor of logits, but a mean with a second
     "gaussians.decode_mean",
 }
 
-MODULES = (calibration, confidences, scaling, cured_runs, segmentation, gaussians, likelihood, uncertainty)
+MODULES = (
+    calibration,
+    confidences,
+    scaling,
+    cured_runs,
+    segmentation,
+    gaussians,
+    map_spread,
+    likelihood,
+    uncertainty,
+)
 
 
 def takers(*names):

@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 from kpnb.core import make_generator, seed_everything
-from kpnb.gaussians import MapCrossEntropy
 from kpnb.geometry import Augment, KeypointDataset
 from kpnb.heatmaps import HeatmapLoss
+from kpnb.map_spread import MapCrossEntropy
 from kpnb.segmentation import fit_masks
 from kpnb.training import (
     History,

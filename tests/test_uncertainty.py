@@ -11,12 +11,12 @@ from torch.distributions import Normal
 import kpnb.ensembles as ensembles
 import kpnb.gaussians as gaussians
 import kpnb.likelihood as likelihood
+import kpnb.map_spread as map_spread
 import kpnb.scores as scores
 import kpnb.uncertainty as uncertainty
 from kpnb.ensembles import mc_dropout
 from kpnb.gaussians import (
     Gaussians,
-    MapCrossEntropy,
     against_truth,
     constant_std,
     decode_mean,
@@ -28,9 +28,10 @@ from kpnb.gaussians import (
 )
 from kpnb.geometry import KeypointDataset
 from kpnb.likelihood import LOSSES, DistributionLoss, laplace_nll, student_nll
+from kpnb.map_spread import MapCrossEntropy
 from kpnb.uncertainty import GaussianNet, label_sigma, noisy_labels, train_uncertain
 
-MODULES = (uncertainty, likelihood, scores, gaussians, ensembles)
+MODULES = (uncertainty, likelihood, scores, gaussians, ensembles, map_spread)
 ODD = {
     "nan": math.nan,
     "zero": 0.0,
