@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from common import machine, measure, table
 
-from kpnb.uncertainty import crps_gaussian, miscalibration_area, sharpness
+from kpnb.scores import crps_gaussian, miscalibration_area, sharpness
 
 try:
     import uncertainty_toolbox as toolbox

@@ -17,7 +17,8 @@ from importlib.metadata import version
 import torch
 from common import machine, measure, table
 
-from kpnb.calibration import Reliability, ece, sample_calibrated
+from kpnb.calibration import Reliability, ece
+from kpnb.confidences import sample_calibrated
 
 OURS = "kpnb Reliability"
 

@@ -16,7 +16,8 @@ import torchmetrics
 from common import machine, measure, table
 from torch import nn
 
-from kpnb.calibration import Reliability, ece, sample_calibrated
+from kpnb.calibration import Reliability, ece
+from kpnb.confidences import sample_calibrated
 from kpnb.evaluation import point_mse
 from kpnb.geometry import rotation, warp
 from kpnb.heatmaps import HeatmapLoss, decode_soft_argmax, gaussian_heatmaps, gaussian_mse

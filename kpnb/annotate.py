@@ -50,7 +50,9 @@ from .metrics import distances
 from .plot import COLOURS, figure, plot_keypoints
 from .scenes import faces
 from .training import fit
-from .uncertainty import interval95, noisy_labels, plot_ellipses
+from .statistics import interval95
+from .gaussians import plot_ellipses
+from .uncertainty import noisy_labels
 from .canvas import KeypointCanvas
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-name

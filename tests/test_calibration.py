@@ -1,33 +1,24 @@
-"""Probabilities and logits are never taken for each other, and void is never guessed.
-
-Nothing of the size of the input is made.
-"""
+"""Probabilities and logits are never taken for each other in any module, and void is never guessed."""
 
 import inspect
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import kpnb.calibration as calibration
+import kpnb.confidences as confidences
+import kpnb.gaussians as gaussians
+import kpnb.likelihood as likelihood
+import kpnb.map_spread as map_spread
+import kpnb.recipes.cured_runs as cured_runs
+import kpnb.scaling as scaling
 import kpnb.segmentation as segmentation
 import kpnb.uncertainty as uncertainty
-from kpnb.calibration import (
-    LocalTemperature,
-    Reliability,
-    Scaler,
-    TemperatureScaling,
-    VectorScaling,
-    brier,
-    classwise_ece,
-    confidence_and_hits,
-    cure_runs,
-    ece,
-    ensemble,
-    nll,
-)
+from kpnb.calibration import Reliability, classwise_ece, ece
+from kpnb.confidences import answered, brier, check_probabilities, confidence_and_hits, nll
+from kpnb.recipes.cured_runs import cure_runs
+from kpnb.scaling import LocalTemperature, TemperatureScaling, VectorScaling, ensemble
 from kpnb.segmentation import mask_loss, pixel_hits, plot_segmentation, predict_logits
 
 
@@ -68,21 +59,21 @@ def votes(logits):
         "keypoints": torch.full((len(logits), logits.shape[1], 2), 8.0),
         "visible": torch.ones(logits.shape[:2]).bool(),
     }
-    return uncertainty.MapCrossEntropy()(logits, batch)
+    return map_spread.MapCrossEntropy()(logits, batch)
 
 
 # public function, class or method -> (logits, labels) -> anything;
 # by the axis over which a softmax goes: classes, or the cells of a map
 OVER_CLASSES = {
-    "calibration.nll": nll,
-    "calibration.Scaler.fit": lambda z, t: TemperatureScaling().fit(z, t),
-    "calibration.Scaler.__call__": lambda z, t: VectorScaling(z.shape[1])(z),
-    "calibration.TemperatureScaling.forward": lambda z, t: TemperatureScaling()(z),
-    "calibration.VectorScaling.forward": lambda z, t: VectorScaling(z.shape[1])(z),
-    "calibration.LocalTemperature.forward": lambda z, t: LocalTemperature(z.shape[1])(z),
-    "calibration.LocalTemperature.temperature": lambda z, t: LocalTemperature(z.shape[1]).temperature(z),
-    "calibration.ensemble": lambda z, t: ensemble([2 * z - z, z]),
-    "calibration.cure_runs": lambda z, t: cure_runs(
+    "confidences.nll": nll,
+    "scaling.Scaler.fit": lambda z, t: TemperatureScaling().fit(z, t),
+    "scaling.Scaler.__call__": lambda z, t: VectorScaling(z.shape[1])(z),
+    "scaling.TemperatureScaling.forward": lambda z, t: TemperatureScaling()(z),
+    "scaling.VectorScaling.forward": lambda z, t: VectorScaling(z.shape[1])(z),
+    "scaling.LocalTemperature.forward": lambda z, t: LocalTemperature(z.shape[1])(z),
+    "scaling.LocalTemperature.temperature": lambda z, t: LocalTemperature(z.shape[1]).temperature(z),
+    "scaling.ensemble": lambda z, t: ensemble([2 * z - z, z]),
+    "cured_runs.cure_runs": lambda z, t: cure_runs(
         [{"logits": z, "masks": t, "apart_logits": z, "apart_masks": t}]
     ),
     "segmentation.logits_only": lambda z, t: segmentation.logits_only(z),
@@ -94,27 +85,41 @@ OVER_CLASSES = {
     "segmentation.predict_logits": lambda z, t: predict_logits(Fixed(z), pictures(len(z), z.shape[-1])),
 }
 OVER_CELLS = {
-    "uncertainty.map_covariance": lambda z, t: uncertainty.map_covariance(z),
-    "uncertainty.MapCrossEntropy.__call__": lambda z, t: votes(z),
+    "map_spread.map_covariance": lambda z, t: map_spread.map_covariance(z),
+    "map_spread.MapCrossEntropy.__call__": lambda z, t: votes(z),
 }
 PROBABILITIES = {
-    "calibration.confidence_and_hits": confidence_and_hits,
+    "confidences.confidence_and_hits": confidence_and_hits,
     "calibration.Reliability.update": lambda p, t: Reliability().update(p, t),
     "calibration.classwise_ece": classwise_ece,
-    "calibration.brier": brier,
+    "confidences.brier": brier,
+    "confidences.check_probabilities": lambda p, t: check_probabilities(p, t != 255, p.amax(1)),
+    "confidences.answered": lambda p, t: answered(p, t),
 }
 NO_SCORES = {  # their `output` is no tensor of logits, but a mean with a second number
-    "uncertainty.DistributionLoss.__call__",
-    "uncertainty.RootMeanSquare.__call__",
-    "uncertainty.decode_mean",
+    "likelihood.DistributionLoss.__call__",
+    "likelihood.RootMeanSquare.__call__",
+    "gaussians.decode_mean",
 }
+
+MODULES = (
+    calibration,
+    confidences,
+    scaling,
+    cured_runs,
+    segmentation,
+    gaussians,
+    map_spread,
+    likelihood,
+    uncertainty,
+)
 
 
 def takers(*names):
-    "Public functions and methods of the three modules that have a parameter of one of these names."
+    "Public functions and methods of the modules that have a parameter of one of these names."
     found = set()
-    for module in (calibration, segmentation, uncertainty):
-        short = module.__name__.split(".")[1]
+    for module in MODULES:
+        short = module.__name__.split(".")[-1]
         for name in module.__all__:
             thing = getattr(module, name)
             if inspect.isclass(thing):
@@ -167,17 +172,6 @@ def test_logits_are_refused_where_probabilities_are_expected(name):
         for wrong in (z, z.log_softmax(1), z.sigmoid()):
             with pytest.raises(ValueError, match="expected probabilities"):
                 PROBABILITIES[name](wrong, t)
-
-
-def test_void_may_hold_anything_when_probabilities_are_looked_for():
-    z, t = case()
-    shares = torch.where((t == 255)[:, None], -9.0, z.softmax(1))
-    with pytest.raises(ValueError, match="expected logits"):
-        nll(shares, t)
-    with pytest.raises(ValueError, match="expected logits"):
-        TemperatureScaling().fit(shares, t)
-    assert nll(z, torch.full_like(t, 255)).isnan()
-    assert nll(torch.where((t == 255)[:, None], 0.25, z), t) == nll(z, t)
 
 
 def with_labels(z, t, ignore):
@@ -240,69 +234,3 @@ def test_an_error_far_into_a_stream_names_its_sample():
     t[33, 2] = 7
     with pytest.raises(ValueError, match=r"target\[33, 2\] is 7"):
         Reliability(chunk=12).update(torch.full((40, 2, 3), 0.5), t)
-
-
-class Largest(TorchDispatchMode):
-    "The most bytes of any tensor that is newly made."
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        held = {
-            x.untyped_storage().data_ptr()
-            for x in torch.utils._pytree.tree_leaves((args, kwargs))
-            if isinstance(x, torch.Tensor)
-        }
-        for x in torch.utils._pytree.tree_leaves(out):
-            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in held:
-                self.bytes = max(self.bytes, x.untyped_storage().nbytes())
-        return out
-
-
-@pytest.mark.parametrize("shape", [(8, 20, 256, 256), (1, 20, 724, 724), (524288, 20)])
-@pytest.mark.parametrize("name", ["nll", "brier", "fit"])
-def test_nothing_of_half_the_size_of_the_input_is_made(name, shape):
-    scores = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    target = torch.zeros(shape[0], *shape[2:]).byte()
-    if name == "brier":
-        scores /= scores.sum(1, keepdim=True)
-    call = {
-        "nll": lambda: nll(scores, target),
-        "brier": lambda: brier(scores, target),
-        "fit": lambda: VectorScaling(20).fit(scores, target, steps=1, places=100_000),
-    }[name]
-    with Largest() as largest:
-        call()
-    assert 0 < largest.bytes < scores.nbytes / 2
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_scores_in_pieces_are_the_plain_scores(seed):
-    z, t = case(seed, n=5, classes=6, size=200)  # more numbers than one piece holds
-    known, labels = t != 255, t.long()
-    plain = F.cross_entropy(z, labels, ignore_index=255)
-    torch.testing.assert_close(nll(z, t), plain, rtol=1e-6, atol=0)
-    y = F.one_hot(torch.where(known, labels, 0), 6).movedim(-1, 1)
-    right = ((z.double().softmax(1) - y) ** 2).sum(1)[known].mean()
-    torch.testing.assert_close(brier(z.double().softmax(1), t), right, rtol=1e-9, atol=0)
-    turned = z.permute(2, 1, 3, 0).contiguous().permute(3, 1, 0, 2)
-    torch.testing.assert_close(nll(turned, t), plain, rtol=1e-6, atol=0)
-
-
-def test_a_temperature_fitted_in_pieces_is_the_best_one():
-    z, t = case(0, n=5, classes=6, size=200)
-    T = TemperatureScaling().fit(z, t, places=10**9).temperature
-    at = lambda T: float(nll(z.double() / T, t))
-    assert at(T) <= min(at(1.001 * T), at(T / 1.001)) + 1e-9
-    rows, labels = z.movedim(1, -1)[t != 255], t[t != 255]
-    assert TemperatureScaling().fit(rows, labels, places=10**9).temperature == pytest.approx(T, rel=1e-6)
-    assert TemperatureScaling().fit(z, t, places=500, seed=1).temperature == pytest.approx(
-        TemperatureScaling().fit(rows, labels, places=500, seed=1).temperature, rel=1e-9
-    )
-
-
-def test_an_ensemble_of_half_precision_is_computed_in_float32():
-    z = case(void=False)[0]
-    torch.testing.assert_close(ensemble([z.half(), z.half()]), ensemble([z.half().float()] * 2))
-    assert isinstance(TemperatureScaling(), Scaler)

@@ -14,7 +14,7 @@ from kpnb.augment import Augment
 from kpnb.evaluation import point_mse
 from kpnb.heatmaps import HeatmapLoss
 from kpnb.keypoints import KeypointDataset
-from kpnb.uncertainty import MapCrossEntropy
+from kpnb.map_spread import MapCrossEntropy
 
 
 def scaled(factor):

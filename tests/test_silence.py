@@ -34,6 +34,7 @@ from kpnb.collapse import Switches
 from kpnb.core import seed_everything
 from kpnb.evaluation import predict
 from kpnb.facial import ExerciseDataset, all_known, augmentation
+from kpnb.gaussians import Gaussians
 from kpnb.geometry import hflip_matrix, mirror_pairs, normalise, rotation, to_original, warp
 from kpnb.heatmaps import FlipAverage, train_heatmaps
 from kpnb.keypoints import KeypointDataset
@@ -42,7 +43,6 @@ from kpnb.models import NoseNet, conv_block
 from kpnb.recipes.real_faces import fifteen_points, imm_points, lfpw_68
 from kpnb.scenes import faces, pets
 from kpnb.submission import predict_mirrored, submission_table, write_submission
-from kpnb.uncertainty import Gaussians
 
 N, K, SIDE = 12, 15, 32
 PLACES = {"NaN": math.nan, "(0, 0)": 0.0, "(-1, -1)": -1.0, "1e9": 1e9}
@@ -356,16 +356,16 @@ CALLS = {
     "training.evaluate": {},
     "training.fit": QUICK,
     "training.masked_mean": dict(values=lambda w: w.hide(noise(N, K, 2))),
-    "uncertainty.DistributionLoss.__call__": dict(output=lambda w: w.spread()),
-    "uncertainty.RootMeanSquare.__call__": dict(output=lambda w: w.spread()),
-    "uncertainty.decode_mean": dict(output=lambda w: w.spread()),
-    "uncertainty.MapCrossEntropy.__call__": dict(logits=lambda w: w.maps()),
+    "likelihood.DistributionLoss.__call__": dict(output=lambda w: w.spread()),
+    "likelihood.RootMeanSquare.__call__": dict(output=lambda w: w.spread()),
+    "gaussians.decode_mean": dict(output=lambda w: w.spread()),
+    "map_spread.MapCrossEntropy.__call__": dict(logits=lambda w: w.maps()),
     "uncertainty.train_uncertain": QUICK | dict(model=lambda w: seeded(Spread)),
-    "uncertainty.predict_gaussians": dict(model=lambda w: seeded(Spread)),
-    "uncertainty.predict_covariances": dict(model=lambda w: seeded(Spread, 3)),
-    "uncertainty.mc_dropout": dict(model=lambda w: seeded(Spread), n=2),
-    "uncertainty.prediction_table": dict(pred=lambda w: World().gaussians()),  # it shows all predictions
-    "uncertainty.write_predictions": dict(pred=lambda w: World().gaussians(), path=file),
+    "gaussians.predict_gaussians": dict(model=lambda w: seeded(Spread)),
+    "gaussians.predict_covariances": dict(model=lambda w: seeded(Spread, 3)),
+    "ensembles.mc_dropout": dict(model=lambda w: seeded(Spread), n=2),
+    "gaussians.prediction_table": dict(pred=lambda w: World().gaussians()),  # it shows all predictions
+    "gaussians.write_predictions": dict(pred=lambda w: World().gaussians(), path=file),
     "segmentation.relabel": dict(new=labels_to_labels, names="abc"),
     "segmentation.few_labels": dict(ds=lambda w: w.pets()),
     "segmentation.preprocess": dict(size=16),
@@ -394,7 +394,7 @@ CALLS = {
 
 # How to make the object of a method, where the class needs arguments.
 MAKE = {
-    "uncertainty.Gaussians": lambda w: w.gaussians(),
+    "gaussians.Gaussians": lambda w: w.gaussians(),
     "heatmaps.HeatmapCodec": lambda w: heatmaps.HeatmapCodec(stride=4),
 }
 

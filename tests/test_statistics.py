@@ -1,6 +1,7 @@
 """Intervals, paired comparisons and verdicts, against SciPy and by counting."""
 
 import itertools
+import math
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,17 @@ import pytest
 import torch
 from scipy import stats
 
-from kpnb.statistics import bootstrap, compare, holm, mean_interval, permutation_p, roc, verdict
+from kpnb.statistics import (
+    bootstrap,
+    compare,
+    holm,
+    interval95,
+    mean_interval,
+    permutation_p,
+    roc,
+    verdict,
+    weighted_bootstrap,
+)
 
 
 def numbers(seed, *shape):
@@ -169,6 +180,58 @@ def test_area_below_the_curve_is_mann_whitneys_u(seed):
     assert np.isclose(curve.auc, stats.mannwhitneyu(b, a).statistic / 1000)
     assert curve.false_alarms[0] == curve.found[0] == 0 and curve.false_alarms[-1] == curve.found[-1] == 1
     assert (np.diff(curve.false_alarms) >= 0).all() and (np.diff(curve.found) >= 0).all()
+
+
+def test_intervals_use_the_exact_quantiles_of_student():
+    exact = {
+        1: 12.706204736,
+        2: 4.302652730,
+        4: 2.776445105,
+        5: 2.570581836,
+        10: 2.228138852,
+        11: 2.200985160,
+        30: 2.042272456,
+        100: 1.983971519,
+        1000: 1.962339081,
+    }
+    for df, t in exact.items():
+        values = torch.randn(df + 1, generator=torch.Generator().manual_seed(df), dtype=torch.float64)
+        mean, half = interval95(values.tolist())
+        assert mean == pytest.approx(values.mean().item())
+        assert half == pytest.approx(t * values.std().item() / math.sqrt(df + 1), rel=1e-8)
+
+
+def test_the_area_says_how_often_a_strange_case_scores_higher():
+    assert roc([1.0, 2, 3], [4.0, 5]).auc == 1 and roc([4.0, 5], [1.0, 2]).auc == 0
+    assert roc(torch.ones(3), torch.ones(2)).auc == 0.5
+    with pytest.raises(ValueError, match=r"strange.*\(0,\)"):
+        roc([1.0], [])
+
+
+@pytest.mark.parametrize("method", ["basic", "percentile"])
+@pytest.mark.parametrize("seed", range(3))
+def test_all_redraws_at_once_are_the_redraws_one_by_one(method, seed):
+    v = torch.tensor(numbers(seed, 30))
+    plain = bootstrap(v, method=method, seed=seed, times=500)
+    quick = weighted_bootstrap(
+        float(v.mean()), lambda w: w @ v / w.sum(1), 30, times=500, method=method, seed=seed
+    )
+    assert (quick.value, quick.low, quick.high) == pytest.approx((plain.value, plain.low, plain.high))
+    assert (quick.level, quick.n, quick.p) == (0.95, 30, None)
+
+
+def test_the_p_value_of_redraws_is_where_the_interval_begins_to_hold_zero():
+    for seed in range(10):
+        v = torch.tensor(numbers(seed, 40)) + 0.3
+        for level in (0.5, 0.8, 0.95):
+            i = weighted_bootstrap(
+                float(v.mean()), lambda w: w @ v / w.sum(1), 40, level, 1000, seed=seed, test=True
+            )
+            assert abs(i.p + level - 1) < 0.02 or (i.p < 1 - level) == (i.low > 0 or i.high < 0)
+    with pytest.raises(ValueError, match="nothing to measure"):
+        weighted_bootstrap(math.nan, lambda w: w[:, 0] * math.nan, 5)
+    with pytest.raises(ValueError, match="'basic' or 'percentile'"):
+        weighted_bootstrap(0.0, lambda w: w[:, 0], 5, method="bca")
 
 
 def measurements(shifts, seeds=5):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checks import Exercise, whole
-from ..uncertainty import HALF_LOG_2PI, bounded, gaussian_nll
+from ..likelihood import HALF_LOG_2PI, bounded, gaussian_nll
 
 # %% ../../nbs/exercises/30_gaussian_nll.ipynb #gn244
 def _nll(m, s, t):
