@@ -14,7 +14,7 @@ from common import machine
 from heatmap_networks import VARIANTS as UNTRAINED
 
 from kpnb.core import seed_everything
-from kpnb.heatmaps import accuracy, train_heatmaps
+from kpnb.heatmap_training import accuracy, train_heatmaps
 from kpnb.models import HeatmapNet, ResNet18Heatmap
 from kpnb.scenes import pets
 from kpnb.training import mean_points

@@ -40,7 +40,9 @@ from torch import Tensor, nn
 from .core import DataError, locked, make_generator, patch, seed_everything, write_safely
 from .datasets import _PICTURES, SOURCES, Source, _inside_folder, _measure, _Record, load, read_image
 from .geometry import Augment, KeypointDataset, _other_side, mirror_pairs, swap_order, to_original
-from .heatmaps import CoarseHeatmap, Decode, HeatmapLoss
+from .backbones import CoarseHeatmap
+from .codec import Decode
+from .heatmap_losses import HeatmapLoss
 from .metrics import distances
 from .plot import COLOURS, figure, plot_keypoints
 from .scenes import faces

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from .core import seed_everything
 from .datasets import load
 from .geometry import Augment, KeypointDataset, inside, normalise, transform_points
-from .models import CoarseToFine, NoseNet
+from .backbones import CoarseToFine
+from .models import NoseNet
 from .plot import COLOURS, figure
 from .people import face_points
 from .scenes import faces

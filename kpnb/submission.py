@@ -27,7 +27,7 @@ from .core import VOID, DataError, make_generator, seed_everything, write_safely
 from .datasets import load
 from .geometry import KeypointDataset, crop_matrix, denormalise, mirror_pairs, swap_order, to_original
 from .metrics import IBUG_EYES, augmentation, nme
-from .models import CoarseToFine, ResNet18Regressor
+from .backbones import CoarseToFine, ResNet18Regressor
 from .training import fit, masked_mean, mean_points, predict, visible_points
 
 # %% ../nbs/23_faces_in_the_wild.ipynb #fw012

@@ -36,10 +36,12 @@ from torch import Tensor, nn
 from .core import make_generator, seed_everything, write_safely
 from .datasets import load
 from .geometry import KeypointDataset, inside, mirror_pairs, normalise
-from .heatmaps import check_space, decode_soft_argmax, gaussian_heatmaps
+from .decoders import decode_soft_argmax
+from .heatmaps import check_space, gaussian_heatmaps
 from .layers import SpatialDropout
 from .metrics import augmentation, lfpw_folds
-from .models import PointGaussian, ResNet18Gaussian, SoftArgmax2d, conv_block
+from .backbones import PointGaussian, ResNet18Gaussian
+from .models import SoftArgmax2d, conv_block
 from .plot import COLOURS, figure
 from .statistics import mean_interval
 from .training import History, fit, masked_mean, predict, visible_points

@@ -41,7 +41,7 @@ from kpnb.geometry import (
     to_original,
     warp,
 )
-from kpnb.heatmaps import FlipAverage, train_heatmaps
+from kpnb.heatmap_training import FlipAverage, train_heatmaps
 from kpnb.metrics import ExerciseDataset, all_known, augmentation, fifteen_points, imm_points
 from kpnb.models import NoseNet, conv_block
 from kpnb.scenes import faces, pets

@@ -23,7 +23,7 @@ from torch import nn
 
 from kpnb.core import make_generator, seed_everything
 from kpnb.geometry import Augment, KeypointDataset
-from kpnb.heatmaps import HeatmapLoss
+from kpnb.heatmap_losses import HeatmapLoss
 from kpnb.segmentation import fit_masks
 from kpnb.training import (
     History,

@@ -9,8 +9,8 @@ import torch
 from torch.distributions import Laplace, MultivariateNormal, Normal, StudentT
 
 import kpnb.uncertainty as module
+from kpnb.backbones import PointGaussian
 from kpnb.geometry import KeypointDataset
-from kpnb.models import PointGaussian
 from kpnb.training import fit
 from kpnb.uncertainty import (
     LOG_VAR,

@@ -11,7 +11,7 @@ import math
 import torch
 
 from ..checks import Exercise, whole
-from ..heatmaps import decode_soft_argmax
+from ..decoders import decode_soft_argmax
 
 # %% ../../nbs/exercises/24_pet_nose_heatmaps.ipynb #ph193
 def _one_hill(point, size, sigma, half=0.5, spread=None, height=1.0):
