@@ -17,8 +17,9 @@ from common import machine, measure, table
 from torch import nn
 from torch.utils.data import DataLoader
 
+from kpnb.backbones import CoarseToFine
 from kpnb.facial import ExerciseDataset, all_known, evaluate_batched, evaluate_model
-from kpnb.models import CoarseToFine, NoseNet
+from kpnb.models import NoseNet
 from kpnb.scenes import faces
 
 BATCHED = "evaluate_batched"

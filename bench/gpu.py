@@ -18,9 +18,11 @@ from torch import nn
 
 from kpnb.calibration import Reliability, ece
 from kpnb.confidences import sample_calibrated
+from kpnb.decoders import decode_soft_argmax
 from kpnb.evaluation import point_mse
 from kpnb.geometry import rotation, warp
-from kpnb.heatmaps import HeatmapLoss, decode_soft_argmax, gaussian_heatmaps, gaussian_mse
+from kpnb.heatmap_losses import HeatmapLoss, gaussian_mse
+from kpnb.heatmaps import gaussian_heatmaps
 from kpnb.models import NoseNet, ResNet18Heatmap
 from kpnb.optimisation import make_optimizer, precision, train_epoch
 

@@ -18,7 +18,8 @@ import copy
 import torch
 from common import machine, measure, table
 
-from kpnb.models import HeatmapNet, ResNet18Heatmap, multiply_adds
+from kpnb.backbones import multiply_adds
+from kpnb.models import HeatmapNet, ResNet18Heatmap
 from kpnb.optimisation import make_optimizer, precision
 
 WAYS = {

@@ -15,7 +15,7 @@ from heatmap_networks import VARIANTS as UNTRAINED
 
 from kpnb.core import seed_everything
 from kpnb.evaluation import mean_points
-from kpnb.heatmaps import accuracy, train_heatmaps
+from kpnb.heatmap_training import accuracy, train_heatmaps
 from kpnb.models import HeatmapNet, ResNet18Heatmap
 from kpnb.scenes import pets
 

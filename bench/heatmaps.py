@@ -23,8 +23,10 @@ import torch
 import torch.nn.functional as F
 from common import machine, measure, table
 
+from kpnb.decoders import decode_dark, decode_soft_argmax
 from kpnb.geometry import normalise
-from kpnb.heatmaps import decode_dark, decode_soft_argmax, dsnt_loss, gaussian_heatmaps, gaussian_mse
+from kpnb.heatmap_losses import dsnt_loss, gaussian_mse
+from kpnb.heatmaps import gaussian_heatmaps
 
 N, K, SIZE, SIGMA = 32, 15, 256, 7.0
 g = torch.Generator().manual_seed(0)

@@ -45,7 +45,9 @@ from .files import read_image
 from .augment import Augment
 from .geometry import mirror_pairs, other_side, swap_order, to_original
 from .keypoints import KeypointDataset
-from .heatmaps import CoarseHeatmap, Decode, HeatmapLoss
+from .backbones import CoarseHeatmap
+from .codec import Decode
+from .heatmap_losses import HeatmapLoss
 from .metrics import distances
 from .plot import COLOURS, figure, plot_keypoints
 from .scenes import faces

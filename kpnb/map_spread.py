@@ -9,7 +9,8 @@ __all__ = ['map_covariance', 'MapCrossEntropy']
 import torch
 from torch import Tensor
 
-from .heatmaps import check_space, decode_soft_argmax, gaussian_heatmaps
+from .decoders import decode_soft_argmax
+from .heatmaps import check_space, gaussian_heatmaps
 from .evaluation import masked_mean, visible_points
 
 # %% ../nbs/workshop/40_map_spread.ipynb #gn204

@@ -25,7 +25,8 @@ from .checkpoint import load_checkpoint, random_states, restore_random, save_che
 from .core import DataError, make_generator, patch, seed_everything
 from .core import device as pick_device
 from .description import Description, changed_settings, describe_data
-from .evaluation import check_metrics, check_something_counts, check_takes, decode_points, evaluate
+from .evaluation import check_metrics, check_something_counts, decode_points, evaluate
+from .heatmaps import check_takes
 from .evaluation import mean_answer, point_mse
 from .history import History, Progress, checked_mode, known_mode
 from .optimisation import TrainingDiverged, make_optimizer, make_schedule, memory_layout

@@ -20,7 +20,8 @@ from .geometry import inside, mirror_pairs
 from .keypoints import KeypointDataset
 from .layers import SpatialDropout
 from .likelihood import LOSSES, DistributionLoss
-from .models import PointGaussian, ResNet18Gaussian, SoftArgmax2d, conv_block
+from .backbones import PointGaussian, ResNet18Gaussian
+from .models import SoftArgmax2d, conv_block
 from .history import History
 from .training import fit
 

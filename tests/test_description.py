@@ -12,7 +12,7 @@ from torch import nn
 
 from kpnb.augment import Augment
 from kpnb.evaluation import point_mse
-from kpnb.heatmaps import HeatmapLoss
+from kpnb.heatmap_losses import HeatmapLoss
 from kpnb.keypoints import KeypointDataset
 from kpnb.map_spread import MapCrossEntropy
 

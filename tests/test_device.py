@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from kpnb import models
 from kpnb.core import seed_everything
 from kpnb.evaluation import evaluate, point_mse
-from kpnb.heatmaps import HeatmapLoss
+from kpnb.heatmap_losses import HeatmapLoss
 from kpnb.keypoints import KeypointDataset
 from kpnb.models import NoseNet
 from kpnb.optimisation import train_epoch

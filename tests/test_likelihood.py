@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Laplace, MultivariateNormal, Normal, StudentT
 
+from kpnb.backbones import PointGaussian
 from kpnb.keypoints import KeypointDataset
 from kpnb.likelihood import (
     LOG_VAR,
@@ -20,7 +21,6 @@ from kpnb.likelihood import (
     laplace_std,
     student_nll,
 )
-from kpnb.models import PointGaussian
 
 
 def draws(seed, n=400):

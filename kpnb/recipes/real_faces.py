@@ -20,7 +20,8 @@ from ..geometry import to_original
 from ..keypoints import KeypointDataset
 from ..losses import PointLoss, smooth_l1
 from ..metrics import IBUG_EYES, mse, nme
-from ..models import CoarseToFine, NoseNet, ResNet18Regressor
+from ..backbones import CoarseToFine, ResNet18Regressor
+from ..models import NoseNet
 from ..people import face_points
 from .judging import Judged, train_and_judge
 from ..scenes import faces
