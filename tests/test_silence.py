@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 import kpnb
 from kpnb import heatmaps
-from kpnb.annotate import guess, learn, small_network
 from kpnb.collapse import Switches
 from kpnb.core import seed_everything
 from kpnb.geometry import (
@@ -44,6 +43,7 @@ from kpnb.geometry import (
 from kpnb.heatmaps import FlipAverage, train_heatmaps
 from kpnb.metrics import ExerciseDataset, all_known, augmentation, fifteen_points, imm_points
 from kpnb.models import NoseNet, conv_block
+from kpnb.rounds import guess, learn
 from kpnb.scenes import faces, pets
 from kpnb.submission import lfpw_68, predict_mirrored, submission_table, write_submission
 from kpnb.uncertainty import Gaussians
@@ -270,10 +270,6 @@ def nets(w):
     return seeded(Maps)
 
 
-def doubtful(w):
-    return guess(seeded(Maps), w.ds)
-
-
 def answers(w):
     return torch.rand(N, K, 2, generator=torch.Generator().manual_seed(0)) * SIDE
 
@@ -374,18 +370,8 @@ CALLS = {
     "sweep.train_cell": dict(
         cell=dict(lr=0.1, weight_decay=0.0), epochs=1, train=lambda w: w.colour(), valid=lambda w: w.colour()
     ),
-    "annotate.learn": dict(model=nets, steps=1, progress=False),
-    "annotate.guess": dict(model=nets),
-    "annotate.judge_doubts": dict(g=doubtful),
-    "annotate.judge_ellipses": dict(g=doubtful),
-    "annotate.choose_next": dict(model=nets, have=[0, 1], n=6, rule="spread", order=range(N)),
-    "annotate.label_rounds": dict(
-        start=lambda w: seeded(small_network, K),
-        counts=(2, 4),
-        steps=1,
-        pool=lambda w: w.colour(),
-        test=lambda w: w.colour(),
-    ),
+    "rounds.learn": dict(model=nets, steps=1, progress=False),
+    "rounds.guess": dict(model=nets),
 }
 
 # How to make the object of a method, where the class needs arguments.
@@ -406,7 +392,6 @@ EXCUSED = {
     "datasets.describe": "counts how many places are missing or outside the picture",
     "plot.plot_keypoints": "draws a hollow ring at the place of a hidden point; see tests/test_plot.py",
     "plot.plot_batch": "draws with plot_keypoints",
-    "annotate.plot_ranked": "draws with plot_keypoints",
     "annotate.Annotator.propose": "needs a folder that is being labelled; it looks at answers, not at labels",
     "segmentation.source_networks": _MASKS,
     "segmentation.pets_trimap": _MASKS,
@@ -501,7 +486,6 @@ CONCERNED = sorted(path for path in PUBLIC if is_concerned(path))
 SLOW = {
     "heatmaps.pet_noses",
     "segmentation.recipe",
-    "annotate.label_rounds",
     "metrics.fifteen_points",
     "metrics.lfpw_fifteen",
     "metrics.imm_points",
@@ -581,8 +565,8 @@ MIRRORS = {
     "submission.lfpw_68": lambda ds: lfpw_68(data=(rgb(ds), rgb(ds)), **QUICK),
     "heatmaps.FlipAverage": averaged,
     "heatmaps.train_heatmaps": lambda ds: train_heatmaps(seeded(Maps), ds, ds, **QUICK),
-    "annotate.learn": lambda ds: learn(seeded(Maps), ds, steps=1, progress=False),
-    "annotate.guess": lambda ds: guess(seeded(Maps), ds),
+    "rounds.learn": lambda ds: learn(seeded(Maps), ds, steps=1, progress=False),
+    "rounds.guess": lambda ds: guess(seeded(Maps), ds),
 }
 NO_MIRROR = {
     "statistics.compare": "pairs are measurements with the same seed",
@@ -594,9 +578,8 @@ NO_MIRROR = {
     "plot.plot_batch": "takes pairs for colours, and mirrors nothing",
     "scenes.Scene.mirrored": "builds a new scene, whose left and right are true by construction",
     "datasets.Source": "says what a data set is; load gives its pairs to the data set",
-    "annotate.OwnSource": "says what a data set is; load gives its pairs to the data set",
-    "annotate.register": "says what a data set is; learn and guess refuse it without pairs",
-    "annotate.one_round": "registers, then calls learn and guess, which are tried here",
+    "own_data.register": "says what a data set is; learn and guess refuse it without pairs",
+    "rounds.one_round": "registers, then calls learn and guess, which are tried here",
 }
 
 
@@ -673,7 +656,6 @@ def from_data_set_to_data_set():
 
 
 LEAD_BACK = {  # name -> data set -> data set(s); the names are those that the introspection finds
-    "annotate.shaken": lambda f, ds: f(ds),
     "geometry.concat": lambda f, ds: f([ds[5:], ds[:5]]),
     "geometry.KeypointDataset.to": lambda f, ds: f(ds, "cpu"),
     "geometry.KeypointDataset.gray": lambda f, ds: f(ds),
@@ -736,9 +718,9 @@ def test_what_comes_out_leads_back_to_the_file(name):
 WRITERS = {  # who may make, replace or rename a file, and why it is whole all the same
     "core.write_safely": "the one way: a name of its own for each write, then one step",
     "core.locked": "the name of a lock's holder, for a message",
-    "annotate.LabelFile._append": "the journal: a line is added at the end, under the lock, "
+    "journal.append": "the journal: a line is added at the end, under the lock, "
     "and a torn one is put aside",
-    "annotate.LabelFile._put_aside": "a folder in the place of a file gets another name",
+    "label_file.LabelFile._put_aside": "a folder in the place of a file gets another name",
     "downloads._receive": "the beginning of a download, which gets its name when it is right",
     "downloads._attempt": "its name",
     "downloads._make": "a member of an archive, in a folder of its own",
