@@ -336,7 +336,7 @@ def _step(self: Annotator, step):
     i = self.order.index(self.at) + step
     if 0 <= i < len(self.order):
         return self.go(self.order[i])
-    if self.labels._waiting or self.labels._late or not self.labels.saved:
+    if self.labels.behind:
         self.labels.save()
     left = len(self.todo)
     self._tell()

@@ -316,7 +316,7 @@ def _change(self: CocoFile, file, label):
         image = self.images[file] = {"id": _new_id(self.data["images"]), "file_name": file}
         self.data["images"].append(image)
     if old is None or old.size != label.size:
-        image["height"], image["width"] = label.size
+        image["width"], image["height"] = label.size[::-1]
     image.pop("skipped", None)
     if label.skipped:
         image["skipped"] = True

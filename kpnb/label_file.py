@@ -53,6 +53,11 @@ class LabelFile:
             f"{k} {s}" for s, k in self.count().items() if k or s == "labelled"
         )
 
+    @property
+    def behind(self) -> bool:
+        "Whether a file lags behind the labels: `save` brings it up to date."
+        return bool(self._waiting or self._late or not self.saved)
+
     def count(self) -> dict:  # labelled, begun, skipped
         "How many pictures are in which state."
         states = Counter(r.state(self.names) for r in self.rows.values())

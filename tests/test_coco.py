@@ -4,9 +4,9 @@ import json
 import random
 
 import pytest
-from label_files import BROKEN, broken_coco, random_labels, write
+from label_files import BROKEN, broken_coco, coco, random_labels, write
 
-from kpnb.coco import read_coco, to_coco
+from kpnb.coco import CocoFile, read_coco, to_coco
 from kpnb.core import DataError
 from kpnb.labels import SEEN, Label
 
@@ -28,6 +28,15 @@ def test_a_size_is_height_and_width_and_the_file_names_both(tmp_path):
     image = json.loads(text)["images"][0]
     assert (image["width"], image["height"]) == (160, 120)
     assert read_coco(write(tmp_path / "t.json", text))[1]["a.jpg"].size == (120, 160)
+
+
+def test_a_new_picture_in_another_programs_file_says_width_first(tmp_path):
+    path = write(tmp_path / "keypoints.json", coco({"a.jpg": [1, 2, 2] * 3}))
+    file = CocoFile(path)
+    text = file.updated(file.names, file.rows | {"b.jpg": Label((120, 160), {"a": (1, 2, SEEN)})})
+    assert json.dumps(json.loads(text)["images"][1]) == (
+        '{"id": 11, "file_name": "b.jpg", "width": 160, "height": 120}'
+    )
 
 
 @pytest.mark.parametrize("bad", BROKEN)
