@@ -284,7 +284,7 @@ def mean_answer(
     return denormalise(mean_points(*map(torch.cat, zip(*parts))), size)
 
 # %% ../nbs/workshop/20_evaluation.ipynb #eval-takes
-def check_takes(
+def check_parts(
     model: nn.Module,  # a network, perhaps with an attribute `space`: what it answers with
     **parts: Callable | None,  # loss=..., decode=..., perhaps with an attribute `takes`
 ) -> None:

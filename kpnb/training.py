@@ -26,7 +26,7 @@ from .core import DataError, make_generator, patch, seed_everything
 from .core import device as pick_device
 from .description import Description, changed_settings, describe_data
 from .evaluation import check_metrics, check_something_counts, decode_points, evaluate
-from .heatmaps import check_takes
+from .evaluation import check_parts
 from .evaluation import mean_answer, point_mse
 from .history import History, Progress, checked_mode, known_mode
 from .optimisation import TrainingDiverged, make_optimizer, make_schedule, memory_layout
@@ -350,7 +350,7 @@ def fit(
 ) -> History:
     "Train a network: early stopping, best weights, CSV, checkpoints, and R and skill after each epoch."
     r = _recipe(recipe, settings).check(train, valid)
-    check_takes(model, loss=r.loss, decode=r.decode)
+    check_parts(model, loss=r.loss, decode=r.decode)
     run = _Run(model, train, valid, r)
     try:
         run.begin()

@@ -10,11 +10,12 @@ import signal
 
 import nbformat
 import pytest
-from test_annotate import label, picture, whole
+from label_folders import label, picture, whole
 from test_browser import Desk, browser, lab, shots, tools, wait_for  # noqa: F401
 from test_canvas import Page
 
-from kpnb.annotate import HIDDEN, SEEN, Annotator, read_csv
+from kpnb.annotate import Annotator
+from kpnb.labels import HIDDEN, SEEN, read_csv
 
 NAMES = ["nose", "left_eye"]
 SETUP = """
@@ -30,7 +31,7 @@ print("PID", os.getpid(), "END")
 def page(browser, lab, tmp_path):  # noqa: F811
     "A notebook with an annotator, on three pictures of 120×80 pixels that are shown at half their size."
     for i in range(3):
-        picture(tmp_path / f"{i}.png", (120, 80), i)
+        picture(tmp_path / f"{i}.png", (80, 120), i)
     cells = [
         nbformat.v4.new_code_cell(c.strip())
         for c in (SETUP.format(folder=str(tmp_path)), "annotator", "1", "2")

@@ -27,9 +27,8 @@ import torch
 from torch import Tensor, nn
 
 import kpnb
-from kpnb import codec
-from kpnb.annotate import guess, learn, small_network
 from kpnb.augment import Augment
+from kpnb.codec import HeatmapCodec
 from kpnb.collapse import Switches
 from kpnb.core import seed_everything
 from kpnb.evaluation import predict
@@ -41,6 +40,7 @@ from kpnb.keypoints import KeypointDataset
 from kpnb.metrics import mae
 from kpnb.models import NoseNet, conv_block
 from kpnb.recipes.real_faces import fifteen_points, imm_points, lfpw_68
+from kpnb.rounds import guess, learn
 from kpnb.scenes import faces, pets
 from kpnb.submission import predict_mirrored, submission_table, write_submission
 
@@ -266,10 +266,6 @@ def nets(w):
     return seeded(Maps)
 
 
-def doubtful(w):
-    return guess(seeded(Maps), w.ds)
-
-
 def answers(w):
     return torch.rand(N, K, 2, generator=torch.Generator().manual_seed(0)) * SIDE
 
@@ -357,10 +353,10 @@ CALLS = {
         network="hourglass", scales=(1.0,), data=lambda w: (w.nose(), w.nose())
     )
     | QUICK,
-    "training.predict": {},
-    "training.evaluate": {},
+    "evaluation.predict": {},
+    "evaluation.evaluate": {},
     "training.fit": QUICK,
-    "training.masked_mean": dict(values=lambda w: w.hide(noise(N, K, 2))),
+    "evaluation.masked_mean": dict(values=lambda w: w.hide(noise(N, K, 2))),
     "likelihood.DistributionLoss.__call__": dict(output=lambda w: w.spread()),
     "likelihood.RootMeanSquare.__call__": dict(output=lambda w: w.spread()),
     "gaussians.decode_mean": dict(output=lambda w: w.spread()),
@@ -383,24 +379,14 @@ CALLS = {
     "sweep.train_cell": dict(
         cell=dict(lr=0.1, weight_decay=0.0), epochs=1, train=lambda w: w.colour(), valid=lambda w: w.colour()
     ),
-    "annotate.learn": dict(model=nets, steps=1, progress=False),
-    "annotate.guess": dict(model=nets),
-    "annotate.judge_doubts": dict(g=doubtful),
-    "annotate.judge_ellipses": dict(g=doubtful),
-    "annotate.choose_next": dict(model=nets, have=[0, 1], n=6, rule="spread", order=range(N)),
-    "annotate.label_rounds": dict(
-        start=lambda w: seeded(small_network, K),
-        counts=(2, 4),
-        steps=1,
-        pool=lambda w: w.colour(),
-        test=lambda w: w.colour(),
-    ),
+    "rounds.learn": dict(model=nets, steps=1, progress=False),
+    "rounds.guess": dict(model=nets),
 }
 
 # How to make the object of a method, where the class needs arguments.
 MAKE = {
-    "uncertainty.Gaussians": lambda w: w.gaussians(),
-    "codec.HeatmapCodec": lambda w: codec.HeatmapCodec(stride=4),
+    "gaussians.Gaussians": lambda w: w.gaussians(),
+    "codec.HeatmapCodec": lambda w: HeatmapCodec(stride=4),
 }
 
 # Functions that answer with points: what they say of an invisible one is no result.
@@ -409,14 +395,14 @@ POINTS = {"geometry.to_original", "collapse.Switches.target"}
 _MASKS = "takes masks and no points; trains a network of many layers, for which a test has no time"
 # Functions for which the rule cannot hold, and why.
 EXCUSED = {
-    "metrics.all_known": "is asked to count points that are not visible, so their places must be true",
-    "metrics.evaluate_model": "refuses samples with missing points, whatever they hold",
-    "metrics.evaluate_batched": "refuses samples with missing points, whatever they hold",
+    "history.Progress.put": "its data are what a notebook shows in one place",
+    "facial.all_known": "is asked to count points that are not visible, so their places must be true",
+    "facial.evaluate_model": "refuses samples with missing points, whatever they hold",
+    "facial.evaluate_batched": "refuses samples with missing points, whatever they hold",
     "records.Record": "says where the points of a file are; load keeps what hidden ones hold",
     "datasets.describe": "counts how many places are missing or outside the picture",
     "plot.plot_keypoints": "draws a hollow ring at the place of a hidden point; see tests/test_plot.py",
     "plot.plot_batch": "draws with plot_keypoints",
-    "annotate.plot_ranked": "draws with plot_keypoints",
     "annotate.Annotator.propose": "needs a folder that is being labelled; it looks at answers, not at labels",
     "segmentation.source_networks": _MASKS,
     "segmentation.pets_trimap": _MASKS,
@@ -511,7 +497,6 @@ CONCERNED = sorted(path for path in PUBLIC if is_concerned(path))
 SLOW = {
     "recipes.real_pets.pet_noses",
     "segmentation.recipe",
-    "annotate.label_rounds",
     "recipes.real_faces.fifteen_points",
     "recipes.real_faces.lfpw_fifteen",
     "recipes.real_faces.imm_points",
@@ -588,11 +573,11 @@ MIRRORS = {
     "recipes.real_faces.fifteen_points": lambda ds: fifteen_points(data=(ds, ds), **QUICK),
     "recipes.real_faces.imm_points": lambda ds: imm_points(data=(ds, ds), **QUICK),
     "submission.predict_mirrored": lambda ds: predict_mirrored(seeded(Points), ds),
-    "submission.lfpw_68": lambda ds: lfpw_68(data=(rgb(ds), rgb(ds)), **QUICK),
+    "recipes.real_faces.lfpw_68": lambda ds: lfpw_68(data=(rgb(ds), rgb(ds)), **QUICK),
     "heatmap_training.FlipAverage": averaged,
     "heatmap_training.train_heatmaps": lambda ds: train_heatmaps(seeded(Maps), ds, ds, **QUICK),
-    "annotate.learn": lambda ds: learn(seeded(Maps), ds, steps=1, progress=False),
-    "annotate.guess": lambda ds: guess(seeded(Maps), ds),
+    "rounds.learn": lambda ds: learn(seeded(Maps), ds, steps=1, progress=False),
+    "rounds.guess": lambda ds: guess(seeded(Maps), ds),
 }
 NO_MIRROR = {
     "statistics.compare": "pairs are measurements with the same seed",
@@ -604,9 +589,8 @@ NO_MIRROR = {
     "plot.plot_batch": "takes pairs for colours, and mirrors nothing",
     "scenes.Scene.mirrored": "builds a new scene, whose left and right are true by construction",
     "datasets.Source": "says what a data set is; load gives its pairs to the data set",
-    "annotate.OwnSource": "says what a data set is; load gives its pairs to the data set",
-    "annotate.register": "says what a data set is; learn and guess refuse it without pairs",
-    "annotate.one_round": "registers, then calls learn and guess, which are tried here",
+    "own_data.register": "says what a data set is; learn and guess refuse it without pairs",
+    "rounds.one_round": "registers, then calls learn and guess, which are tried here",
 }
 
 
@@ -683,7 +667,6 @@ def from_data_set_to_data_set():
 
 
 LEAD_BACK = {  # name -> data set -> data set(s); the names are those that the introspection finds
-    "annotate.shaken": lambda f, ds: f(ds),
     "keypoints.concat": lambda f, ds: f([ds[5:], ds[:5]]),
     "keypoints.KeypointDataset.to": lambda f, ds: f(ds, "cpu"),
     "keypoints.KeypointDataset.gray": lambda f, ds: f(ds),
@@ -744,9 +727,8 @@ def test_what_comes_out_leads_back_to_the_file(name):
 WRITERS = {  # who may make, replace or rename a file, and why it is whole all the same
     "core.write_safely": "the one way: a name of its own for each write, then one step",
     "core.locked": "the name of a lock's holder, for a message",
-    "annotate.LabelFile._append": "the journal: a line is added at the end, under the lock, "
-    "and a torn one is put aside",
-    "annotate.LabelFile._put_aside": "a folder in the place of a file gets another name",
+    "journal.append": "the journal: a line is added at the end, under the lock, and a torn one is put aside",
+    "label_file.LabelFile._put_aside": "a folder in the place of a file gets another name",
     "downloads._receive": "the beginning of a download, which gets its name when it is right",
     "downloads._attempt": "its name",
     "archives._make": "a member of an archive, in a folder of its own",

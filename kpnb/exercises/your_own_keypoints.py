@@ -59,7 +59,7 @@ check_coco = Exercise(
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-189
 def _upright(points, size, orientation, less=0.0):
     "Stored places to upright ones."
-    (w, h), (x, y) = size, points.unbind(-1)
+    (h, w), (x, y) = size, points.unbind(-1)
     return torch.stack(
         {3: (w - less - x, h - less - y), 6: (h - less - y, x), 8: (y, w - less - x)}[orientation], -1
     )
@@ -67,7 +67,7 @@ def _upright(points, size, orientation, less=0.0):
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-190
 def _upright_case(g):
     w, h = whole(g, 60, 80), whole(g, 30, 50)
-    return torch.rand(4, 2, generator=g) * torch.tensor([w, h]), (w, h), [6, 8, 3][whole(g, 0, 2)]
+    return torch.rand(4, 2, generator=g) * torch.tensor([w, h]), (h, w), [6, 8, 3][whole(g, 0, 2)]
 
 # %% ../../nbs/exercises/50_your_own_keypoints.ipynb #s50-191
 check_upright = Exercise(
