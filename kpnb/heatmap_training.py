@@ -142,6 +142,7 @@ def accuracy(
     mean: Tensor | None = None,  # (K,2) pixels: the mean predictor's answer, `mean_points` of training data
 ) -> dict:  # min, mean, median, max and std of the distance in pixels; R; skill; n
     "What a report of accuracy should hold."
+    pred = pred.to(ds.keypoints.device)
     d = (pred - ds.keypoints).norm(dim=-1)[ds.visible]
     d = d[d.isfinite()]
     R, skill = r_and_skill(pred, ds.keypoints, ds.visible, mean)

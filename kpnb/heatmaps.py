@@ -14,6 +14,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from .core import worth_looking
 from .geometry import inside
 
 # %% ../nbs/workshop/34_heatmaps.ipynb #hm-small
@@ -98,12 +99,15 @@ def _drawable(points, size, visible, outside):
             f"visible: found {str(seen.dtype).removeprefix('torch.')} {tuple(seen.shape)}; "
             f"expected bool {tuple(known.shape)}"
         )
-    if (wrong := seen & ~known).any():
+    unknown, left = seen & ~known, seen & ~inside(points, size)
+    refused = unknown | left if outside == "raise" else unknown
+    if not refused.any():  # one look for both: on a graphics card each look waits for the device
+        return seen & ~left
+    if unknown.any():
         raise ValueError(
-            "picture {}, point {} is marked visible, but its place is not a number".format(*_first(wrong))
+            "picture {}, point {} is marked visible, but its place is not a number".format(*_first(unknown))
         )
-    left = seen & ~inside(points, size)
-    if outside == "raise" and left.any():
+    if left.any():
         (i, k), (h, w) = _first(left), (size, size) if isinstance(size, int) else size
         raise ValueError(
             f"picture {i}, point {k} lies at ({points[i, k, 0]:.1f}, {points[i, k, 1]:.1f}), "
@@ -153,6 +157,8 @@ def binary_heatmaps(
 # %% ../nbs/workshop/34_heatmaps.ipynb #ph051
 def _sigmas(sigma, seen, like):
     "The widths as a tensor that fits (N,K)."
+    if isinstance(sigma, Real) and 0 < sigma < math.inf:
+        return like.new_full(seen.shape, float(sigma)).where(seen, 1.0)
     s = torch.as_tensor(sigma, device=like.device, dtype=like.dtype)
     try:
         s = s.expand(seen.shape)
@@ -162,7 +168,7 @@ def _sigmas(sigma, seen, like):
             f"or one that expands to {tuple(seen.shape)}: (K,), (N,1) or (N,K)"
         ) from None
     wrong = seen & ~((s > 0) & s.isfinite())
-    if wrong.any():
+    if worth_looking(s, "the widths of Gaussians") and wrong.any():
         raise ValueError(
             f"sigma is {s[_first(wrong)].item():g} for picture {_first(wrong)[0]}, "
             f"point {_first(wrong)[1]}; expected a number above 0, in pixels of the picture"
@@ -277,9 +283,13 @@ def check_space(
     takes = (takes,) if isinstance(takes, str) else tuple(takes)
     if space is not None:
         check_takes(who, takes, space)
-    elif "logits" in takes and are_probabilities(maps):
-        check_takes(who, takes, "probabilities")
-    if "logits" in takes or space == "heights":
+    if (space is not None and "logits" in takes) or space == "heights":
+        return
+    if not worth_looking(maps, f"the space of {who}"):
+        return
+    if "logits" in takes:
+        if are_probabilities(maps):
+            check_takes(who, takes, "probabilities")
         return
     low, high = torch.aminmax(maps.detach())
     if low < -1e-3 or high > 1.001:

@@ -212,7 +212,7 @@ def _value_problems(ids, values, faces, outside, lines):
         first = where(int(bad.argmax()))
         problems.append(f"{bad.sum()} values are no finite numbers, the first is in {first}")
     limits, every = np.full(len(ids), math.inf), _limits(faces).expand(-1, faces.keypoints.shape[1], -1)
-    limits[known] = every.flatten().numpy()[ids[known].astype(int)]
+    limits[known] = every.flatten().cpu().numpy()[ids[known].astype(int)]
     off = known & ~bad & ((values < 0) | (values > limits))
     if off.any() and not outside:
         i = int(off.argmax())

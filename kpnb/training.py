@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import kpnb
 from .checkpoint import load_checkpoint, random_states, restore_random, save_checkpoint, state_problems
-from .core import DataError, make_generator, patch, seed_everything
+from .core import DataError, look_again, make_generator, patch, seed_everything
 from .core import device as pick_device
 from .description import Description, changed_settings, describe_data
 from .evaluation import check_metrics, check_something_counts, decode_points, evaluate
@@ -199,6 +199,7 @@ class _Run:
     def begin(self):
         "Seed the generators, and go on from a checkpoint if there is one."
         seed_everything(self.r.seed)
+        look_again()
         if self.r.resume and Path(self.r.checkpoint).exists():
             self.load()
         if self.r.patience is not None and self.history.waited() >= self.r.patience:

@@ -67,6 +67,9 @@ class Elsewhere(Tensor):
         parts = index if isinstance(index, tuple) else (index,)
         return super().__getitem__(tuple(torch.tensor(i) if isinstance(i, list) else i for i in parts))
 
+    def __format__(self, spec):
+        return format(self.item(), spec) if self.dim() == 0 else object.__format__(self, spec)
+
     def tolist(self):
         return self.cpu().tolist()
 

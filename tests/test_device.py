@@ -263,7 +263,7 @@ def test_the_loop_waits_for_the_device_once_a_batch(noses, kind, there):
     batches = list(noses[0].batches(25, device=there[0]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     epoch = lambda n: train_epoch(model, batches[:n], optimizer, loss)
-    epoch(2)
+    epoch(8)  # a check of what the maps are looks at the first eight
     few, many = (synchronisations(there, lambda n=n: epoch(n)) for n in (2, 6))
     assert (len(many) - len(few)) / 4 <= 1, (
         f"{len(few)} waits in 2 batches, {len(many)} in 6: {sorted(set(map(str, many)))}"
