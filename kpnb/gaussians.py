@@ -44,7 +44,8 @@ class Gaussians:
                 f"Gaussians: mean {tuple(self.mean.shape)} and std {tuple(self.std.shape)}; "
                 f"expected {tuple(ds.keypoints.shape)} as the data set's points"
             )
-        return tuple(x[ds.visible].double().flatten() for x in (self.mean, self.std, ds.keypoints))
+        points, visible = (x.to(self.mean.device) for x in (ds.keypoints, ds.visible))
+        return tuple(x[visible].double().flatten() for x in (self.mean, self.std, points))
 
 # %% ../nbs/workshop/32_gaussians.ipynb #gn053
 def decode_mean(output: tuple, batch: dict) -> Tensor:  # (N,K,2) pixels
@@ -75,8 +76,9 @@ def constant_std(
     """The best standard deviation that is the same in all pictures.
 
     For each point it is the root of the mean squared error of x, and of y."""
-    squares = torch.where(ds.visible[..., None], (pred.mean - ds.keypoints) ** 2, 0.0)
-    return (squares.sum(0) / ds.visible.sum(0)[:, None]).sqrt()
+    points, visible = (x.to(pred.mean.device) for x in (ds.keypoints, ds.visible))
+    squares = torch.where(visible[..., None], (pred.mean - points) ** 2, 0.0)
+    return (squares.sum(0) / visible.sum(0)[:, None]).sqrt()
 
 # %% ../nbs/workshop/32_gaussians.ipynb #gn074
 def prediction_table(
@@ -88,7 +90,8 @@ def prediction_table(
     A target that is not known is empty, and so is its error."""
     n, k = ds.visible.shape
     # a point that is not visible may hold anything
-    known = torch.where(ds.visible[..., None], ds.keypoints, math.nan)
+    known = torch.where(ds.visible[..., None], ds.keypoints, math.nan).cpu()
+    means, stds = pred.mean.detach().cpu(), pred.std.detach().cpu()
     table = {
         "sample": [i for i in range(n) for _ in range(k)],
         "name": [s for s in ds.names for _ in range(k)],
@@ -96,7 +99,7 @@ def prediction_table(
         "visible": ds.visible.flatten().tolist(),
     }
     for d, axis in enumerate("xy"):
-        mean, std, target = (v[..., d].flatten().double() for v in (pred.mean, pred.std, known))
+        mean, std, target = (v[..., d].flatten().double() for v in (means, stds, known))
         table |= {
             f"{axis}_predicted (px)": mean,
             f"{axis}_target (px)": target,
@@ -105,7 +108,7 @@ def prediction_table(
             f"{axis}_entropy (nats)": gaussian_entropy(2 * std.log()),
             f"{axis}_error (px)": mean - target,
         }
-    table["error (px)"] = (pred.mean - known).norm(dim=-1).flatten().double()
+    table["error (px)"] = (means - known).norm(dim=-1).flatten().double()
     return pd.DataFrame({name: v.numpy() if isinstance(v, Tensor) else v for name, v in table.items()})
 
 # %% ../nbs/workshop/32_gaussians.ipynb #gn075

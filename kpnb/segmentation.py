@@ -613,9 +613,9 @@ def judge_masks(
     apart: KeypointDataset | None = None,  # pictures kept apart from training, to repair the confidences with
 ) -> dict:  # accuracy, mean_iou, iou, loss, baseline, confusion, logits, masks, and those of `apart`
     "What a network for masks is worth, beside the answer 'always the most frequent class'."
-    logits = predict_logits(model, test, 16)
-    c = Confusion(len(test.mask_names), test.mask_names).update(logits.argmax(1), test.masks)
-    loss = float(mask_loss(logits, {"mask": test.masks}))
+    logits, masks = predict_logits(model, test, 16), test.masks.cpu()
+    c = Confusion(len(test.mask_names), test.mask_names).update(logits.argmax(1), masks)
+    loss = float(mask_loss(logits, {"mask": masks}))
     found = {
         "accuracy": c.accuracy(),
         "mean_iou": c.mean_iou(),
@@ -624,10 +624,10 @@ def judge_masks(
         "baseline": c.background(),
         "confusion": c,
         "logits": logits,
-        "masks": test.masks,
+        "masks": masks,
     }
     return found | (
-        {"apart_logits": predict_logits(model, apart, 16), "apart_masks": apart.masks}
+        {"apart_logits": predict_logits(model, apart, 16), "apart_masks": apart.masks.cpu()}
         if apart is not None
         else {}
     )

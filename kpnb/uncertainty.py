@@ -33,7 +33,7 @@ def label_sigma(
     turned: float = 1.5,  # on the far side of a head in profile, a share on top
 ) -> Tensor:  # (N,K) pixels
     "How careless our imaginary annotator is, point by point: the standard deviation of x and of y."
-    side = torch.zeros(ds.keypoints.shape[1])
+    side = torch.zeros(ds.keypoints.shape[1], device=ds.keypoints.device)
     for left, right in mirror_pairs(ds.keypoint_names, ds.pairs):
         side[left], side[right] = 1.0, -1.0
     far = (side * torch.deg2rad(ds.meta["yaw"])[:, None].sin()).clamp(min=0)
