@@ -1,4 +1,4 @@
-"""Miscalibration area of 143 000 predictions: kpnb.uncertainty beside the uncertainty-toolbox.
+"""Miscalibration area of 143 000 predictions: kpnb.scores beside the uncertainty-toolbox.
 
 The toolbox is on PyPI: `pip install uncertainty-toolbox`.
 
@@ -50,7 +50,7 @@ def area_in_numpy(mean, std, target, levels=100, matrix=False):
 THEIRS = "uncertainty-toolbox" if toolbox else "the toolbox's arithmetic in numpy"
 LOOP, MATRIX = f"{THEIRS}, level by level", f"{THEIRS}, all levels in one matrix"
 WAYS = {
-    "kpnb.uncertainty": lambda: miscalibration_area(mean, std, target),
+    "kpnb.scores": lambda: miscalibration_area(mean, std, target),
     LOOP: lambda: toolbox.miscalibration_area(*arrays) if toolbox else area_in_numpy(*arrays),
     MATRIX: lambda: (
         toolbox.miscalibration_area(*arrays, vectorized=True)
@@ -59,7 +59,7 @@ WAYS = {
     ),
 }
 ALLOCATES = {
-    "kpnb.uncertainty": "a few rows of points",
+    "kpnb.scores": "a few rows of points",
     LOOP: "two rows of points a level",
     MATRIX: "a matrix of points × 100",
 }
@@ -84,7 +84,7 @@ def main():
         f"\n{args.points} points, 100 levels, median of {args.runs} runs; "
         f"{machine(numpy=np.__version__, **peer)}\n"
     )
-    print(table(seconds, "kpnb.uncertainty", ALLOCATES))
+    print(table(seconds, "kpnb.scores", ALLOCATES))
 
 
 if __name__ == "__main__":

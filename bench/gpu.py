@@ -151,7 +151,7 @@ def steps(device):
         "ResNet18Heatmap, Gaussian MSE, 32×3×256×256": (
             ResNet18Heatmap(),
             random_batch(32, 3, 256, 256, device),
-            HeatmapLoss(7.0),
+            HeatmapLoss("mse", 7.0),
         ),
     }
     for name, (model, batch, loss) in cases.items():

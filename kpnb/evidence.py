@@ -138,7 +138,18 @@ def _code(function):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             # the declaration itself: its grid may grow without making old rows wrong
             node.decorator_list = []
-    return ast.dump(tree)
+    return repr(_nested(tree))
+
+
+def _nested(node):
+    "A syntax tree as nested lists: every Python that can read the code gives the same ones."
+    if isinstance(node, list):
+        return [_nested(x) for x in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    # what newer versions of Python add is empty in code that older ones can read
+    filled = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+    return [type(node).__name__, *((name, _nested(value)) for name, value in filled)]
 
 # %% ../nbs/workshop/19_evidence.ipynb #ev-run1
 def evidence_folder() -> Path:

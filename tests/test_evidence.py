@@ -134,6 +134,17 @@ def test_fixed_settings_and_helpers_belong_to_the_fingerprint(tmp_path, change):
     assert "stale" in check_study("toy", tmp_path)[0]
 
 
+def known(x: int, *more, y=2.5) -> dict:
+    "Words."
+    return {f"{x!r:>4}{y}": [x, *more, None, -1j, b"b", ...] for _ in range(3) if x} | {"s": 'quo"te'}
+
+
+def test_every_python_gives_the_same_fingerprint():
+    "Newer versions add fields to the syntax tree; stored rows must not grow stale with the interpreter."
+    toy(uses=[known])
+    assert ev.STUDIES["toy"].fingerprint({"n": 10, "seed": 0}) == "5d4e339e6a2c"
+
+
 def test_a_grid_may_grow_and_old_rows_stay(tmp_path):
     toy()
     run_study("toy", tmp_path, report=None)
