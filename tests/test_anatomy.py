@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kpnb.animals import PET_LABELS, build_pet, pet_points
-from kpnb.people import FACE_LABELS, build_face, face_points
+from kpnb.features import FACE_LABELS
+from kpnb.people import build_face, face_points
 from kpnb.scenes import sample_faces, sample_pets
 
 KINDS = {"face": (sample_faces, build_face, FACE_LABELS, 70), "pet": (sample_pets, build_pet, PET_LABELS, 8)}

@@ -587,7 +587,7 @@ NO_MIRROR = {
     "geometry.swap_order": "is asked for this very order, and knows no names",
     "plot.plot_keypoints": "takes pairs for colours, and mirrors nothing",
     "plot.plot_batch": "takes pairs for colours, and mirrors nothing",
-    "scenes.Scene.mirrored": "builds a new scene, whose left and right are true by construction",
+    "stage.Scene.mirrored": "builds a new scene, whose left and right are true by construction",
     "datasets.Source": "says what a data set is; load gives its pairs to the data set",
     "own_data.register": "says what a data set is; learn and guess refuse it without pairs",
     "rounds.one_round": "registers, then calls learn and guess, which are tried here",
