@@ -421,8 +421,8 @@ def written_answers(w):
 # ---- calling and comparing
 
 
-def call(path, given, w):
-    "Call a public function in a world; a KeyError names the parameter for which nothing is known."
+def arguments_of(path, given, w):
+    "What to call a public function with; a KeyError names the parameter for which nothing is known."
     f, owner = PUBLIC[path]
     arguments = {}
     for name, p in parameters(f).items():
@@ -434,8 +434,14 @@ def call(path, given, w):
             arguments[name] = by_name(w, p)
     for name, value in given.items():
         arguments[name] = value(w) if inspect.isfunction(value) else value
+    return arguments
+
+
+def call(path, given, w):
+    "Call a public function in a world."
+    arguments = arguments_of(path, given, w)
     seed_everything(0)
-    result = f(**arguments)
+    result = PUBLIC[path][0](**arguments)
     if inspect.isgenerator(result):
         return list(result)
     return Path(arguments["path"]) if result is None and "path" in arguments else result
