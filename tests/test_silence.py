@@ -50,15 +50,21 @@ PLACES = {"NaN": math.nan, "(0, 0)": 0.0, "(-1, -1)": -1.0, "1e9": 1e9}
 
 # ---- what is public
 
+# Functions that only other modules import, and that are held to the same rules.
+UNLISTED = {"evaluation": ("decode_points", "visible_points"), "metrics": ("pull",)}
+
 
 def public():
-    "All public functions, classes and methods of kpnb by name, such as `keypoints.KeypointDataset.resize`."
+    """All public functions, classes and methods of kpnb by name, such as `keypoints.KeypointDataset.resize`.
+
+    Those of `UNLISTED` are among them."""
     found = {}
     for module in pkgutil.walk_packages(kpnb.__path__, "kpnb."):
         if module.name.rpartition(".")[2].startswith("_"):
             continue
         m = importlib.import_module(module.name)
-        for name in getattr(m, "__all__", ()):
+        unlisted = UNLISTED.get(module.name.removeprefix("kpnb."), ())
+        for name in (*getattr(m, "__all__", ()), *unlisted):
             thing = getattr(m, name)
             if getattr(thing, "__module__", None) != m.__name__ or not callable(thing):
                 continue
