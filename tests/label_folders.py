@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from kpnb.coco import read_coco
-from kpnb.datasets import SOURCES
 from kpnb.labels import HIDDEN, SEEN, Label, read_csv
 
 NAMES = ["nose", "left_eye"]
@@ -86,14 +85,6 @@ def no_file_longer_than(n):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
-@pytest.fixture(autouse=True)
-def no_sources_left():
-    "Names that a test has registered go."
-    yield
-    for name in ("turned", "repeated"):
-        SOURCES.pop(name, None)
 
 
 def coco(points, names=("a", "b", "c"), **more):

@@ -27,7 +27,7 @@ from label_folders import (
     picture,
     whole,
     write,
-)  # noqa: F401
+)
 
 from kpnb.coco import read_coco, to_coco
 from kpnb.core import DataError
