@@ -1,4 +1,4 @@
-"""What every test leaves as it found it."""
+"""What every test leaves as it found it, and what a test may ask for by name."""
 
 import sys
 
@@ -15,3 +15,11 @@ def registered_sources():
     if module is not None and before is not None:
         module.SOURCES.clear()
         module.SOURCES.update(before)
+
+
+@pytest.fixture
+def same_weights():
+    "Networks that a test makes have the same weights every time."
+    import torch
+
+    torch.manual_seed(0)

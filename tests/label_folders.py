@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import random
 import sys
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 from PIL import Image
 
 from kpnb.coco import read_coco
-from kpnb.datasets import SOURCES
 from kpnb.labels import HIDDEN, SEEN, Label, read_csv
 
 NAMES = ["nose", "left_eye"]
@@ -31,6 +31,18 @@ BROKEN = [
     "size",
     "skipped",
     "hidden",
+]
+BROKEN_TABLES = [  # a table that cannot be read; what the error must say
+    (b"file;width", "line 1"),
+    (b"\xff", "UTF-8"),
+    (b'file,width,height,state,a_x,a_y,a_v\n"' + b"x" * 140_000 + b'",1,1,,,,\n', "line 2"),
+    (b"file,width,height,state,a_x,a_y,a_v,a_x,a_y,a_v\n", "'a'"),
+    (b"file,width,height,state,a_x,a_y,a_v\na.jpg,-5,4,,,,\n", "line 2.*width is '-5'"),
+    (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,,inf,inf,1\n", "line 2"),
+    (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,done,,,\n", "line 2.*'done'"),
+    (b"file,width,height,state,a_x,a_y,a_v\na.jpg," + b"9" * 400 + b",4,,,,\n", "line 2"),
+    (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,,1,,2\n", "line 2"),
+    (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,,,,\n./a.jpg,9,4,,,,\n", "line 3.*a.jpg again"),
 ]
 needs_fork = pytest.mark.skipif(
     not hasattr(os, "fork") or sys.platform == "win32", reason="SIGKILL and fork are for Unix"
@@ -73,14 +85,6 @@ def no_file_longer_than(n):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
-@pytest.fixture(autouse=True)
-def no_sources_left():
-    "Names that a test has registered go."
-    yield
-    for name in ("turned", "repeated"):
-        SOURCES.pop(name, None)
 
 
 def coco(points, names=("a", "b", "c"), **more):
@@ -136,6 +140,17 @@ def random_labels(g):
         for i in range(g.randint(0, 6))
     }
     return names, rows
+
+
+def random_labels_come_back(written, read, path):
+    "What one function makes of labels, as bytes, the other reads from a file."
+    g = random.Random(3)
+    for _ in range(30):
+        names, rows = random_labels(g)
+        path.write_bytes(written(names, rows))
+        found = read(path)
+        assert found[0] == names and list(found[1]) == list(rows), (rows, found)
+        assert all(found[1][f].same(r) for f, r in rows.items()), (rows, found)
 
 
 def broken_coco(path, bad):

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from label_folders import NAMES, THREE, coco, needs_fork, no_sources_left, picture, whole, write  # noqa: F401
+from label_folders import NAMES, THREE, coco, needs_fork, picture, whole, write
 from PIL import Image
 from test_browser import wait_for
 

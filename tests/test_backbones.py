@@ -34,9 +34,7 @@ needs_wheel = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("same_weights")
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -5,6 +5,7 @@ import inspect
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from mask_cases import case
 
 import kpnb.calibration as calibration
 import kpnb.confidences as confidences
@@ -20,20 +21,6 @@ from kpnb.confidences import answered, brier, check_probabilities, confidence_an
 from kpnb.recipes.cured_runs import cure_runs
 from kpnb.scaling import LocalTemperature, TemperatureScaling, VectorScaling, ensemble
 from kpnb.segmentation import mask_loss, pixel_hits, plot_segmentation, predict_logits
-
-
-def case(seed=0, n=3, classes=4, size=8, void=True, kind=torch.float32):
-    "Logits, some of them void, and labels that are often right."
-    g = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(n, classes, size, size, generator=g)
-    target = torch.where(
-        torch.rand(n, size, size, generator=g) < 0.6,
-        logits.argmax(1),
-        torch.randint(0, classes, (n, size, size), generator=g),
-    ).byte()
-    if void:
-        target[:, :2] = 255
-    return logits.to(kind), target
 
 
 class Fixed(torch.nn.Module):

@@ -39,10 +39,7 @@ from kpnb.heatmaps import SPACES, binary_heatmaps, check_space, gaussian_heatmap
 from kpnb.models import HeatmapNet, ResNet18Heatmap
 from kpnb.training import fit
 
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("same_weights")
 
 
 def test_the_defaults_of_a_codec_learn_where_the_defaults_of_the_parts_did_not():

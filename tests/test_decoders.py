@@ -20,10 +20,7 @@ from kpnb.decoders import (
 )
 from kpnb.heatmaps import gaussian_heatmaps
 
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("same_weights")
 
 
 def test_decoders_called_directly_refuse_logits_also_where_the_peak_is_positive_all_around():

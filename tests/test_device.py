@@ -22,10 +22,8 @@ from test_silence import (
     PUBLIC,
     SLOW,
     World,
-    by_name,
+    arguments_of,
     differs,
-    made_object,
-    parameters,
 )
 from torch import Tensor, nn
 
@@ -84,20 +82,10 @@ def moved(x, device):
 
 def call_on(device, path, given):
     "Call a public function in a world that lies on a device; its answer comes back to the CPU."
-    w, (f, owner) = World(), PUBLIC[path]
-    arguments = {}
-    for name, p in parameters(f).items():
-        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or name in given:
-            continue
-        if name == "self":
-            arguments[name] = made_object(path.rpartition(".")[0], owner, w)
-        elif p.default is p.empty or name == "visible" or "KeypointDataset" in str(p.annotation):
-            arguments[name] = by_name(w, p)
-    for name, value in given.items():
-        arguments[name] = value(w) if inspect.isfunction(value) else value
+    arguments = arguments_of(path, given, World())
     arguments = {k: device if k == "device" else moved(v, device) for k, v in arguments.items()}
     seed_everything(0)
-    result = f(**arguments)
+    result = PUBLIC[path][0](**arguments)
     return list(result) if inspect.isgenerator(result) else result
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from point_cases import data
 from torch.distributions import Normal
 
 from kpnb.gaussians import (
@@ -14,19 +15,7 @@ from kpnb.gaussians import (
     predict_gaussians,
     prediction_table,
 )
-from kpnb.keypoints import KeypointDataset
 from kpnb.uncertainty import GaussianNet
-
-
-def data(seed=0, odd=None, n=6, k=5, size=16):
-    "Pictures with some hidden points, whose coordinates are `odd`."
-    g = torch.Generator().manual_seed(seed)
-    points = torch.rand(n, k, 2, generator=g) * (size - 2) + 1
-    visible = torch.rand(n, k, generator=g) < 0.7
-    if odd is not None:
-        points = torch.where(visible[..., None], points, odd)
-    images = torch.randint(0, 255, (n, 1, size, size), generator=g).byte()
-    return KeypointDataset(images, points, visible, meta={"yaw": torch.zeros(n), "blur": torch.ones(n)})
 
 
 @pytest.mark.parametrize("sigma", [1e-6, 1e-4, 1.0, 54.0, 60.0, 1000.0, 1e6])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from point_cases import SIDED
 
 from kpnb.core import make_generator
 from kpnb.geometry import (
@@ -56,17 +57,7 @@ def test_pictures_of_other_floats_keep_their_kind(dtype):
 # --- mirrors and their pairs ---
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["left_eye", "right_eye"],
-        ["Left Eye", "nose"],
-        ["l_ear", "r_ear"],
-        ["eyeLeft", "eyeRight"],
-        ["ear-L", "ear-R"],
-        ["lefteye", "righteye"],
-    ],
-)
+@pytest.mark.parametrize("names", SIDED)
 def test_names_that_say_left_and_right_need_pairs(names):
     with pytest.raises(ValueError, match="say left or right and have no partner"):
         mirror_pairs(names, ())

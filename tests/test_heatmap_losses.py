@@ -47,10 +47,7 @@ from kpnb.heatmaps import gaussian_heatmaps
 from kpnb.models import ResNet18Heatmap
 from kpnb.training import fit
 
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("same_weights")
 
 
 @pytest.mark.parametrize("name", DRAWING)

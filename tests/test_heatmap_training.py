@@ -33,10 +33,7 @@ from kpnb.heatmap_training import (
 )
 from kpnb.heatmaps import gaussian_heatmaps
 
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("same_weights")
 
 
 def test_training_with_bce_refuses_a_network_of_probabilities_before_it_begins():

@@ -17,10 +17,7 @@ from heatmap_cases import (
 from kpnb import heatmaps
 from kpnb.heatmaps import binary_heatmaps, gaussian_factors, gaussian_heatmaps
 
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("same_weights")
 
 
 def test_importing_heatmaps_is_cheap():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from point_cases import SIDED
 
 from kpnb.augment import Augment, random_affine, random_perspective
 from kpnb.core import VOID
@@ -157,17 +158,7 @@ def test_invisible_coordinates_change_nothing_that_is_seen(value):
 # --- mirrors and their pairs ---
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["left_eye", "right_eye"],
-        ["Left Eye", "nose"],
-        ["l_ear", "r_ear"],
-        ["eyeLeft", "eyeRight"],
-        ["ear-L", "ear-R"],
-        ["lefteye", "righteye"],
-    ],
-)
+@pytest.mark.parametrize("names", SIDED)
 def test_names_that_say_left_and_right_without_pairs_cannot_be_mirrored(names):
     ds = album(names=names, pairs=())
     with pytest.raises(ValueError, match="pairs are not known"):

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from label_folders import (
     BROKEN,
+    BROKEN_TABLES,
     NAMES,
     THREE,
     broken_coco,
@@ -26,7 +27,7 @@ from label_folders import (
     picture,
     whole,
     write,
-)  # noqa: F401
+)
 
 from kpnb.coco import read_coco, to_coco
 from kpnb.core import DataError
@@ -376,21 +377,7 @@ def test_one_broken_file_does_not_lock_out_the_other(tmp_path, bad):
     assert [set(rows) for rows in whole(tmp_path)] == [{"a.jpg", "b.jpg"}] * 2
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        (b"file;width", "line 1"),
-        (b"\xff", "UTF-8"),
-        (b'file,width,height,state,a_x,a_y,a_v\n"' + b"x" * 140_000 + b'",1,1,,,,\n', "line 2"),
-        (b"file,width,height,state,a_x,a_y,a_v,a_x,a_y,a_v\n", "'a'"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg,-5,4,,,,\n", "line 2.*width is '-5'"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,,inf,inf,1\n", "line 2"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,done,,,\n", "line 2.*'done'"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg," + b"9" * 400 + b",4,,,,\n", "line 2"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,,1,,2\n", "line 2"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,,,,\n./a.jpg,9,4,,,,\n", "line 3.*a.jpg again"),
-    ],
-)
+@pytest.mark.parametrize("bad, says", BROKEN_TABLES)
 def test_a_broken_table_is_an_error_with_its_line_and_the_coco_file_counts(tmp_path, bad, says):
     table = write(tmp_path / "keypoints.csv", bad)
     with pytest.raises(DataError, match=f"(?s)keypoints.csv.*{says}"):

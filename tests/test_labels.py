@@ -1,11 +1,10 @@
 """Names of pictures, labels, and the table: what cannot be read is said, and nothing changes on the way."""
 
 import os
-import random
 import sys
 
 import pytest
-from label_folders import picture, random_labels, write
+from label_folders import BROKEN_TABLES, picture, random_labels_come_back, write
 
 from kpnb.core import DataError
 from kpnb.labels import SEEN, Label, picture_name, pictures_in, read_csv, to_csv
@@ -42,31 +41,10 @@ def test_a_size_is_height_and_width_and_the_table_says_width_first(tmp_path):
 
 def test_random_labels_come_back(tmp_path):
     "Any mixture of states, names and places survives the table."
-    g = random.Random(3)
-    for _ in range(30):
-        names, rows = random_labels(g)
-        path = tmp_path / "t"
-        path.write_bytes(to_csv(names, rows))
-        found = read_csv(path)
-        assert found[0] == names and list(found[1]) == list(rows), (rows, found)
-        assert all(found[1][f].same(r) for f, r in rows.items()), (rows, found)
+    random_labels_come_back(to_csv, read_csv, tmp_path / "t")
 
 
-@pytest.mark.parametrize(
-    "bad, says",
-    [
-        (b"file;width", "line 1"),
-        (b"\xff", "UTF-8"),
-        (b'file,width,height,state,a_x,a_y,a_v\n"' + b"x" * 140_000 + b'",1,1,,,,\n', "line 2"),
-        (b"file,width,height,state,a_x,a_y,a_v,a_x,a_y,a_v\n", "'a'"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg,-5,4,,,,\n", "line 2.*width is '-5'"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,,inf,inf,1\n", "line 2"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,done,,,\n", "line 2.*'done'"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg," + b"9" * 400 + b",4,,,,\n", "line 2"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,,1,,2\n", "line 2"),
-        (b"file,width,height,state,a_x,a_y,a_v\na.jpg,9,4,,,,\n./a.jpg,9,4,,,,\n", "line 3.*a.jpg again"),
-    ],
-)
+@pytest.mark.parametrize("bad, says", BROKEN_TABLES)
 def test_a_broken_table_is_an_error_with_its_line(tmp_path, bad, says):
     table = write(tmp_path / "keypoints.csv", bad)
     with pytest.raises(DataError, match=f"(?s)keypoints.csv.*{says}"):

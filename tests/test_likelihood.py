@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from point_cases import batch_of, data
 from torch.distributions import Laplace, MultivariateNormal, Normal, StudentT
 
 from kpnb.backbones import PointGaussian
-from kpnb.keypoints import KeypointDataset
 from kpnb.likelihood import (
     LOG_VAR,
     LOSSES,
@@ -29,21 +29,6 @@ def draws(seed, n=400):
     sigma = 10 ** (12 * torch.rand(n, generator=g, dtype=torch.float64) - 6)
     mean = 100 * torch.randn(n, generator=g, dtype=torch.float64)
     return mean, sigma, mean + 3 * sigma * torch.randn(n, generator=g, dtype=torch.float64)
-
-
-def data(seed=0, odd=None, n=6, k=5, size=16):
-    "Pictures with some hidden points, whose coordinates are `odd`."
-    g = torch.Generator().manual_seed(seed)
-    points = torch.rand(n, k, 2, generator=g) * (size - 2) + 1
-    visible = torch.rand(n, k, generator=g) < 0.7
-    if odd is not None:
-        points = torch.where(visible[..., None], points, odd)
-    images = torch.randint(0, 255, (n, 1, size, size), generator=g).byte()
-    return KeypointDataset(images, points, visible, meta={"yaw": torch.zeros(n), "blur": torch.ones(n)})
-
-
-def batch_of(ds):
-    return next(iter(ds.batches(len(ds), device="cpu")))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -2,24 +2,9 @@
 
 import pytest
 import torch
+from point_cases import batch_of, data
 
-from kpnb.keypoints import KeypointDataset
 from kpnb.map_spread import MapCrossEntropy, map_covariance
-
-
-def data(seed=0, odd=None, n=6, k=5, size=16):
-    "Pictures with some hidden points, whose coordinates are `odd`."
-    g = torch.Generator().manual_seed(seed)
-    points = torch.rand(n, k, 2, generator=g) * (size - 2) + 1
-    visible = torch.rand(n, k, generator=g) < 0.7
-    if odd is not None:
-        points = torch.where(visible[..., None], points, odd)
-    images = torch.randint(0, 255, (n, 1, size, size), generator=g).byte()
-    return KeypointDataset(images, points, visible, meta={"yaw": torch.zeros(n), "blur": torch.ones(n)})
-
-
-def batch_of(ds):
-    return next(iter(ds.batches(len(ds), device="cpu")))
 
 
 def test_maps_that_are_probabilities_already_are_refused():

@@ -32,10 +32,7 @@ from kpnb.models import (
     UpsampleDecoder,
 )
 
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("same_weights")
 
 
 ANSWERS = {

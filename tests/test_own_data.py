@@ -1,7 +1,7 @@
 """Labels as a data set: what is not finished, not there or not understood is said."""
 
 import pytest
-from label_folders import coco, no_sources_left, picture, write  # noqa: F401
+from label_folders import coco, picture, write
 
 from kpnb.datasets import load
 from kpnb.label_file import LabelFile

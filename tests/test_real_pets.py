@@ -3,7 +3,6 @@
 import sys
 
 import pytest
-import torch
 from heatmap_cases import (
     as_dataset,
     forgotten,
@@ -14,10 +13,7 @@ from heatmap_cases import (
 from kpnb.recipes import real_pets
 from kpnb.recipes.real_pets import pet_curve, pet_noses
 
-
-@pytest.fixture(autouse=True)
-def same_weights_every_time():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("same_weights")
 
 
 def pets_trained(b):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from label_folders import no_sources_left, picture  # noqa: F401
+from label_folders import picture
 from torch import nn
 
 from kpnb.annotate import Annotator

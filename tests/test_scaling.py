@@ -2,23 +2,10 @@
 
 import pytest
 import torch
+from mask_cases import case
 
 from kpnb.confidences import nll
 from kpnb.scaling import Scaler, TemperatureScaling, ensemble
-
-
-def case(seed=0, n=3, classes=4, size=8, void=True, kind=torch.float32):
-    "Logits, some of them void, and labels that are often right."
-    g = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(n, classes, size, size, generator=g)
-    target = torch.where(
-        torch.rand(n, size, size, generator=g) < 0.6,
-        logits.argmax(1),
-        torch.randint(0, classes, (n, size, size), generator=g),
-    ).byte()
-    if void:
-        target[:, :2] = 255
-    return logits.to(kind), target
 
 
 def test_a_temperature_fitted_in_pieces_is_the_best_one():

@@ -82,3 +82,22 @@ def test_noisy_labels_that_leave_the_picture_are_not_visible():
     ds = faces(20, 40, seed=1, label_noise=15.0)
     outside = ((ds.keypoints < 0) | (ds.keypoints > 40)).any(-1)
     assert outside.any() and not ds.visible[outside].any()
+
+
+@pytest.mark.parametrize(
+    "make, option, message",
+    [
+        (faces, {"yaw": 120.0}, "yaw: found 120.0; expected a number from 0 to 90"),
+        (faces, {"occluders": 1.5}, "occluders: found 1.5; expected a number from 0 to 1"),
+        (faces, {"size": (0, 96)}, "size: found (0, 96)"),
+        (faces, {"blur": -1.0}, "blur: found -1.0"),
+        (faces, {"label_noise": -1.0}, "label_noise: found -1.0"),
+        (pets, {"points": 15}, "points: found 15; expected 1 or 8"),
+        (pets, {"dogs": 2}, "dogs: found 2; expected a number from 0 to 1"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_an_option_out_of_its_range_is_named(make, option, message):
+    with pytest.raises(ValueError) as e:
+        make(2, **option)
+    assert str(e.value).startswith(message)

@@ -50,15 +50,21 @@ PLACES = {"NaN": math.nan, "(0, 0)": 0.0, "(-1, -1)": -1.0, "1e9": 1e9}
 
 # ---- what is public
 
+# Functions that only other modules import, and that are held to the same rules.
+UNLISTED = {"evaluation": ("decode_points", "visible_points"), "metrics": ("pull",)}
+
 
 def public():
-    "All public functions, classes and methods of kpnb by name, such as `keypoints.KeypointDataset.resize`."
+    """All public functions, classes and methods of kpnb by name, such as `keypoints.KeypointDataset.resize`.
+
+    Those of `UNLISTED` are among them."""
     found = {}
     for module in pkgutil.walk_packages(kpnb.__path__, "kpnb."):
         if module.name.rpartition(".")[2].startswith("_"):
             continue
         m = importlib.import_module(module.name)
-        for name in getattr(m, "__all__", ()):
+        unlisted = UNLISTED.get(module.name.removeprefix("kpnb."), ())
+        for name in (*getattr(m, "__all__", ()), *unlisted):
             thing = getattr(m, name)
             if getattr(thing, "__module__", None) != m.__name__ or not callable(thing):
                 continue
@@ -421,8 +427,8 @@ def written_answers(w):
 # ---- calling and comparing
 
 
-def call(path, given, w):
-    "Call a public function in a world; a KeyError names the parameter for which nothing is known."
+def arguments_of(path, given, w):
+    "What to call a public function with; a KeyError names the parameter for which nothing is known."
     f, owner = PUBLIC[path]
     arguments = {}
     for name, p in parameters(f).items():
@@ -434,8 +440,14 @@ def call(path, given, w):
             arguments[name] = by_name(w, p)
     for name, value in given.items():
         arguments[name] = value(w) if inspect.isfunction(value) else value
+    return arguments
+
+
+def call(path, given, w):
+    "Call a public function in a world."
+    arguments = arguments_of(path, given, w)
     seed_everything(0)
-    result = f(**arguments)
+    result = PUBLIC[path][0](**arguments)
     if inspect.isgenerator(result):
         return list(result)
     return Path(arguments["path"]) if result is None and "path" in arguments else result
@@ -587,7 +599,7 @@ NO_MIRROR = {
     "geometry.swap_order": "is asked for this very order, and knows no names",
     "plot.plot_keypoints": "takes pairs for colours, and mirrors nothing",
     "plot.plot_batch": "takes pairs for colours, and mirrors nothing",
-    "scenes.Scene.mirrored": "builds a new scene, whose left and right are true by construction",
+    "stage.Scene.mirrored": "builds a new scene, whose left and right are true by construction",
     "datasets.Source": "says what a data set is; load gives its pairs to the data set",
     "own_data.register": "says what a data set is; learn and guess refuse it without pairs",
     "rounds.one_round": "registers, then calls learn and guess, which are tried here",

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from network_cases import Constant
 from PIL import Image
-from torch import nn
 
 from kpnb.core import DataError, make_generator
 from kpnb.datasets import load
@@ -197,20 +197,9 @@ def test_points_and_boxes_of_whole_numbers_give_the_same_boxes_and_crops():
 # ---- mirrors
 
 
-class Fixed(nn.Module):
-    "The same answer for all pictures."
-
-    def __init__(self, points):
-        super().__init__()
-        self.points = nn.Parameter(points)
-
-    def forward(self, x):
-        return self.points.expand(len(x), -1, -1)
-
-
 def test_predict_mirrored_refuses_left_and_right_without_pairs():
     ds = faces(2, 32, gray=True, masks=False)
-    model = Fixed(torch.zeros(15, 2))
+    model = Constant(torch.zeros(15, 2))
     assert predict_mirrored(model, ds, device="cpu").shape == (2, 15, 2)
     with pytest.raises(ValueError, match="left_eye_center.* say left or right and have no partner"):
         predict_mirrored(model, replace(ds, pairs=()), device="cpu")

@@ -6,6 +6,7 @@ import math
 import pandas as pd
 import pytest
 import torch
+from point_cases import batch_of, data
 from torch.distributions import Normal
 
 import kpnb.ensembles as ensembles
@@ -26,7 +27,6 @@ from kpnb.gaussians import (
     prediction_table,
     write_predictions,
 )
-from kpnb.keypoints import KeypointDataset
 from kpnb.likelihood import LOSSES, DistributionLoss, laplace_nll, student_nll
 from kpnb.map_spread import MapCrossEntropy
 from kpnb.uncertainty import GaussianNet, label_sigma, noisy_labels, train_uncertain
@@ -38,17 +38,6 @@ ODD = {
     "minus one": -1.0,
     "far": 1e9,
 }  # what files write for a point that nobody saw
-
-
-def data(seed=0, odd=None, n=6, k=5, size=16):
-    "Pictures with some hidden points, whose coordinates are `odd`."
-    g = torch.Generator().manual_seed(seed)
-    points = torch.rand(n, k, 2, generator=g) * (size - 2) + 1
-    visible = torch.rand(n, k, generator=g) < 0.7
-    if odd is not None:
-        points = torch.where(visible[..., None], points, odd)
-    images = torch.randint(0, 255, (n, 1, size, size), generator=g).byte()
-    return KeypointDataset(images, points, visible, meta={"yaw": torch.zeros(n), "blur": torch.ones(n)})
 
 
 def test_the_watched_nll_of_a_training_is_exact():
@@ -73,10 +62,6 @@ def numbers(table):
 def written(pred, ds, folder):
     write_predictions(folder / "points.csv", pred, ds)
     return numbers(pd.read_csv(folder / "points.csv"))
-
-
-def batch_of(ds):
-    return next(iter(ds.batches(len(ds), device="cpu")))
 
 
 def all_losses(ds, p):
