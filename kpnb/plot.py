@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'STYLE', 'WIDTH', 'style', 'use_style', 'figure', 'plot_keypoints', 'plot_batch', 'plot_heatmap',
-           'label_colours', 'plot_mask', 'plot_history', 'Comparison', 'compare_table']
+           'label_colours', 'plot_mask', 'plot_history', 'compare_table']
 
 # %% ../nbs/workshop/13_plot.ipynb #51baf8cb
 import html
@@ -640,7 +640,7 @@ def _row(i, row):
     ]
 
 # %% ../nbs/workshop/13_plot.ipynb #9ad142ff
-class Comparison:
+class HonestTable:
     "The honest table: shows as HTML in a notebook and prints as text. `df` has its cells."
 
     columns = ("what", "data", "always the mean", "reported", "measured here", "source")
@@ -676,7 +676,7 @@ def _cell(text):
 
 # %% ../nbs/workshop/13_plot.ipynb #67c97abd
 @patch
-def _repr_html_(self: Comparison):
+def _repr_html_(self: HonestTable):
     side = lambda c: "right" if c in self.columns[2:5] else "left"
     tag = lambda t, c, x: f'<{t} style="text-align:{side(c)};padding:2px 12px">{x}</{t}>'
     head = "".join(tag("th", c, c) for c in self.shown)
@@ -693,9 +693,9 @@ def _repr_html_(self: Comparison):
 def compare_table(
     rows: Sequence[Mapping],  # keys: what, unit, data, baseline, reported and its source, measured; `value`
     caption: str = "",  # above the table
-) -> Comparison:
+) -> HonestTable:
     """What a source reported, what was measured here, and what predicting the mean gives.
 
     A row's `value` is reported if there is a source, else measured.
     """
-    return Comparison(rows, caption)
+    return HonestTable(rows, caption)

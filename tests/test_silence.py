@@ -347,7 +347,7 @@ CALLS = {
     "heatmap_losses.dsnt_loss": dict(sigma=2.0),
     "heatmap_losses.HeatmapLoss.__call__": dict(output=lambda w: w.maps()),
     "codec.Decode.__call__": dict(output=lambda w: w.maps()),
-    "heatmap_training.accuracy": {},
+    "heatmap_training.error_report": {},
     "heatmap_training.train_heatmaps": QUICK | dict(model=nets),
     "recipes.real_pets.pet_noses": dict(
         network="hourglass", scales=(1.0,), data=lambda w: (w.nose(), w.nose())
