@@ -28,7 +28,8 @@ from PIL import Image
 
 from .core import VOID, patch
 from .live import png_bytes, to_png
-from .plot import COLOURS, label_colours, plot_keypoints, style
+from .plot import plot_keypoints
+from .style import COLOURS, label_colours, style
 
 # %% ../nbs/workshop/16_canvas.ipynb #f4f26e55
 NOWHERE = (math.nan, math.nan)  # where a point is that is not placed yet

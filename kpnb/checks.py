@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .core import make_generator, patch
-from .differences import in_words, difference
+from .differences import difference, in_words
 
 # %% ../nbs/workshop/17_checks.ipynb #5e556a78
 def whole(

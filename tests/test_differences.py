@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kpnb.differences import in_words, difference, is_number
+from kpnb.differences import difference, in_words, is_number
 
 A = torch.arange(6.0).view(2, 3)
 B = A.clone()
