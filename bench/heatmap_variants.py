@@ -15,7 +15,7 @@ from heatmap_networks import VARIANTS as UNTRAINED
 
 from kpnb.core import seed_everything
 from kpnb.evaluation import mean_points
-from kpnb.heatmap_training import accuracy, train_heatmaps
+from kpnb.heatmap_training import error_report, train_heatmaps
 from kpnb.models import HeatmapNet, ResNet18Heatmap
 from kpnb.scenes import pets
 
@@ -52,7 +52,7 @@ def main():
         pets(n, args.size, seed=s, points=1, masks=False) for n, s in ((args.pictures, 1), (400, 2))
     )
     print("| network | mean error (px) | median (px) |\n|---|---|---|", flush=True)
-    nose = accuracy(mean_points(train.keypoints, train.visible).expand_as(valid.keypoints), valid)
+    nose = error_report(mean_points(train.keypoints, train.visible).expand_as(valid.keypoints), valid)
     print(f"| always the mean nose | {nose['mean']:.2f} | {nose['median']:.2f} |", flush=True)
     for name, build in VARIANTS.items():
         runs = []

@@ -133,7 +133,7 @@ def yardsticks():
     import matplotlib.pyplot as plt
 
     from kpnb.live import Live
-    from kpnb.plot import figure
+    from kpnb.style import figure
 
     def panels(power):
         fig, axes = figure(2, width=6, height=2.6)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .confidences import answered, check_probabilities, check_scores, counted_places, in_pieces
 from .core import VOID
-from .plot import COLOURS, figure
+from .style import COLOURS, figure
 from .statistics import Interval, weighted_bootstrap
 
 # %% ../nbs/workshop/42_calibration.ipynb #s41-024

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from .plot import COLOURS, figure
+from .style import COLOURS, figure
 
 # %% ../nbs/10_convolution.ipynb #a3dc5c8c
 def _pair(value, name, least):

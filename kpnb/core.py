@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VOID', 'device', 'make_generator', 'seed_everything', 'data_dir', 'budget', 'patch', 'write_safely', 'DataError',
-           'machine']
+           'evaluating', 'machine']
 
 # %% ../nbs/workshop/01_core.ipynb #65bf3899
 import os
@@ -298,6 +298,22 @@ def worth_looking(
 def look_again() -> None:
     "Let all checks look at the next values: a new training begins."
     _looks.clear()
+
+# %% ../nbs/workshop/01_core.ipynb #eval0002
+@contextmanager
+def evaluating(
+    model: torch.nn.Module,  # a network
+) -> Iterator[None]:
+    """Eval mode while a block runs; then every part has its own mode again, also after an error.
+
+    Gradients are another matter: add `torch.no_grad()` where none are wanted."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 # %% ../nbs/workshop/01_core.ipynb #a01d664f
 def machine() -> dict[str, str]:

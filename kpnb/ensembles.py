@@ -56,7 +56,7 @@ def mc_dropout(
         raise ValueError("mc_dropout: the network has no dropout with a rate above 0")
 
     def switch_on(layer, _):
-        layer.train()  # `predict` has switched it off
+        layer.train()  # `predict` has switched it off, and gives back the mode that it had
 
     hooks = [m.register_forward_pre_hook(switch_on) for m in drops]
     try:
@@ -66,5 +66,3 @@ def mc_dropout(
     finally:
         for hook in hooks:
             hook.remove()
-        for m in drops:
-            m.train(model.training)

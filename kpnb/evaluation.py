@@ -6,14 +6,13 @@
 __all__ = ['masked_mean', 'point_mse', 'mean_points', 'r_and_skill', 'predict', 'evaluate']
 
 # %% ../nbs/workshop/20_evaluation.ipynb #eval-import
-import contextlib
 import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from .core import device as pick_device
+from .core import device as pick_device, evaluating
 from .geometry import denormalise, normalise
 from .keypoints import KeypointDataset
 
@@ -159,18 +158,6 @@ def _device_of(model, device=None):
     )
 
 
-@contextlib.contextmanager
-def _looking(model):
-    "Eval mode and no graph while a block runs, and not a moment longer, also after an error."
-    was = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was)
-
-
 def _outputs(model, ds, batch_size, device):
     "Output and batch for each part of a data set."
     for batch in ds.batches(batch_size, device=device):
@@ -186,7 +173,7 @@ def predict(
 ) -> Tensor:  # (N,K,2) pixels, on the CPU
     "A network's answers for a whole data set, in eval mode."
     parts = []
-    with _looking(model):
+    with evaluating(model), torch.no_grad():
         for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
             if (points := decode(output, batch)) is None:
                 raise ValueError(
@@ -216,7 +203,7 @@ def evaluate(
     `mean` is the mean predictor's answer, with which the skill compares the network."""
     check_metrics(metrics)
     means, points, functions = _Means(), [], {"loss": loss} | (metrics or {})
-    with _looking(model):
+    with evaluating(model), torch.no_grad():
         for output, batch in _outputs(model, ds, batch_size, _device_of(model, device)):
             for name, f in functions.items():
                 means.add(name, f(output, batch), batch_weight(f, batch))

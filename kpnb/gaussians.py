@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .core import write_safely
 from .keypoints import KeypointDataset
 from .likelihood import cholesky_covariance, gaussian_entropy, gaussian_nll
-from .plot import COLOURS
+from .style import COLOURS
 from .scores import coverage, crps_gaussian, miscalibration_area, sharpness, sparsification
 from .evaluation import predict
 

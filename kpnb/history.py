@@ -238,7 +238,8 @@ def epoch(self: Progress, history, end=False):
 def _curve(history):
     "The training curve as a PNG in base64, which is what a notebook stores."
     import matplotlib.pyplot as plt
-    from kpnb.plot import figure, plot_history
+    from kpnb.charts import plot_history
+    from kpnb.style import figure
 
     fig, ax = figure(width=6, height=2.8)
     try:

@@ -294,7 +294,7 @@ def plot_pck(
     label: str | None = None,  # for a legend
 ) -> "Axes":
     "The share of correct points over the threshold."
-    from kpnb.plot import COLOURS, figure
+    from kpnb.style import COLOURS, figure
 
     ax = figure(width=5, height=3.4)[1] if ax is None else ax
     ax.plot(curve.thresholds * 100, curve.share * 100, label=label or f"AUC {curve.auc:.2f}")

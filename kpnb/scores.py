@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from .likelihood import HALF_LOG_2PI
-from .plot import COLOURS, figure
+from .style import COLOURS, figure
 
 # %% ../nbs/workshop/31_scores.ipynb #gn086
 def standardised(

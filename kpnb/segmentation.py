@@ -32,7 +32,8 @@ from .augment import Augment
 from .geometry import inside, translation
 from .keypoints import KeypointDataset, concat
 from .models import BACKBONES
-from .plot import figure, plot_keypoints, plot_mask
+from .plot import plot_keypoints, plot_mask
+from .style import figure
 from .animals import PET_LABELS
 from .evaluation import evaluate
 from .history import History

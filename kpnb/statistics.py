@@ -184,7 +184,7 @@ class Verdict:
 
     def plot(self, ax=None):
         "All pairs: both values, joined by a line, and the mean of each side."
-        from kpnb.plot import COLOURS, figure
+        from kpnb.style import COLOURS, figure
 
         ax = figure(width=3.4, height=2.6)[1] if ax is None else ax
         for a, b in zip(self.first, self.second):

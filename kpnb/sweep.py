@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from .core import DataError, in_test, patch, seed_everything
 from .keypoints import KeypointDataset
-from .plot import COLOURS, figure
+from .style import COLOURS, figure
 from .scenes import pets
 from .segmentation import Signed, few_labels, fit_masks
 from .history import History, known_mode

@@ -21,7 +21,7 @@ import json, math
 import numpy as np
 from kpnb.canvas import KeypointCanvas
 from kpnb.live import live
-from kpnb.plot import figure
+from kpnb.style import figure
 
 image = np.full(({H}, {W}, 3), 70, np.uint8)
 for j, i in {SPOTS}: image[i, j] = (0, 255, 0)

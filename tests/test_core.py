@@ -11,7 +11,12 @@ import time
 import pytest
 import torch
 
-from kpnb.core import DataError, locked, look_again, make_generator, worth_looking, write_safely
+from kpnb.backbones import PointGaussian
+from kpnb.core import DataError, evaluating, locked, look_again, make_generator, worth_looking, write_safely
+from kpnb.ensembles import mc_dropout
+from kpnb.evaluation import evaluate, predict
+from kpnb.heatmap_training import maps_of
+from kpnb.scenes import faces
 
 needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links and modes are for Unix")
 
@@ -175,3 +180,81 @@ def test_a_check_looks_at_the_first_values_of_each_training_and_then_now_and_the
     assert worth_looking(there, "b") and not worth_looking(there, "a")
     look_again()
     assert worth_looking(there, "a") and all(worth_looking(torch.ones(1), "a") for _ in range(99))
+
+
+class Stubborn(torch.nn.BatchNorm1d):
+    "A part that stays in eval mode whatever the network around it is told."
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def half_frozen():
+    "A network in training mode with a part in eval mode, one inside it in training mode, and a stubborn one."
+    frozen = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(2)).eval()
+    frozen[0].training = True
+    return torch.nn.Sequential(frozen, Stubborn(2).eval(), torch.nn.Dropout(0.5))
+
+
+def modes(model):
+    return [part.training for part in model.modules()]
+
+
+def test_evaluating_gives_every_part_its_own_mode_again():
+    for model in (half_frozen(), half_frozen().eval(), half_frozen().train()):
+        before = modes(model)
+        with evaluating(model):
+            assert not any(modes(model))
+        assert modes(model) == before
+
+
+def test_evaluating_gives_the_modes_again_after_an_error_and_when_nested():
+    model = half_frozen()
+    before = modes(model)
+    with pytest.raises(KeyError), evaluating(model):
+        with evaluating(model[0]):
+            pass
+        assert not any(modes(model))
+        raise KeyError
+    assert modes(model) == before
+
+
+def test_evaluating_leaves_gradients_alone():
+    model = torch.nn.Linear(2, 1)
+    with evaluating(model):
+        model(torch.ones(1, 2)).sum().backward()
+    assert model.weight.grad.tolist() == [[1, 1]]
+
+
+class Answer(torch.nn.Module):
+    "Something that answers like a network of its kind, with a frozen part and a dropout."
+
+    def __init__(self, shape):
+        super().__init__()
+        self.frozen, self.drop = torch.nn.BatchNorm2d(1).eval(), torch.nn.Dropout(0.5)
+        self.shape, self.space = shape, "logits"
+
+    def forward(self, x):
+        x = self.drop(self.frozen(x)).mean((1, 2, 3))
+        return x.view(-1, *[1 for _ in self.shape]).expand(-1, *self.shape)
+
+
+class Unsure(Answer):
+    def forward(self, x):
+        return PointGaussian(super().forward(x), super().forward(x))
+
+
+def test_what_asks_a_network_leaves_a_frozen_part_frozen():
+    ds = faces(3, 32, gray=True, masks=False, seed=1)
+    points, unsure, maps = Answer(ds.keypoints.shape[1:]), Unsure(ds.keypoints.shape[1:]), Answer((2, 8, 8))
+    for model, ask in (
+        (points, lambda: predict(points, ds)),
+        (points, lambda: evaluate(points, ds)),
+        (unsure, lambda: mc_dropout(unsure, ds, 2)),
+        (maps, lambda: maps_of(maps, ds.images)),
+    ):
+        before = modes(model)
+        statistics = model.frozen.running_mean.clone()
+        ask()
+        assert modes(model) == before == [True, False, True]
+        assert model.frozen.running_mean.equal(statistics)

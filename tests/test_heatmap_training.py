@@ -25,7 +25,7 @@ from kpnb.decoders import (
 from kpnb.heatmap_training import (
     FlipAverage,
     ScaleAverage,
-    accuracy,
+    error_report,
     head_sigma,
     maps_of,
     scene_noses,
@@ -125,13 +125,13 @@ def trained(b):
 
 def numbers(b):
     return torch.tensor(
-        [*accuracy(torch.full((4, 2, 2), 30.0), as_dataset(b), torch.full((2, 2), 33.0)).values()]
+        [*error_report(torch.full((4, 2, 2), 30.0), as_dataset(b), torch.full((2, 2), 33.0)).values()]
     )
 
 
 USES = {  # every public name whose call, or one of its methods, takes labels -> what it makes of a batch
     "head_sigma": head_sigma(),
-    "accuracy": numbers,
+    "error_report": numbers,
     "train_heatmaps": trained,
 }
 
@@ -147,5 +147,5 @@ def test_coordinates_of_hidden_points_change_nothing(name):
 
 def test_a_default_device_of_meta_changes_nothing_here_and_later():
     default_device_changes_nothing(
-        {name: use for name, use in USES.items() if name not in ("accuracy", "train_heatmaps")}
+        {name: use for name, use in USES.items() if name not in ("error_report", "train_heatmaps")}
     )

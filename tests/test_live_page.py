@@ -14,7 +14,7 @@ from PIL import Image
 
 DRAW = """
 from kpnb.live import live
-from kpnb.plot import figure
+from kpnb.style import figure
 
 def draw(x):
     "one bar"

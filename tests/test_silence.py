@@ -353,7 +353,7 @@ CALLS = {
     "heatmap_losses.dsnt_loss": dict(sigma=2.0),
     "heatmap_losses.HeatmapLoss.__call__": dict(output=lambda w: w.maps()),
     "codec.Decode.__call__": dict(output=lambda w: w.maps()),
-    "heatmap_training.accuracy": {},
+    "heatmap_training.error_report": {},
     "heatmap_training.train_heatmaps": QUICK | dict(model=nets),
     "recipes.real_pets.pet_noses": dict(
         network="hourglass", scales=(1.0,), data=lambda w: (w.nose(), w.nose())
@@ -408,7 +408,7 @@ EXCUSED = {
     "records.Record": "says where the points of a file are; load keeps what hidden ones hold",
     "datasets.describe": "counts how many places are missing or outside the picture",
     "plot.plot_keypoints": "draws a hollow ring at the place of a hidden point; see tests/test_plot.py",
-    "plot.plot_batch": "draws with plot_keypoints",
+    "sheets.plot_batch": "draws with plot_keypoints",
     "annotate.Annotator.propose": "needs a folder that is being labelled; it looks at answers, not at labels",
     "segmentation.source_networks": _MASKS,
     "segmentation.pets_trimap": _MASKS,
@@ -598,7 +598,7 @@ NO_MIRROR = {
     "geometry.hflip_matrix": "gives a matrix and knows no points; warp refuses it",
     "geometry.swap_order": "is asked for this very order, and knows no names",
     "plot.plot_keypoints": "takes pairs for colours, and mirrors nothing",
-    "plot.plot_batch": "takes pairs for colours, and mirrors nothing",
+    "sheets.plot_batch": "takes pairs for colours, and mirrors nothing",
     "stage.Scene.mirrored": "builds a new scene, whose left and right are true by construction",
     "datasets.Source": "says what a data set is; load gives its pairs to the data set",
     "own_data.register": "says what a data set is; learn and guess refuse it without pairs",

@@ -8,7 +8,8 @@ __all__ = ['check_block_parameters', 'check_flat_inputs', 'check_soft_argmax', '
 # %% ../../nbs/exercises/20_models.ipynb #imp-ex20
 import torch
 
-from ..checks import Exercise, check_number, whole
+from ..checks import Exercise, whole
+from ..number_checks import check_number
 from ..models import SoftArgmax2d
 
 # %% ../../nbs/exercises/20_models.ipynb #60001361
