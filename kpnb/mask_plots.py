@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 from torch import Tensor
 
 from .confusion import Confusion
 from .core import VOID
 from .masks import logits_only
-from .plot import figure, plot_keypoints, plot_mask
+from .plot import figure, label_colours, plot_keypoints, plot_mask
 
 # %% ../nbs/workshop/46_mask_plots.ipynb #s40-042
 def plot_segmentation(
@@ -24,6 +25,7 @@ def plot_segmentation(
     logits: Tensor,  # (C,H,W)
     names: Sequence[str] = (),  # of the labels
     axes: Sequence[Axes] | None = None,  # five Axes; default: a new figure
+    key: bool = False,  # name the colours of all labels below the figure
 ) -> Sequence[Axes]:
     "Picture, true mask, predicted mask, confidence and errors side by side."
     logits_only(logits[None])
@@ -40,7 +42,17 @@ def plot_segmentation(
     axes[3].set_title("confidence", fontsize=11)
     axes[3].set_axis_off()
     plot_mask(image, wrong, ("right", "wrong"), axes[4], title=f"errors: {100 * share:.1f} %", legend=False)
+    if key:
+        _colour_key(axes[2].figure, names or [f"label {k}" for k in range(len(probs))])
     return axes
+
+
+def _colour_key(fig, names):
+    "The colours of all labels but the first, which stays clear, below the pictures."
+    colours = label_colours(len(names))[1:]
+    patches = [Patch(fc=(*c, 0.6), ec="black", lw=0.5, label=n) for c, n in zip(colours, names[1:])]
+    patches.append(Patch(fc="white", ec="black", lw=0.5, label="void"))
+    fig.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), fontsize=9)
 
 # %% ../nbs/workshop/46_mask_plots.ipynb #s40-055
 def plot_confusion(

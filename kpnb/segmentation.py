@@ -16,21 +16,10 @@ from .masks import relabel
 from .models import BACKBONES
 
 # %% ../nbs/40_segmentation.ipynb #s40-011
-# the classes of this lesson; features are eyes, nose and mouth
-PARTS = ("background", "body", "head", "ears", "features")
-_PART_OF = {
-    "background": 0,
-    "body": 1,
-    "collar": 1,
-    "head": 2,
-    "ears": 3,
-    "eyes": 4,
-    "nose": 4,
-    "mouth": 4,
-    "occluder": None,
-}
+PARTS = ("background", "body", "head", "ears", "features")  # features: eyes, nose and mouth
+_PART_OF = dict(background=0, body=1, collar=1, head=2, ears=3, eyes=4, nose=4, mouth=4, occluder=None)
 
-# %% ../nbs/40_segmentation.ipynb #s40-012
+
 def few_labels(
     ds: KeypointDataset,  # of `kpnb.scenes.pets`
 ) -> KeypointDataset:  # with the labels of `PARTS`, and void where something is in front

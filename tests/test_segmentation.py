@@ -5,6 +5,7 @@ The recipe of the source is here, too.
 
 import inspect
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from kpnb.core import DataError
 from kpnb.geometry import to_original
 from kpnb.keypoints import KeypointDataset
 from kpnb.mask_losses import counted_pixels, dice_loss, focal_loss, mask_loss, pixel_hits
+from kpnb.mask_plots import plot_segmentation
 from kpnb.mask_training import fit_masks
 from kpnb.masks import boundary, preprocess, relabel
 from kpnb.optimisation import make_optimizer
@@ -387,6 +389,19 @@ def test_the_sources_networks_keep_the_curves_of_both_parts(tmp_path, monkeypatc
     (tmp_path / "fcn_resnet50_from_scratch.json").write_text("[1]")
     with pytest.raises(DataError, match="from_scratch.json"):
         source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)
+
+
+def test_the_key_below_a_row_of_pictures_names_every_label_that_has_a_colour():
+    z, m = case()
+    image = torch.zeros(3, 8, 8)
+    plain = plot_segmentation(image, m[0], z[0], list("abcd"))
+    assert not plain[0].figure.legends
+    axes = plot_segmentation(image, m[0], z[0], list("abcd"), key=True)
+    names = [x.get_text() for x in axes[0].figure.legends[0].get_texts()]
+    assert names == ["b", "c", "d", "void"]
+    unnamed = plot_segmentation(image, m[0], z[0], key=True)[0].figure.legends
+    assert unnamed[0].get_texts()[0].get_text() == "label 1"
+    plt.close("all")
 
 
 def test_every_function_that_answers_about_masks_says_what_void_is():
