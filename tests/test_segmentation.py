@@ -30,6 +30,8 @@ from kpnb.mask_training import fit_masks
 from kpnb.masks import boundary, preprocess, relabel
 from kpnb.optimisation import make_optimizer
 from kpnb.recipes.real_masks import recipe, source_networks, voc_squares
+from kpnb.scenes import pets
+from kpnb.segmentation import PARTS, SmallFCN, few_labels
 
 
 def case(seed=0, classes=4, n=2, size=8):
@@ -389,6 +391,26 @@ def test_the_sources_networks_keep_the_curves_of_both_parts(tmp_path, monkeypatc
     (tmp_path / "fcn_resnet50_from_scratch.json").write_text("[1]")
     with pytest.raises(DataError, match="from_scratch.json"):
         source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
+def test_the_lessons_network_answers_in_the_size_of_its_pictures(backbone):
+    for channels, size in ((3, (64, 48)), (1, (50, 70))):
+        model = SmallFCN(5, backbone, in_channels=channels, width=8).eval()
+        with torch.no_grad():
+            assert model(torch.rand(1, channels, *size)).shape == (1, 5, *size)
+    with pytest.raises(ValueError, match="choose one of resnet18"):
+        SmallFCN(5, "vgg")
+
+
+def test_what_stands_in_front_of_a_pet_is_void_and_every_part_has_a_class():
+    raw = pets(12, 48, seed=1, points=1)
+    few, place = few_labels(raw), raw.mask_names.index
+    assert few.mask_names == list(PARTS)
+    assert torch.equal(few.masks == 255, raw.masks == place("occluder"))
+    for name in ("eyes", "nose", "mouth"):
+        assert (few.masks[raw.masks == place(name)] == PARTS.index("features")).all()
+    assert (few.masks[raw.masks == place("collar")] == PARTS.index("body")).all()
 
 
 def test_the_key_below_a_row_of_pictures_names_every_label_that_has_a_colour():
