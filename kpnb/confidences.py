@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .core import VOID, make_generator
-from .segmentation import logits_only
+from .masks import logits_only
 
 # %% ../nbs/workshop/41_confidences.ipynb #s41-011
 def _kind(x):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .confidences import check_scores, counted_places, in_pieces
 from .core import VOID, make_generator
-from .segmentation import logits_only
+from .masks import logits_only
 
 # %% ../nbs/workshop/42_scaling.ipynb #s41-101
 class Scaler(nn.Module):

@@ -36,7 +36,9 @@ from .core import DataError, in_test, patch, seed_everything
 from .keypoints import KeypointDataset
 from .style import COLOURS, figure
 from .scenes import pets
-from .segmentation import Signed, few_labels, fit_masks
+from .mask_networks import Signed
+from .mask_training import fit_masks
+from .segmentation import few_labels
 from .history import History, known_mode
 from .optimisation import TrainingDiverged
 

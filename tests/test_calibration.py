@@ -12,15 +12,20 @@ import kpnb.confidences as confidences
 import kpnb.gaussians as gaussians
 import kpnb.likelihood as likelihood
 import kpnb.map_spread as map_spread
+import kpnb.mask_losses as mask_losses
+import kpnb.mask_plots as mask_plots
+import kpnb.mask_training as mask_training
+import kpnb.masks as masks
 import kpnb.recipes.cured_runs as cured_runs
 import kpnb.scaling as scaling
-import kpnb.segmentation as segmentation
 import kpnb.uncertainty as uncertainty
 from kpnb.calibration import Reliability, classwise_ece, ece
 from kpnb.confidences import answered, brier, check_probabilities, confidence_and_hits, nll
+from kpnb.mask_losses import mask_loss, pixel_hits
+from kpnb.mask_plots import plot_segmentation
+from kpnb.mask_training import predict_logits
 from kpnb.recipes.cured_runs import cure_runs
 from kpnb.scaling import LocalTemperature, TemperatureScaling, VectorScaling, ensemble
-from kpnb.segmentation import mask_loss, pixel_hits, plot_segmentation, predict_logits
 
 
 class Fixed(torch.nn.Module):
@@ -63,13 +68,15 @@ OVER_CLASSES = {
     "cured_runs.cure_runs": lambda z, t: cure_runs(
         [{"logits": z, "masks": t, "apart_logits": z, "apart_masks": t}]
     ),
-    "segmentation.logits_only": lambda z, t: segmentation.logits_only(z),
-    "segmentation.mask_loss": lambda z, t: mask_loss(z, {"mask": t}),
-    "segmentation.pixel_hits": lambda z, t: pixel_hits(z, {"mask": t}),
-    "segmentation.plot_segmentation": lambda z, t: plt.close(
+    "masks.logits_only": lambda z, t: masks.logits_only(z),
+    "mask_losses.mask_loss": lambda z, t: mask_loss(z, {"mask": t}),
+    "mask_losses.focal_loss": lambda z, t: mask_losses.focal_loss(z, {"mask": t}),
+    "mask_losses.dice_loss": lambda z, t: mask_losses.dice_loss(z, {"mask": t}),
+    "mask_losses.pixel_hits": lambda z, t: pixel_hits(z, {"mask": t}),
+    "mask_plots.plot_segmentation": lambda z, t: plt.close(
         plot_segmentation(torch.zeros(3, *t.shape[1:]), t[0], z[0])[0].figure
     ),
-    "segmentation.predict_logits": lambda z, t: predict_logits(Fixed(z), pictures(len(z), z.shape[-1])),
+    "mask_training.predict_logits": lambda z, t: predict_logits(Fixed(z), pictures(len(z), z.shape[-1])),
 }
 OVER_CELLS = {
     "map_spread.map_covariance": lambda z, t: map_spread.map_covariance(z),
@@ -94,7 +101,10 @@ MODULES = (
     confidences,
     scaling,
     cured_runs,
-    segmentation,
+    mask_losses,
+    mask_plots,
+    mask_training,
+    masks,
     gaussians,
     map_spread,
     likelihood,

@@ -6,7 +6,7 @@ from small_training import dots, train
 from torch import nn
 
 from kpnb.history import History, known_mode
-from kpnb.segmentation import fit_masks
+from kpnb.mask_training import fit_masks
 
 
 @pytest.mark.parametrize(

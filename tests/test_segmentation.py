@@ -5,30 +5,33 @@ The recipe of the source is here, too.
 
 import inspect
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-import kpnb.segmentation as module
+import kpnb.confusion as confusion
+import kpnb.mask_losses as mask_losses
+import kpnb.mask_networks as mask_networks
+import kpnb.mask_plots as mask_plots
+import kpnb.mask_training as mask_training
+import kpnb.masks as masks
+import kpnb.recipes.real_masks as real_masks
+import kpnb.segmentation as segmentation
+from kpnb.confusion import Confusion
 from kpnb.core import DataError
 from kpnb.geometry import to_original
 from kpnb.keypoints import KeypointDataset
+from kpnb.mask_losses import counted_pixels, dice_loss, focal_loss, mask_loss, pixel_hits
+from kpnb.mask_plots import plot_segmentation
+from kpnb.mask_training import fit_masks
+from kpnb.masks import boundary, preprocess, relabel
 from kpnb.optimisation import make_optimizer
-from kpnb.segmentation import (
-    Confusion,
-    boundary,
-    counted_pixels,
-    fit_masks,
-    mask_loss,
-    pixel_hits,
-    preprocess,
-    recipe,
-    relabel,
-    source_networks,
-    voc_squares,
-)
+from kpnb.recipes.real_masks import recipe, source_networks, voc_squares
+from kpnb.scenes import pets
+from kpnb.segmentation import PARTS, SmallFCN, few_labels
 
 
 def case(seed=0, classes=4, n=2, size=8):
@@ -55,6 +58,8 @@ def masked(n=8, size=32, seed=0):
 def with_masks(z, m, **ignore):
     return {
         "mask_loss": lambda: mask_loss(z, {"mask": m}, **ignore),
+        "focal_loss": lambda: focal_loss(z, {"mask": m}, **ignore),
+        "dice_loss": lambda: dice_loss(z, {"mask": m}, **ignore),
         "pixel_hits": lambda: pixel_hits(z, {"mask": m}, **ignore),
         "Confusion": lambda: Confusion(z.shape[1], **ignore).update(z.argmax(1), m).accuracy(),
     }
@@ -93,6 +98,8 @@ def test_255_is_not_taken_for_void_where_it_is_a_class(name):
     z[:, 255, 1:] = z.amax() + 1  # only the first row of 255 is answered wrong
     right = {
         "mask_loss": F.cross_entropy(z, m),
+        "focal_loss": focal_loss(z, {"mask": m}, ignore=-1),
+        "dice_loss": dice_loss(z, {"mask": m}, ignore=-1),
         "pixel_hits": (z.argmax(1) == m).float().mean(),
         "Confusion": (z.argmax(1) == m).float().mean(),
     }[name]
@@ -135,6 +142,47 @@ def test_a_boundary_is_right_for_labels_above_300_too():
 def test_no_name_can_have_the_label_of_void():
     with pytest.raises(ValueError, match="256 names; expected at most 255"):
         relabel(masked(), {0: 0, 1: 255}, [str(k) for k in range(256)])
+
+
+def test_weights_count_the_pixels_of_a_class_as_torch_does():
+    z, m = case()
+    m[0, :3] = 255
+    weight = [1.0, 0.5, 3.0, 0.0]
+    right = F.cross_entropy(z, m, torch.tensor(weight), ignore_index=255)
+    assert float(mask_loss(z, {"mask": m}, weight=weight)) == pytest.approx(float(right), rel=1e-5)
+    assert float(mask_loss(z, {"mask": m}, weight=[2.0] * 4)) == pytest.approx(
+        float(mask_loss(z, {"mask": m})), rel=1e-5
+    )
+    assert float(mask_loss(z, {"mask": torch.full_like(m, 255)}, weight=weight)) == 0
+    with pytest.raises(ValueError, match="found 3 weights; expected one for each of 4 classes"):
+        mask_loss(z, {"mask": m}, weight=weight[:3])
+
+
+def test_the_focal_loss_is_the_cross_entropy_of_doubtful_pixels():
+    z, m = case()
+    m[0, :3] = 255
+    known = m != 255
+    each = F.cross_entropy(z.movedim(1, -1)[known], m[known], reduction="none")
+    for gamma in (0.0, 1.0, 2.0):
+        right = ((1 - (-each).exp()) ** gamma * each).mean()
+        assert float(focal_loss(z, {"mask": m}, gamma=gamma)) == pytest.approx(float(right), rel=1e-5)
+    assert float(focal_loss(z, {"mask": torch.full_like(m, 255)})) == 0
+    sure = (400.0 * F.one_hot(m.clamp(max=3), 4).movedim(-1, 1)).requires_grad_()
+    focal_loss(sure, {"mask": m}, gamma=0.5).backward()
+    assert not sure.grad.any()  # a pixel that is surely right has a slope, and it is 0
+
+
+def test_the_dice_loss_is_that_of_the_definition_and_leaves_void_and_absent_classes_out():
+    z, m = case()
+    m[m == 3] = 2
+    m[0, :3] = 255
+    known = m != 255
+    p, t = z.softmax(1).movedim(1, -1)[known], F.one_hot(m[known], 4).float()
+    right = 1 - (2 * (p * t).sum(0) / (p + t).sum(0)).mean()
+    assert float(dice_loss(z, {"mask": m})) == pytest.approx(float(right), rel=1e-4)
+    perfect = 1e3 * F.one_hot(m.clamp(max=3), 4).movedim(-1, 1).float()  # class 3: neither true nor answered
+    assert float(dice_loss(perfect, {"mask": m})) == pytest.approx(0, abs=1e-6)
+    assert float(dice_loss(z, {"mask": torch.full_like(m, 255)})) == pytest.approx(0, abs=1e-6)
 
 
 class Known(nn.Module):
@@ -345,11 +393,55 @@ def test_the_sources_networks_keep_the_curves_of_both_parts(tmp_path, monkeypatc
         source_networks(train, test, tmp_path, (None,), ("fcn_resnet50",), valid=valid, **how)
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
+def test_the_lessons_network_answers_in_the_size_of_its_pictures(backbone):
+    for channels, size in ((3, (64, 48)), (1, (50, 70))):
+        model = SmallFCN(5, backbone, in_channels=channels, width=8).eval()
+        with torch.no_grad():
+            assert model(torch.rand(1, channels, *size)).shape == (1, 5, *size)
+    with pytest.raises(ValueError, match="choose one of resnet18"):
+        SmallFCN(5, "vgg")
+
+
+def test_what_stands_in_front_of_a_pet_is_void_and_every_part_has_a_class():
+    raw = pets(12, 48, seed=1, points=1)
+    few, place = few_labels(raw), raw.mask_names.index
+    assert few.mask_names == list(PARTS)
+    assert torch.equal(few.masks == 255, raw.masks == place("occluder"))
+    for name in ("eyes", "nose", "mouth"):
+        assert (few.masks[raw.masks == place(name)] == PARTS.index("features")).all()
+    assert (few.masks[raw.masks == place("collar")] == PARTS.index("body")).all()
+
+
+def test_the_key_below_a_row_of_pictures_names_every_label_that_has_a_colour():
+    z, m = case()
+    image = torch.zeros(3, 8, 8)
+    plain = plot_segmentation(image, m[0], z[0], list("abcd"))
+    assert not plain[0].figure.legends
+    axes = plot_segmentation(image, m[0], z[0], list("abcd"), key=True)
+    names = [x.get_text() for x in axes[0].figure.legends[0].get_texts()]
+    assert names == ["b", "c", "d", "void"]
+    unnamed = plot_segmentation(image, m[0], z[0], key=True)[0].figure.legends
+    assert unnamed[0].get_texts()[0].get_text() == "label 1"
+    plt.close("all")
+
+
 def test_every_function_that_answers_about_masks_says_what_void_is():
     "A new function with a mask among its arguments must have its void tested here."
     tested = {"preprocess", "boundary", "plot_segmentation"}  # these keep labels as they are, or draw them
+    modules = (
+        masks,
+        mask_losses,
+        confusion,
+        mask_training,
+        mask_plots,
+        mask_networks,
+        segmentation,
+        real_masks,
+    )
     taking = {
         n
+        for module in modules
         for n in module.__all__
         if inspect.isfunction(f := getattr(module, n))
         and {"mask", "masks"} & set(inspect.signature(f).parameters)

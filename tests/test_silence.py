@@ -373,15 +373,17 @@ CALLS = {
     "ensembles.mc_dropout": dict(model=lambda w: seeded(Spread), n=2),
     "gaussians.prediction_table": dict(pred=lambda w: World().gaussians()),  # it shows all predictions
     "gaussians.write_predictions": dict(pred=lambda w: World().gaussians(), path=file),
-    "segmentation.relabel": dict(new=labels_to_labels, names="abc"),
+    "masks.relabel": dict(new=labels_to_labels, names="abc"),
     "segmentation.few_labels": dict(ds=lambda w: w.pets()),
-    "segmentation.preprocess": dict(size=16),
-    "segmentation.mask_loss": dict(output=lambda w: noise(N, len(w.ds.mask_names), SIDE, SIDE)),
-    "segmentation.pixel_hits": dict(output=lambda w: noise(N, len(w.ds.mask_names), SIDE, SIDE)),
-    "segmentation.fit_masks": QUICK | dict(model=classes),
-    "segmentation.predict_logits": dict(model=classes),
-    "segmentation.recipe": QUICK | dict(model=classes),
-    "segmentation.judge_masks": dict(model=classes, apart=None),
+    "masks.preprocess": dict(size=16),
+    "mask_losses.mask_loss": dict(output=lambda w: noise(N, len(w.ds.mask_names), SIDE, SIDE)),
+    "mask_losses.focal_loss": dict(output=lambda w: noise(N, len(w.ds.mask_names), SIDE, SIDE)),
+    "mask_losses.dice_loss": dict(output=lambda w: noise(N, len(w.ds.mask_names), SIDE, SIDE)),
+    "mask_losses.pixel_hits": dict(output=lambda w: noise(N, len(w.ds.mask_names), SIDE, SIDE)),
+    "mask_training.fit_masks": QUICK | dict(model=classes),
+    "mask_training.predict_logits": dict(model=classes),
+    "recipes.real_masks.recipe": QUICK | dict(model=classes),
+    "recipes.real_masks.judge_masks": dict(model=classes, apart=None),
     "sweep.train_cell": dict(
         cell=dict(lr=0.1, weight_decay=0.0), epochs=1, train=lambda w: w.colour(), valid=lambda w: w.colour()
     ),
@@ -410,9 +412,9 @@ EXCUSED = {
     "plot.plot_keypoints": "draws a hollow ring at the place of a hidden point; see tests/test_plot.py",
     "sheets.plot_batch": "draws with plot_keypoints",
     "annotate.Annotator.propose": "needs a folder that is being labelled; it looks at answers, not at labels",
-    "segmentation.source_networks": _MASKS,
-    "segmentation.pets_trimap": _MASKS,
-    "segmentation.camvid": _MASKS,
+    "recipes.real_masks.source_networks": _MASKS,
+    "recipes.real_masks.pets_trimap": _MASKS,
+    "recipes.real_masks.camvid": _MASKS,
     "sweep.finer_table": "calls train_cell, which is tried, in a study of 48 trainings",
     "training.Recipe.fingerprint": "tells data sets apart by all they hold; too much only refuses to resume",
 }
@@ -508,7 +510,7 @@ def brief(x):
 CONCERNED = sorted(path for path in PUBLIC if is_concerned(path))
 SLOW = {
     "recipes.real_pets.pet_noses",
-    "segmentation.recipe",
+    "recipes.real_masks.recipe",
     "recipes.real_faces.fifteen_points",
     "recipes.real_faces.lfpw_fifteen",
     "recipes.real_faces.imm_points",
@@ -689,9 +691,9 @@ LEAD_BACK = {  # name -> data set -> data set(s); the names are those that the i
     "keypoints.KeypointDataset.resize": lambda f, ds: f(ds, (40, 24)),
     "keypoints.KeypointDataset.warp": lambda f, ds: f(ds, rotation(33.0, (16, 16)), size=(30, 50)),
     "facial.all_known": lambda f, ds: f(ds),
-    "segmentation.relabel": lambda f, ds: f(ds, dict.fromkeys(range(20), 0), ["all"]),
+    "masks.relabel": lambda f, ds: f(ds, dict.fromkeys(range(20), 0), ["all"]),
     "segmentation.few_labels": lambda f, ds: f(pets(6, SIDE, seed=3)),
-    "segmentation.preprocess": lambda f, ds: f(ds.resize((48, 36)), 20),
+    "masks.preprocess": lambda f, ds: f(ds.resize((48, 36)), 20),
     "submission.crop_faces": lambda f, ds: f(
         ds, torch.tensor([[3.0, 2.0, 28.0, 30.0]]).expand(len(ds), 4), 40
     ),

@@ -17,7 +17,7 @@ from ..scaling import TemperatureScaling
 
 # %% ../../nbs/recipes/41_cured_runs.ipynb #s41-129
 def cure_runs(
-    runs: Sequence[dict],  # of `kpnb.segmentation.pets_trimap`, `camvid` or `source_networks`, one a fold
+    runs: Sequence[dict],  # from `pets_trimap` and the like of `kpnb.recipes.real_masks`, one a fold
     bins: int | Sequence[float] = 10,  # as for `Reliability`
 ) -> dict:  # accuracy, ece, ece_scaled and their change as Interval; baseline, nll, nll_scaled, temperatures
     """The confidences of trained networks before and after temperature scaling.
