@@ -28,7 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from .core import in_test, patch
-from .png import settled_png, side_by_side
+from .png import side_by_side, to_png
 
 # %% ../nbs/workshop/15_live.ipynb #f679de58
 def _figure_of(result, before):
@@ -198,7 +198,7 @@ def _render(self: Live, values):
     fig = None
     try:
         fig = _figure_of(self.draw(**values), before)
-        return settled_png(fig, self._layouts)
+        return to_png(fig, self._layouts)
     finally:
         for number in set(plt.get_fignums()) - set(before):
             plt.close(number)

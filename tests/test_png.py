@@ -9,7 +9,7 @@ import torch
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
-from kpnb.png import overlay_png, picture_png, settled_png, side_by_side, to_png
+from kpnb.png import overlay_png, picture_png, side_by_side, to_png
 from kpnb.scenes import faces
 from kpnb.style import figure, style
 
@@ -67,7 +67,7 @@ def test_axes_lie_where_the_full_layout_would_put_them():
         (1, "a"),
     ]:
         fig, full = panel(top, title), panel(top, title)
-        png = settled_png(fig, known)
+        png = to_png(fig, known)
         full.canvas.draw()
         assert abs(places(fig) - places(full)).max() < 4
         assert type(fig.get_layout_engine()) is ConstrainedLayoutEngine and fig.axes[0].get_in_layout()
@@ -80,7 +80,7 @@ def test_no_layout_and_no_tick_is_worked_out_again_and_no_pixel_differs():
     known, first = {}, {}
     for value in (1100, 1900, 1100, 1500):
         fig = titled(value)
-        png = settled_png(fig, known)
+        png = to_png(fig, known)
         assert png == first.setdefault(value, png)
         fig.set_layout_engine("none")  # by matplotlib alone, at the positions that it has
         assert png == to_png(fig)
