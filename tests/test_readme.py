@@ -52,3 +52,14 @@ def test_the_map_finds_what_it_needs_in_the_first_cells_of_a_lesson(path):
     text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
     assert re.search(r"\*\*Time:?\*\*:? about \d+ minutes", text), "the box has no minutes"
     assert re.match(r"# \S", text), "no title"
+
+
+def test_the_hours_of_readme_are_those_of_the_lessons():
+    minutes = 0
+    for path in LESSONS:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        times = re.findall(r"\*\*Time:?\*\*:? about (\d+) minutes", text)
+        minutes += sum(map(int, times + re.findall(r"\*\*Exercise[^*]*?(\d+) minutes\)", text)))
+    said = int(re.search(r"about (\d+) hours", README)[1])
+    assert abs(said / (minutes / 60) - 1) < 0.2, f"README says {said} hours, the lessons {minutes / 60:.0f}"
