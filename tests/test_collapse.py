@@ -6,6 +6,7 @@ from torch import nn
 
 from kpnb.collapse import Multiply, Switches, build, try_switches
 from kpnb.diagnosis import diagnose
+from kpnb.evidence import evidence
 from kpnb.scenes import faces
 
 EASY = dict(points=1, gray=True, masks=False, shift=0.6, size_range=(0.4, 0.6), yaw=30.0, occluders=0.0)
@@ -54,3 +55,10 @@ def test_tiny_weights_collapse_and_are_named():
     o = try_switches(Switches(init=1e-3), small(200), small(64, 1), epochs=2)
     assert o.R < 1e-3
     assert diagnose(o.model, small(64, 1), o.before).cause == "initial weights too small"
+
+
+def test_the_doctor_names_the_cause_on_faces_and_weights_that_it_has_not_seen():
+    rows = evidence("doctor")
+    collapsed, looks = rows[rows.R < 0.1], rows[rows.R >= 0.1]
+    assert len(collapsed) >= 60 and collapsed.named.mean() > 0.95
+    assert len(looks) >= 30 and looks.alarmed.mean() < 0.1
