@@ -49,7 +49,7 @@ def wide_network(
 # %% ../../nbs/recipes/21_real_noses.ipynb #rn-study
 @study(
     grid={"head": ["linear", "soft-argmax"], "pools": [2, 4]},
-    seeds=range(3),
+    seeds=range(5),
     fixed={"epochs": 100, "data": "photographs"},
     tiny={"epochs": 1, "data": "drawn"},
     uses=[wide_network, imm_nose_data],
