@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .style import COLOURS, figure
-
-# %% ../nbs/10_convolution.ipynb #a3dc5c8c
+# %% ../nbs/workshop/43_convolution.ipynb #a3dc5c8c
 def _pair(value, name, least):
     "A whole number or a pair (height, width) as a pair."
     pair = (

@@ -676,7 +676,7 @@ def test_lessons_are_found():
     assert {
         "00_start_here.ipynb",
         "workshop/15_live.ipynb",
-        "20_models.ipynb",
+        "20_networks.ipynb",
         "21_nose_tip.ipynb",
     } <= set(LESSONS)
     assert visualisers(NBS / "00_start_here.ipynb") == 1

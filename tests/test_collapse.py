@@ -1,117 +1,64 @@
-"What `diagnose` says of networks whose answers are known."
-
-import math
+"The switches of lesson 21: what each of them turns, and what becomes of a network."
 
 import pytest
 import torch
 from torch import nn
 
-from kpnb.collapse import ADVICE, diagnose
-from kpnb.geometry import normalise
-from kpnb.keypoints import KeypointDataset
+from kpnb.collapse import Multiply, Switches, build, try_switches
+from kpnb.diagnosis import diagnose
+from kpnb.evidence import evidence
+from kpnb.scenes import faces
+
+EASY = dict(points=1, gray=True, masks=False, shift=0.6, size_range=(0.4, 0.6), yaw=30.0, occluders=0.0)
 
 
-def squares(n=40, size=(24, 32), seed=0):
-    "Dark pictures with one bright pixel, which is the point."
-    g = torch.Generator().manual_seed(seed)
-    rows = torch.randint(2, size[0] - 2, (n,), generator=g)
-    columns = torch.randint(2, size[1] - 2, (n,), generator=g)
-    images = torch.zeros(n, 1, *size, dtype=torch.uint8)
-    images[torch.arange(n), 0, rows, columns] = 255
-    return KeypointDataset(images, torch.stack([columns, rows], -1)[:, None].float() + 0.5)
+def small(n=64, seed=0):
+    return faces(n, size=(30, 40), seed=seed, **EASY)
 
 
-class Finds(nn.Module):
-    "Where the bright pixel is, in normalised coordinates; then whatever a change makes of it."
-
-    def __init__(self, change=None):
-        super().__init__()
-        self.change = change or nn.Identity()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, x):
-        h, w = x.shape[-2:]
-        at = x.flatten(1).argmax(1)
-        points = torch.stack([at % w, at // w], -1)[:, None].float() + 0.5
-        return self.change(normalise(points, (h, w)) * self.weight)
+def test_the_answer_in_pixels_is_the_way_back_from_every_target():
+    batch = next(small().batches(64, device="cpu"))
+    for targets in ("-1..1", "0..1", "pixels"):
+        s = Switches(targets=targets)
+        assert torch.allclose(s.pixels(s.target(batch), batch), batch["keypoints"], atol=1e-4)
 
 
-class Change(nn.Module):
-    def __init__(self, f):
-        super().__init__()
-        self.f = f
-
-    def forward(self, x):
-        return self.f(x)
+def test_targets_have_the_range_that_their_name_says():
+    corners = {"image": torch.zeros(1, 1, 30, 40), "keypoints": torch.tensor([[[0.0, 0.0], [40.0, 30.0]]])}
+    for targets, last in (("-1..1", [[-1, -1], [1, 1]]), ("0..1", [[0, 0], [1, 1]])):
+        assert Switches(targets=targets).target(corners)[0].tolist() == last
 
 
-def doctor(change=None, data=None, **kw):
-    return diagnose(Finds(change), squares() if data is None else data, **kw)
+def test_initial_weights_have_the_size_that_was_asked_for():
+    net = build(Switches(init=0.01), (30, 40))
+    for m in net.modules():
+        if isinstance(m, (nn.Conv2d, nn.Linear)):
+            assert m.bias is None or not m.bias.any()
+            assert float(m.weight.detach().std()) == pytest.approx(0.01, rel=0.3)
 
 
-def test_a_network_that_finds_the_point_is_healthy():
-    d = doctor()
-    assert (d.cause, d.collapsed) == ("healthy", False)
-    assert d.skill == pytest.approx(1) and d.R == pytest.approx(1)
-    assert "skill decides" in d.evidence[0]
+def test_pixels_to_255_are_multiplied_inside_and_the_seed_decides_the_weights():
+    a, b, c = (build(Switches(inputs="0..255", seed=s), (30, 40)) for s in (0, 0, 1))
+    assert isinstance(a[0], Multiply) and a[0](torch.ones(1)) == 255
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    assert not torch.equal(a[1].head[1].weight, c[1].head[1].weight)
 
 
-def test_varied_but_wrong_answers_are_not_called_healthy():
-    far = doctor(Change(lambda p: -7 * p))
-    assert far.skill < -40 and far.R > 40
-    assert (far.cause, far.collapsed) == ("varied but wrong", False)
-    assert "skill decides" in far.evidence[0] and f"{far.skill:.3g}" in far.evidence[0]
-    assert "VARIED BUT WRONG" in str(far) and ADVICE["varied but wrong"] in str(far)
+def test_an_outcome_has_the_weights_from_before_and_the_numbers_of_the_last_epoch():
+    o = try_switches(Switches(), small(), small(32, 1), epochs=2)
+    fresh = build(Switches(), (30, 40)).state_dict()
+    assert all(torch.equal(o.before[k], v) for k, v in fresh.items())
+    assert (o.R, o.skill) == (o.history["R"][-1], o.history["skill"][-1]) and len(o.history) == 2
 
 
-def test_answers_that_belong_to_other_pictures_are_not_called_healthy():
-    d = doctor(Change(lambda p: p.roll(1, 0)))
-    assert d.R == pytest.approx(1) and d.skill < 0
-    assert d.cause == "varied but wrong"
+def test_tiny_weights_collapse_and_are_named():
+    o = try_switches(Switches(init=1e-3), small(200), small(64, 1), epochs=2)
+    assert o.R < 1e-3
+    assert diagnose(o.model, small(64, 1), o.before).cause == "initial weights too small"
 
 
-def test_answers_in_other_units_are_told_from_answers_that_know_nothing():
-    units = doctor(Change(lambda p: 12 * (p + 1)))
-    lost = doctor(Change(lambda p: p.roll(1, 0)))
-    assert units.cause == lost.cause == "varied but wrong"
-    assert "other units" in " ".join(units.evidence) and "other units" not in " ".join(lost.evidence)
-
-
-def test_a_network_with_the_same_answer_for_all_has_collapsed():
-    d = doctor(Change(lambda p: 0 * p))
-    assert d.collapsed and d.cause not in ("healthy", "varied but wrong")
-    assert d.R == pytest.approx(0) and "R decides" in d.evidence[0]
-
-
-def test_shrunken_answers_that_follow_the_pictures_are_healthy():
-    d = doctor(Change(lambda p: 0.3 * p))
-    assert d.R < 0.1 and d.skill > 0.4
-    assert d.cause == "healthy"
-
-
-def test_answers_that_are_no_numbers_have_diverged():
-    d = doctor(Change(lambda p: p / 0))
-    assert d.cause == "diverged" and math.isnan(d.skill) and d.collapsed
-
-
-@pytest.mark.parametrize("place", [math.nan, 0.0, -1.0, 1e9])
-def test_places_of_points_that_cannot_be_seen_change_no_diagnosis(place):
-    data = squares()
-    visible = data.visible.clone()
-    visible[::3] = False
-    kept = KeypointDataset(data.images, torch.where(visible[..., None], data.keypoints, place), visible)
-    whole = KeypointDataset(data.images, data.keypoints, visible)
-    found, expected = doctor(data=kept), doctor(data=whole)
-    assert (found.cause, found.R, found.skill) == (expected.cause, expected.R, expected.skill)
-
-
-def test_too_few_visible_points_or_points_that_never_move_are_refused():
-    data = squares()
-    hidden = KeypointDataset(data.images, data.keypoints, torch.arange(40)[:, None] < 7)
-    with pytest.raises(ValueError, match="found 7 pictures with a visible point; expected at least 8"):
-        doctor(data=hidden)
-    still = KeypointDataset(data.images, data.keypoints[:1].expand(40, -1, -1).clone())
-    with pytest.raises(ValueError, match="the same in all pictures"):
-        doctor(data=still)
-    with pytest.raises(ValueError, match="found 5 pictures"):
-        doctor(data=data[:5])
+def test_the_doctor_names_the_cause_on_faces_and_weights_that_it_has_not_seen():
+    rows = evidence("doctor")
+    collapsed, looks = rows[rows.R < 0.1], rows[rows.R >= 0.1]
+    assert len(collapsed) >= 60 and collapsed.named.mean() > 0.95
+    assert len(looks) >= 30 and looks.alarmed.mean() < 0.1

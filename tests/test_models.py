@@ -25,6 +25,7 @@ from kpnb.core import make_generator
 from kpnb.models import (
     BACKBONES,
     DECODERS,
+    Encoder,
     HeatmapNet,
     NoseNet,
     ResNet18Heatmap,
@@ -32,7 +33,10 @@ from kpnb.models import (
     UpsampleDecoder,
 )
 
-pytestmark = pytest.mark.usefixtures("same_weights")
+
+@pytest.fixture(autouse=True)
+def same_weights_every_time():
+    torch.manual_seed(0)
 
 
 ANSWERS = {
@@ -257,6 +261,148 @@ def test_low_start():
             assert 0.003 < net.train()(pictures()).median() < 0.05
     with torch.no_grad():
         assert 0.3 < ResNet18Heatmap().train()(pictures()).mean() < 0.7
+
+
+# ---- blocks and heads
+
+
+def test_a_block_keeps_halves_and_counts():
+    x = pictures(2, 1, 60, 80)
+    block = models.conv_block(1, 8)
+    assert block(x).shape == (2, 8, 30, 40) and (block(x) >= 0).all()
+    assert models.conv_block(1, 8, kernel=7, pool=False)(x).shape == (2, 8, 60, 80)
+    bare = models.conv_block(1, 8, batchnorm=False)
+    assert [type(m).__name__ for m in bare] == ["Conv2d", "ReLU", "MaxPool2d"]
+    assert block[0].bias is None and bare[0].bias is not None
+
+
+def test_soft_argmax_knows_flat_maps_and_peaks():
+    soft = models.SoftArgmax2d()
+    assert_close(soft(torch.zeros(1, 1, 6, 8)), torch.zeros(1, 1, 2))
+    peak = torch.zeros(1, 2, 6, 8)
+    peak[0, 0, 1, 6] = 60.0
+    peak[0, 1, 5, 0] = 60.0
+    assert_close(soft(peak), torch.tensor([[[6.5 / 4 - 1, 1.5 / 3 - 1], [0.5 / 4 - 1, 5.5 / 3 - 1]]]))
+    with pytest.raises(ValueError, match=r"expected \(N,K,H,W\)"):
+        soft(torch.zeros(6, 8))
+
+
+def test_soft_argmax_is_the_mean_place_and_has_a_gradient():
+    soft = models.SoftArgmax2d()
+    z = torch.randn(3, 2, 6, 8, generator=make_generator(1), dtype=torch.float64, requires_grad=True)
+    p = z.flatten(2).softmax(-1).view_as(z)
+    rows, columns = (torch.arange(6) + 0.5) / 3 - 1, (torch.arange(8) + 0.5) / 4 - 1
+    ys, xs = torch.meshgrid(rows, columns, indexing="ij")
+    assert_close(soft(z), torch.stack([(p * xs).sum((2, 3)), (p * ys).sum((2, 3))], -1).float())
+    soft(z).sum().backward()
+    assert z.grad.abs().sum() > 0
+
+
+def test_nose_net_shapes_parameters_and_outputs():
+    net = NoseNet()
+    assert count(net.head[1]) > 0.8 * count(net)
+    assert NoseNet(keypoints=5, in_channels=3, size=(96, 96))(pictures(2, 3, 96, 96)).shape == (2, 5, 2)
+    x = pictures(2, 1, 60, 80)
+    soft = NoseNet(head="soft-argmax", channels=(16, 32, 64, 64), kernel=7)
+    assert (soft(x).abs() <= 1).all() and soft(x).shape == (2, 1, 2)
+    assert count(soft.head) == 65
+    for output, below_zero in ((None, True), ("tanh", True), ("sigmoid", False), ("relu", False)):
+        torch.manual_seed(0)
+        assert bool(NoseNet(output=output)(x).min() < 0) == below_zero, output
+
+
+def test_nose_net_says_what_is_wrong():
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 60, 80\); expected \(N, 1, 60, 80\)"):
+        NoseNet()(pictures(2, 3, 60, 80))
+    with pytest.raises(ValueError, match="poolings leave nothing"):
+        NoseNet(size=(6, 80))
+    with pytest.raises(ValueError, match="head is 'magic'"):
+        NoseNet(head="magic")
+    with pytest.raises(ValueError, match="output is 'softmax'; choose one of None, tanh"):
+        NoseNet(output="softmax")
+
+
+@pytest.mark.parametrize("head", ["linear", "soft-argmax"])
+def test_nose_net_runs_on_meta(head):
+    x = pictures(2, 1, 60, 80).to("meta")
+    assert NoseNet(head=head).to("meta")(x).shape == (2, 1, 2)
+
+
+def test_a_soft_argmax_follows_a_shift_and_a_linear_head_does_not():
+    spot = torch.zeros(2, 1, 64, 96)
+    spot[0, 0, 28:36, 36:44] = 1.0
+    spot[1, 0, 28:36, 44:52] = 1.0
+    moved = {}
+    for head in ("linear", "soft-argmax"):
+        torch.manual_seed(1)
+        net = NoseNet(size=(64, 96), head=head, channels=(8, 8, 8, 8)).eval()
+        if head == "soft-argmax":
+            torch.nn.init.constant_(net.head[0].weight, 1e3)
+        with torch.no_grad():
+            moved[head] = (net(spot)[1] - net(spot)[0])[0] * torch.tensor([48.0, 32.0])
+    assert_close(moved["soft-argmax"], torch.tensor([8.0, 0.0]), atol=0.3, rtol=0)
+    assert abs(moved["linear"][0] - 8) > 4
+
+
+# ---- the parts of the heatmap network
+
+
+def test_encoders_normalise_and_refuse():
+    prepared = Encoder(1, [0.1, 0.2, 0.3]).prepare(torch.full((2, 1, 4, 4), 0.5))
+    assert_close(prepared[0, :, 0, 0], torch.tensor([0.4, 0.3, 0.2]))
+    assert [*Encoder().state_dict()] == ["mean", "std"]
+    with pytest.raises(ValueError, match="found torch.uint8 pictures"):
+        Encoder().prepare(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"expected floats in \[0, 1\] of shape \(N, 3, H, W\)"):
+        Encoder().prepare(torch.zeros(3, 4, 4))
+    with pytest.raises(ValueError, match="choose one of 1, 3"):
+        Encoder(2)
+    with pytest.raises(ValueError, match="choose one of IMAGENET1K_V1, DEFAULT"):
+        ResNetEncoder(weights="IMAGENET")
+
+
+def test_a_stage_up_has_the_parts_that_were_asked_for():
+    up = models.up_stage
+    assert up(5, 3)(torch.rand(2, 5, 6, 8)).shape == (2, 3, 12, 16)
+    assert [type(m).__name__ for m in up(5, 3)] == ["Upsample", "Conv2d", "BatchNorm2d", "ReLU"]
+    assert [type(m).__name__ for m in up(5, 3, batchnorm=False, relu=False)] == ["Upsample", "Conv2d"]
+    assert up(5, 3)[1].bias is None and up(5, 3, batchnorm=False)[1].bias is not None
+    assert [up(5, 3, a)[0].align_corners for a in (True, False)] == [True, False]
+
+
+def test_half_pixel_upsampling_keeps_a_ramp_and_aligned_corners_stretch_it():
+    off = {}
+    for align in (True, False):
+        row = ((torch.arange(8) + 0.5) * 32).view(1, 1, 1, -1).expand(1, 1, 8, 8)
+        for _ in range(5):
+            row = models.up_stage(1, 1, align)[0](row)
+        off[align] = row[0, 0, 0] - (torch.arange(256) + 0.5)
+    assert off[True][0] == off[False][0] == 15.5
+    assert_close(off[False][32:-32], torch.zeros(192))
+    assert off[True][64] > 7 and off[True][128].abs() < 0.1
+
+
+@pytest.mark.parametrize("stride,size", [(1, (64, 96)), (4, (16, 24)), (16, (4, 6))])
+def test_a_stride_makes_the_heatmap_smaller(stride, size):
+    net = ResNet18Heatmap(2, stride=stride, in_channels=1)
+    assert net(pictures(2, 1)).shape == (2, 2, *size)
+
+
+def test_without_the_last_norm_a_heatmap_starts_dark():
+    with torch.no_grad():
+        dark = ResNet18Heatmap(last_batchnorm=False).eval()(pictures()).mean()
+        grey = ResNet18Heatmap().eval()(pictures()).mean()
+    assert dark < 0.05 < 0.3 < grey
+
+
+def test_resnet_18_has_the_size_that_its_authors_report():
+    class Last(torch.nn.Module):
+        def forward(self, maps):
+            return maps[-1].mean((2, 3))
+
+    whole = torch.nn.Sequential(ResNetEncoder(), Last(), torch.nn.Linear(512, 1000)).eval()
+    assert count(whole) == 11_689_512
+    assert round(backbones.multiply_adds(whole, (224, 224)) / 1e9, 3) == 1.814
 
 
 # ---- places

@@ -322,9 +322,8 @@ CALLS = {
     "submission.submission_problems": dict(table=table),
     "submission.write_submission": dict(path=file, points=answers),
     "submission.read_submission": dict(path=lambda w: written_answers(w)),
-    "collapse.diagnose": dict(data=lambda w: w.ds),
+    "diagnosis.diagnose": dict(data=lambda w: w.ds),
     "collapse.try_switches": dict(switches=lambda w: Switches()) | QUICK,
-    "collapse.Outcome": dict(switches=None, model=None, before=None, history=None),
     "statistics.bootstrap": dict(data=np.arange(8.0)),
     "recipes.judging.Judged": dict(measures=None, pred=None, model=None, history=None),
     "recipes.judging.train_and_judge": QUICK
