@@ -376,9 +376,6 @@ CALLS = {
     "segmentation.predict_logits": dict(model=classes),
     "segmentation.recipe": QUICK | dict(model=classes),
     "segmentation.judge_masks": dict(model=classes, apart=None),
-    "sweep.train_cell": dict(
-        cell=dict(lr=0.1, weight_decay=0.0), epochs=1, train=lambda w: w.colour(), valid=lambda w: w.colour()
-    ),
     "rounds.learn": dict(model=nets, steps=1, progress=False),
     "rounds.guess": dict(model=nets),
 }
@@ -407,7 +404,6 @@ EXCUSED = {
     "segmentation.source_networks": _MASKS,
     "segmentation.pets_trimap": _MASKS,
     "segmentation.camvid": _MASKS,
-    "sweep.finer_table": "calls train_cell, which is tried, in a study of 48 trainings",
     "training.Recipe.fingerprint": "tells data sets apart by all they hold; too much only refuses to resume",
 }
 
