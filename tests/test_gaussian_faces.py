@@ -2,14 +2,26 @@
 
 import pandas as pd
 import pytest
-from point_cases import data
+import torch
 
 from kpnb.core import seed_everything
 from kpnb.gaussians import decode_mean, predict_gaussians
+from kpnb.keypoints import KeypointDataset
 from kpnb.likelihood import DistributionLoss, gaussian_nll
 from kpnb.recipes.gaussian_faces import real_faces
 from kpnb.training import fit
 from kpnb.uncertainty import PROJECT, GaussianNet
+
+
+def data(seed=0, odd=None, n=6, k=5, size=16):
+    "Pictures with some hidden points, whose coordinates are `odd`."
+    g = torch.Generator().manual_seed(seed)
+    points = torch.rand(n, k, 2, generator=g) * (size - 2) + 1
+    visible = torch.rand(n, k, generator=g) < 0.7
+    if odd is not None:
+        points = torch.where(visible[..., None], points, odd)
+    images = torch.randint(0, 255, (n, 1, size, size), generator=g).byte()
+    return KeypointDataset(images, points, visible, meta={"yaw": torch.zeros(n), "blur": torch.ones(n)})
 
 
 def small_parts():

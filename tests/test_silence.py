@@ -696,7 +696,7 @@ LEAD_BACK = {  # name -> data set -> data set(s); the names are those that the i
     "submission.crop_faces": lambda f, ds: f(
         ds, torch.tensor([[3.0, 2.0, 28.0, 30.0]]).expand(len(ds), 4), 40
     ),
-    "uncertainty.noisy_labels": lambda f, ds: f(ds, torch.ones(ds.visible.shape)),
+    "label_noise.noisy_labels": lambda f, ds: f(ds, torch.ones(ds.visible.shape)),
     "recipes.real_faces.fifteen_of_68": lambda f, ds: f(faces(4, SIDE, points=68, seed=1)),
 }
 
