@@ -18,7 +18,7 @@ from .core import make_generator
 from .gaussians import decode_mean
 from .geometry import inside, mirror_pairs
 from .keypoints import KeypointDataset
-from .layers import SpatialDropout
+from .dropout import SpatialDropout
 from .likelihood import LOSSES, DistributionLoss
 from .backbones import PointGaussian, ResNet18Gaussian
 from .models import SoftArgmax2d, conv_block
