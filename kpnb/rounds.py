@@ -31,7 +31,7 @@ from .training import fit
 def small_network(
     keypoints: int,  # K
 ) -> nn.Module:  # (N,3,H,W) -> logits (N,K,H/4,W/4)
-    "The hourglass of lesson 24 in thin, for few pictures."
+    "The hourglass of lesson 22 in thin, for few pictures."
     return CoarseHeatmap(keypoints, channels=(16, 32, 32, 48, 64))
 
 # %% ../nbs/50_your_own_keypoints.ipynb #s50-121

@@ -18,7 +18,7 @@ from .core import budget
 from .gaussians import decode_mean
 from .history import History
 from .keypoints import KeypointDataset
-from .layers import SpatialDropout
+from .dropout import SpatialDropout
 from .likelihood import LOSSES, DistributionLoss
 from .models import SoftArgmax2d, conv_block
 from .training import fit

@@ -383,9 +383,6 @@ CALLS = {
     "mask_training.predict_logits": dict(model=classes),
     "recipes.real_masks.recipe": QUICK | dict(model=classes),
     "recipes.real_masks.judge_masks": dict(model=classes, apart=None),
-    "sweep.train_cell": dict(
-        cell=dict(lr=0.1, weight_decay=0.0), epochs=1, train=lambda w: w.colour(), valid=lambda w: w.colour()
-    ),
     "rounds.learn": dict(model=nets, steps=1, progress=False),
     "rounds.guess": dict(model=nets),
 }
@@ -414,7 +411,6 @@ EXCUSED = {
     "recipes.real_masks.source_networks": _MASKS,
     "recipes.real_masks.pets_trimap": _MASKS,
     "recipes.real_masks.camvid": _MASKS,
-    "sweep.finer_table": "calls train_cell, which is tried, in a study of 48 trainings",
     "training.Recipe.fingerprint": "tells data sets apart by all they hold; too much only refuses to resume",
 }
 

@@ -499,7 +499,7 @@ def postgres():
 def test_eight_workers_on_a_server_of_which_two_are_killed(tmp_path, postgres):
     """Four processes of two workers each begin together on an empty server; one process is killed.
 
-    No cell is lost, none is done twice, and only those in the hands of the dead are begun twice."""
+    No cell is lost, and only those in the hands of the dead are begun twice."""
     (tmp_path / "url").write_text(postgres)
     names = ["a", "b", "c", "killed"]
     all_four = [start(tmp_path, me, "stop" * (me == "killed"), 0.2, SERVER) for me in names]
@@ -525,8 +525,11 @@ def test_eight_workers_on_a_server_of_which_two_are_killed(tmp_path, postgres):
     )
     assert [f"{r.lr} {r.decay}" for r in table.itertuples()] == cells
     assert (table["loss"] == table["lr"] + table["decay"]).all()
-    assert sorted(done) == sorted(cells)
-    assert Counter(begun) == Counter(cells) + Counter(held)
+    # the killed process may have finished a cell and died before it could tell the server
+    untold = [cell for cell, n in Counter(done).items() if n > 1]
+    assert len(untold) <= 1 and set(untold) <= set(lines(tmp_path, "killed", "done"))
+    assert sorted(done) == sorted(cells + untold)
+    assert Counter(begun) == Counter(cells) + Counter(held) + Counter(untold)
 
 
 def test_a_password_is_not_shown(postgres):
