@@ -4,6 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
@@ -12,6 +13,23 @@ cfg = config["DEFAULT"]
 extras = {
     name: cfg[f"{name}_requirements"].split() for name in ("lab", "dev", "bench", "pretrained", "sweep")
 }
+
+
+class BuildWithLessons(build_py):
+    "The wheel carries the notebooks as `kpnb/lessons`; an editable installation reads them in `nbs`."
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        for kind in ("*.ipynb", "images/*.*"):
+            for path in sorted((here / "nbs").rglob(kind)):
+                inside = path.relative_to(here / "nbs")
+                if not any(part.startswith(".") for part in inside.parts):
+                    target = Path(self.build_lib, "kpnb", "lessons", inside)
+                    self.mkpath(str(target.parent))
+                    self.copy_file(str(path), str(target))
+
 
 setup(
     name=cfg["lib_name"],
@@ -39,5 +57,9 @@ setup(
     extras_require=extras,
     zip_safe=False,
     # nbdev finds the modules of an installed package through this entry point.
-    entry_points={"nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
+    entry_points={
+        "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],
+        "console_scripts": ["kpnb=kpnb.course:main"],
+    },
+    cmdclass={"build_py": BuildWithLessons},
 )

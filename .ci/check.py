@@ -161,7 +161,9 @@ def check_imports() -> None:
 
 
 def check_wheel() -> None:
-    "The wheel builds, installs into a fresh environment, and works there without the checkout."
+    """The source distribution builds, and from it alone the wheel.
+
+    The wheel works in a fresh environment without the checkout, and gives out the lessons."""
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d).resolve()
         copy_to(folder / "src")
@@ -170,7 +172,6 @@ def check_wheel() -> None:
                 sys.executable,
                 "-m",
                 "build",
-                "--wheel",
                 "--no-isolation",
                 "--outdir",
                 folder / "dist",
@@ -178,7 +179,7 @@ def check_wheel() -> None:
             ]
         )
         wheels = list((folder / "dist").glob("*.whl"))
-        if not record(code == 0 and len(wheels) == 1, "the wheel builds", out):
+        if not record(code == 0 and len(wheels) == 1, "the wheel builds from the source distribution", out):
             return
         record(*_wheel_content(wheels[0]))
         env = folder / "env"
@@ -214,6 +215,10 @@ for name in names:
     assert module.__file__.startswith(sys.prefix), \
 f'{name} comes from {module.__file__}, not from {sys.prefix}'
 from kpnb.models import NoseNet
+from kpnb.course import main
+assert main(['lab', 'mine', '--no-launch']) == 0
+from pathlib import Path
+assert len(list(Path('mine').glob('*.ipynb'))) > 10 and Path('mine/images/noses.png').exists()
 import torch
 assert NoseNet()(torch.zeros(1, 1, 60, 80)).shape == (1, 1, 2)
 assert not any(p.startswith(root) and p != libraries for p in sys.path), sys.path
@@ -226,6 +231,7 @@ def _wheel_content(wheel: Path) -> tuple[bool, str, str]:
         names = set(z.namelist())
         metadata = z.read(next(n for n in names if n.endswith(".dist-info/METADATA"))).decode()
     needed = {str(f) for f in map(lambda p: p.as_posix(), tracked()) if str(f).startswith("kpnb/")}
+    needed |= {f"kpnb/lessons/{n}" for n in _lessons()}
     cfg = ConfigParser(delimiters=["="])
     cfg.read(ROOT / "settings.ini", encoding="utf-8")
     plain = [
@@ -243,6 +249,12 @@ def _wheel_content(wheel: Path) -> tuple[bool, str, str]:
             f"{len(plain)} requirements, settings.ini has {len(cfg['DEFAULT']['requirements'].split())}"
         )
     return not faults, "the wheel holds what it should", "\n".join(faults)
+
+
+def _lessons() -> list[str]:
+    "The notebooks and their pictures, by name inside nbs/."
+    inside = [p.as_posix()[4:] for p in tracked() if p.as_posix().startswith("nbs/")]
+    return [n for n in inside if n.endswith(".ipynb") or n.startswith("images/")]
 
 
 def check_pytest() -> None:
