@@ -328,6 +328,10 @@ CALLS = {
     "recipes.judging.Judged": dict(measures=None, pred=None, model=None, history=None),
     "recipes.judging.train_and_judge": QUICK
     | dict(network=lambda w: functools.partial(seeded, Points), judge=lambda w: mean_error),
+    "conformal.point_scores": [
+        dict(mean=lambda w: w.gaussians().mean),
+        dict(mean=lambda w: w.gaussians().mean, std=lambda w: w.gaussians().std, box=True),
+    ],
     "keypoints.concat": dict(parts=lambda w: [w.ds, w.ds]),
     "geometry.warp": [dict(matrix=matrix), dict(matrix=lambda w: rotation(20, (16, 16)))],
     "geometry.crop_to_box": dict(boxes=boxes),
