@@ -175,7 +175,7 @@ _PLACES = {
 
 # %% ../../nbs/recipes/11_norms.ipynb #nr-batches
 @study(
-    grid={"norm": list(_PLACES), "batch_size": [1, 2, 4, 8, 32]},
+    grid={"norm": list(_PLACES), "batch_size": [1, 2, 4, 8, 32, 64]},
     seeds=range(5),
     fixed={"n": 600, "epochs": 3, "judged": 300, "lr": 0.06},
     tiny={"n": 16, "epochs": 1, "judged": 8},
