@@ -16,8 +16,7 @@ from torch import Tensor
 def conformal_quantile(
     scores: Tensor,  # (n,) or (n,K) of the calibration pictures; NaN for hidden points, which are left out
     alpha: float,  # share of new scores that may be larger, above 0 and below 1
-    weights: Tensor
-    | None = None,  # (n,) density of new pictures over that of calibration pictures; default: 1
+    weights: Tensor | None = None,  # (n,) density of new over calibration pictures at each; default: 1
     new_weight: float = 1.0,  # the same ratio at the new picture
 ) -> Tensor:  # () or (K,): a new score is not larger with probability >= 1 - alpha; inf if n is too small
     "The limit of split conformal prediction, one for each column."
@@ -25,7 +24,7 @@ def conformal_quantile(
     if scores.ndim == 2:
         columns = [conformal_quantile(column, alpha, weights, new_weight) for column in scores.T]
         return torch.stack(columns)
-    weights = torch.ones(len(scores)) if weights is None else weights
+    weights = torch.ones_like(scores) if weights is None else weights
     if weights.shape != scores.shape or not (weights >= 0).all() or not 0 <= new_weight < math.inf:
         raise ValueError(
             f"conformal_quantile: weights {tuple(weights.shape)} for {len(scores)} scores, new weight "
@@ -45,6 +44,11 @@ def _check_scores(name, scores, alpha):
         raise ValueError(
             f"{name}: scores are {tuple(scores.shape)} of {scores.dtype}; expected (n,) or (n,K) floats"
         )
+    _check_alpha(name, alpha)
+
+
+def _check_alpha(name, alpha):
+    "Alpha is a share."
     if not 0 < alpha < 1:
         raise ValueError(f"{name}: alpha is {alpha}; expected a share above 0 and below 1")
 
@@ -54,8 +58,7 @@ def coverage_law(
     alpha: float,  # as for `conformal_quantile`
 ):  # a frozen `scipy.stats.beta`, with mean(), interval(0.9), pdf(x)
     "The distribution of the coverage over calibration sets of n pictures, for scores without ties."
-    if not 0 < alpha < 1:
-        raise ValueError(f"coverage_law: alpha is {alpha}; expected a share above 0 and below 1")
+    _check_alpha("coverage_law", alpha)
     k = math.ceil((n + 1) * (1 - alpha) - 1e-9)
     if not 0 < k <= n:
         raise ValueError(

@@ -9,7 +9,7 @@ __all__ = []
 from ..collapse import Switches, build, try_switches
 from ..diagnosis import diagnose
 from ..evidence import study
-from ..scenes import faces
+from .norms import norm_faces
 
 # %% ../../nbs/recipes/21_doctor.ipynb #dr-cases1
 CASES = {
@@ -43,17 +43,13 @@ CASES = {
     "targets 0..1, batch norm": ("healthy", dict(targets="0..1", batchnorm=True)),
 }
 
-# %% ../../nbs/recipes/21_doctor.ipynb #dr-easy
-EASY = dict(points=1, gray=True, masks=False, shift=0.6, size_range=(0.4, 0.6))
-EASY |= dict(yaw=30.0, occluders=0.0, sunglasses=0.0)
-
 # %% ../../nbs/recipes/21_doctor.ipynb #dr-study
 @study(
     grid={"case": list(CASES)},
     seeds=range(5),
     fixed={"n": 1500, "judged": 300, "epochs": 5},
     tiny={"n": 64, "judged": 32, "epochs": 1},
-    uses=[diagnose, build, try_switches],
+    uses=[diagnose, build, try_switches, norm_faces],
     about="Nose tips of drawn faces, 30×40 pixels: one switch turned, 1500 faces, 5 epochs; "
     "does `diagnose` name it, on faces and weights that its rules have not seen?",
 )
@@ -66,8 +62,8 @@ def doctor(
 ) -> dict[str, float]:  # R and skill; 1 or 0: the switch was named, an illness was named; size of a gradient
     "Train one network and ask for a diagnosis."
     expected, settings = CASES[case]
-    train = faces(n, size=(30, 40), seed=3000 + seed, **EASY)
-    judge = faces(judged, size=(30, 40), seed=4000 + seed, **EASY)
+    train = norm_faces(n, 3000 + seed)
+    judge = norm_faces(judged, 4000 + seed)
     switches = Switches(**settings, seed=10 + seed)
     o = try_switches(switches, train, judge, epochs=epochs)
     d = diagnose(o.model, judge, o.before, switches.target)

@@ -26,9 +26,9 @@ from ..training import fit
 @functools.cache
 def norm_faces(
     n: int,  # pictures
-    seed: int,  # 1000: to learn from; 1: to choose by; 2: to judge by
+    seed: int,  # of the faces; in this notebook 1000: to learn from; 1: to choose by; 2: to judge by
 ):  # a KeypointDataset with nose tips, (n,1,30,40)
-    "The drawn faces of these studies."
+    "The drawn faces of these studies, and of the studies of lesson 21."
     return faces(
         n,
         size=(30, 40),
