@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from fake_device import fake_device
 from scipy.stats import kstest
 
 from kpnb.conformal import (
@@ -153,6 +154,19 @@ def test_of_the_settings_that_keep_the_risk_the_boldest_is_taken():
     losses = torch.linspace(1, 0, 11).expand(99, 11)
     assert risk_control(losses, 0.3) == 8  # (99·0.2 + 1)/100 = 0.208; at 7: (99·0.3 + 1)/100 = 0.307
     assert risk_control(losses, 0.4, worst=5.0) == 7  # (99·0.3 + 5)/100 = 0.347; at 6: 0.446
+
+
+def test_scores_may_lie_on_another_device():
+    s, groups = torch.rand(60, 2, generator=gen()), torch.arange(60) % 2
+    s[3, 1] = math.nan
+    losses = torch.rand(60, 1, generator=gen()) * torch.linspace(1, 0, 5)
+    here = conformal_quantile(s, 0.1).tolist(), group_quantiles(s[:, 0], groups, 0.1).tolist()
+    risk = risk_control(losses, 0.3)
+    with fake_device():
+        there = s.to("meta")
+        assert conformal_quantile(there, 0.1).tolist() == here[0]
+        assert group_quantiles(there[:, 0], groups.to("meta"), 0.1).tolist() == here[1]
+        assert risk_control(losses.to("meta"), 0.3) == risk
 
 
 @pytest.mark.parametrize(
