@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import kpnb
 from kpnb.augment import Augment
+from kpnb.backbones import CoarseToFine
 from kpnb.codec import HeatmapCodec
 from kpnb.collapse import Switches
 from kpnb.core import seed_everything
@@ -316,6 +317,11 @@ CALLS = {
     "recipes.real_faces.lfpw_fifteen": QUICK,
     "recipes.real_faces.imm_points": QUICK,
     "recipes.real_faces.fifteen_of_68": dict(ds=lambda w: w.many()),
+    "recipes.better_faces.fifteen_score": dict(pred=lambda w: noise(N, 68, 2), held=lambda w: w.ds),
+    "recipes.face_boxes.corners_of_boxes": dict(ds=lambda w: w.ds[1:]),
+    "recipes.face_boxes.found_boxes": dict(finder=lambda w: seeded(CoarseToFine, 2)),
+    "recipes.two_networks.train_arm": dict(arm="hourglass", epochs=1),
+    "recipes.robust_losses.spoil_labels": dict(how="thrown"),
     "submission.point_boxes": dict(points=shown("points"), visible=shown("visible")),
     "submission.crop_faces": dict(boxes=boxes, size=24),
     "recipes.real_faces.lfpw_68": QUICK | dict(data=lambda w: (w.many(), w.many())),
@@ -698,7 +704,15 @@ LEAD_BACK = {  # name -> data set -> data set(s); the names are those that the i
     ),
     "label_noise.noisy_labels": lambda f, ds: f(ds, torch.ones(ds.visible.shape)),
     "recipes.real_faces.fifteen_of_68": lambda f, ds: f(faces(4, SIDE, points=68, seed=1)),
+    "recipes.augmentations.sides_forgotten": lambda f, ds: f(ds),
+    "recipes.face_boxes.corners_of_boxes": lambda f, ds: f(ds),
+    "recipes.robust_losses.spoil_labels": lambda f, ds: f(ds, "thrown", 0),
 }
+OTHER_POINTS = (
+    "segmentation.few_labels",
+    "recipes.real_faces.fifteen_of_68",
+    "recipes.face_boxes.corners_of_boxes",
+)  # what comes out has other points, or comes from other pictures
 
 
 def test_everything_that_makes_a_data_set_of_a_data_set_is_tried():
@@ -717,7 +731,7 @@ def test_what_comes_out_leads_back_to_the_file(name):
     ds.to_file[:, :2, 2] = torch.arange(N)[:, None] * 10.0
     made = LEAD_BACK[name](thing, ds)
     for out in made if isinstance(made, tuple) else (made,):
-        if name.startswith(("segmentation.few_labels", "recipes.real_faces.fifteen_of_68")):
+        if name.startswith(OTHER_POINTS):
             assert not torch.equal(out.to_file, torch.zeros_like(out.to_file)) and out.to_file.shape == (
                 len(out),
                 3,
