@@ -9,6 +9,7 @@ from network_cases import Constant
 from torch import nn
 
 from kpnb.facial import ExerciseDataset, all_known, evaluate_batched, evaluate_masked, evaluate_model
+from kpnb.models import NoseNet
 from kpnb.scenes import faces
 
 MIDDLE = Constant(torch.zeros(15, 2))
@@ -72,3 +73,43 @@ def test_all_known_counts_places_in_the_picture_and_no_others():
     points[0, 0], points[0, 1], points[0, 2] = torch.tensor([[-1.0, 5.0], [5.0, 48.5], [math.nan, 3.0]])
     hidden = replace(ds, keypoints=points, visible=torch.zeros(2, 15, dtype=torch.bool))
     assert all_known(hidden).visible.sum(1).tolist()[0] == 12
+
+
+def test_samples_of_another_form_are_refused_by_number(samples):
+    flat = {"image": torch.zeros(1, 48, 48), "keypoints": torch.zeros(30)}
+    for data, says in (
+        ([(1, 2)], "sample 0 is a tuple"),
+        ([samples[0], flat], "sample 1: found image"),
+        (samples.ds, "expected normalised coordinates"),
+        ([], "empty"),
+    ):
+        for score in (evaluate_model, evaluate_batched):
+            with pytest.raises(ValueError, match=says):
+                score(MIDDLE, data if data is not samples.ds else list(pixels(samples.ds)))
+    with pytest.raises(ValueError, match=r"the model answers \(1, 2304\)"):
+        evaluate_model(nn.Flatten(), samples)
+    with pytest.raises(ValueError, match="all 15 points are missing"):
+        evaluate_masked(MIDDLE, [flat | {"keypoints": torch.full((15, 2), math.nan)}])
+
+
+def pixels(ds):
+    "Samples whose points somebody forgot to normalise."
+    for i in range(len(ds)):
+        yield {"image": ds.images[i].float() / 255, "keypoints": ds.keypoints[i]}
+
+
+def test_batches_leave_the_weights_where_they_were(samples):
+    net = NoseNet(15, (48, 48))
+    before = {k: (v.stride(), v.data_ptr()) for k, v in net.named_parameters()}
+    evaluate_batched(net, samples)
+    assert {k: (v.stride(), v.data_ptr()) for k, v in net.named_parameters()} == before
+
+
+def test_a_point_with_half_a_coordinate_is_missing():
+    def sample(*points):
+        return {"image": torch.zeros(1, 9, 9), "keypoints": torch.tensor(points)}
+
+    data = [sample([0.5, 0.5], [0.3, math.nan]), sample([0.1, 0.1], [0.1, 0.1])]
+    result = evaluate_masked(Constant(torch.zeros(2, 2)), data)
+    assert float(result) == pytest.approx(1 / (2 * (0.25 + 0.01 + 0.01) / 3), rel=1e-5)
+    assert (result.n_used, result.n_ignored) == (3, 1)

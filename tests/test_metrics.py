@@ -9,6 +9,7 @@ import torch
 
 from kpnb.core import make_generator
 from kpnb.metrics import (
+    IBUG_PUPILS,
     PCKCurve,
     distances,
     failure_rate,
@@ -20,7 +21,6 @@ from kpnb.metrics import (
     per_point_error,
     picture_errors,
     plot_pck,
-    pull,
 )
 
 EMPTY = [math.nan, 0.0, -1.0, 1e9]
@@ -46,6 +46,21 @@ def test_pck_by_box_does_not_grow_with_a_missing_point(place):
     curve = pck(TARGET + torch.tensor([3.0, 4.0]), with_hole(place), SEEN, "box")
     assert curve.at(0.14) == 0.0 and curve.at(0.15) == 1.0
     assert (curve.n_used, curve.n_ignored) == (4, 1)
+
+
+def test_the_length_may_lie_between_the_middles_of_two_groups_of_points():
+    target = torch.tensor([[[0.0, 0.0], [4.0, 0.0], [30.0, 3.0], [34.0, 3.0], [2.0, 6.0]]])
+    assert normaliser(target, eyes=(range(2), (2, 3))).item() == pytest.approx(math.hypot(30, 3))
+    assert normaliser(target, eyes=([0, 1, 4], (2, 3))).item() == pytest.approx(math.hypot(30, 1))
+    assert normaliser(target, eyes=(0, 3)).item() == pytest.approx(math.hypot(34, 3))
+    seen = torch.tensor([[True, True, True, False, True]])
+    assert normaliser(target, eyes=(range(2), (2, 3)), visible=seen).isnan().all()
+    for eyes in ((range(2), ()), (range(2), (3, 9)), (0, 1, 2)):
+        with pytest.raises(ValueError, match="two groups of them"):
+            normaliser(target, eyes=eyes)
+    many = torch.rand(3, 68, 2, generator=make_generator(0)) * 90
+    pupils = many[:, 36:42].mean(1) - many[:, 42:48].mean(1)
+    assert torch.allclose(normaliser(many, eyes=IBUG_PUPILS), pupils.norm(dim=-1).double(), rtol=1e-5)
 
 
 def test_a_length_between_eyes_that_cannot_be_seen_is_not_used():
@@ -135,13 +150,6 @@ def test_a_threshold_beyond_the_drawn_curve_is_marked_at_its_true_share():
     assert (x[0], y[0]) == (pytest.approx(8), pytest.approx(80))
 
 
-def test_pull_looks_at_visible_points_only():
-    for place in EMPTY:
-        target = with_hole(place)
-        pred = torch.where(SEEN[..., None], TARGET * 0.7, math.nan)
-        assert pull(pred, target, visible=SEEN) == pytest.approx(0.3)
-
-
 def test_measures_are_right_on_random_faces_with_random_holes():
     for seed in range(20):
         g = make_generator(seed)
@@ -167,7 +175,7 @@ def test_measures_are_right_on_random_faces_with_random_holes():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
 def test_measures_of_whole_numbers_are_those_of_the_same_floats(dtype):
     target, pred = TARGET.to(dtype), (TARGET + torch.tensor([3.0, -4.0])).to(dtype)
-    for measure in (mse, mae, distances, per_point_error, pull):
+    for measure in (mse, mae, distances, per_point_error):
         found, expected = (
             torch.as_tensor(measure(p, t)) for p, t in ((pred, target), (pred.double(), target.double()))
         )

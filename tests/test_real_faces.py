@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from kpnb.core import make_generator
+from kpnb.crops import crop_faces
 from kpnb.facial import all_known
 from kpnb.recipes.real_faces import fifteen_of_68, imm_points, lfpw_68, lfpw_folds, wild_folds
 from kpnb.scenes import faces
-from kpnb.submission import crop_faces
 
 EMPTY = [math.nan, 0.0, -1.0, 1e9]
 

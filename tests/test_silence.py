@@ -32,6 +32,7 @@ from kpnb.backbones import CoarseToFine
 from kpnb.codec import HeatmapCodec
 from kpnb.collapse import Switches
 from kpnb.core import seed_everything
+from kpnb.crops import predict_mirrored
 from kpnb.evaluation import predict
 from kpnb.facial import ExerciseDataset, all_known, augmentation
 from kpnb.gaussians import Gaussians
@@ -43,7 +44,7 @@ from kpnb.models import NoseNet, conv_block
 from kpnb.recipes.real_faces import fifteen_points, imm_points, lfpw_68
 from kpnb.rounds import guess, learn
 from kpnb.scenes import faces, pets
-from kpnb.submission import predict_mirrored, submission_table, write_submission
+from kpnb.submission import submission_table, write_submission
 
 N, K, SIDE = 12, 15, 32
 PLACES = {"NaN": math.nan, "(0, 0)": 0.0, "(-1, -1)": -1.0, "1e9": 1e9}
@@ -52,7 +53,7 @@ PLACES = {"NaN": math.nan, "(0, 0)": 0.0, "(-1, -1)": -1.0, "1e9": 1e9}
 # ---- what is public
 
 # Functions that only other modules import, and that are held to the same rules.
-UNLISTED = {"evaluation": ("decode_points", "visible_points"), "metrics": ("pull",)}
+UNLISTED = {"evaluation": ("decode_points", "visible_points")}
 
 
 def public():
@@ -322,8 +323,8 @@ CALLS = {
     "recipes.face_boxes.found_boxes": dict(finder=lambda w: seeded(CoarseToFine, 2)),
     "recipes.two_networks.train_arm": dict(arm="hourglass", epochs=1),
     "recipes.robust_losses.spoil_labels": dict(how="thrown"),
-    "submission.point_boxes": dict(points=shown("points"), visible=shown("visible")),
-    "submission.crop_faces": dict(boxes=boxes, size=24),
+    "crops.point_boxes": dict(points=shown("points"), visible=shown("visible")),
+    "crops.crop_faces": dict(boxes=boxes, size=24),
     "recipes.real_faces.lfpw_68": QUICK | dict(data=lambda w: (w.many(), w.many())),
     "submission.submission_problems": dict(table=table),
     "submission.write_submission": dict(path=file, points=answers),
@@ -591,7 +592,7 @@ MIRRORS = {
     "facial.augmentation": augmented(augmentation()),
     "recipes.real_faces.fifteen_points": lambda ds: fifteen_points(data=(ds, ds), **QUICK),
     "recipes.real_faces.imm_points": lambda ds: imm_points(data=(ds, ds), **QUICK),
-    "submission.predict_mirrored": lambda ds: predict_mirrored(seeded(Points), ds),
+    "crops.predict_mirrored": lambda ds: predict_mirrored(seeded(Points), ds),
     "recipes.real_faces.lfpw_68": lambda ds: lfpw_68(data=(rgb(ds), rgb(ds)), **QUICK),
     "heatmap_training.FlipAverage": averaged,
     "heatmap_training.train_heatmaps": lambda ds: train_heatmaps(seeded(Maps), ds, ds, **QUICK),
@@ -647,7 +648,7 @@ def test_what_refuses_a_mirror_without_pairs_works_with_them(path):
 
 def test_names_without_sides_need_no_pairs():
     plain = replace(sided(pairs=False), keypoint_names=[f"point {k}" for k in range(K)])
-    for path in ("augment.Augment", "geometry.warp", "facial.augmentation", "submission.predict_mirrored"):
+    for path in ("augment.Augment", "geometry.warp", "facial.augmentation", "crops.predict_mirrored"):
         MIRRORS[path](plain)
 
 
@@ -699,9 +700,7 @@ LEAD_BACK = {  # name -> data set -> data set(s); the names are those that the i
     "masks.relabel": lambda f, ds: f(ds, dict.fromkeys(range(20), 0), ["all"]),
     "segmentation.few_labels": lambda f, ds: f(pets(6, SIDE, seed=3)),
     "masks.preprocess": lambda f, ds: f(ds.resize((48, 36)), 20),
-    "submission.crop_faces": lambda f, ds: f(
-        ds, torch.tensor([[3.0, 2.0, 28.0, 30.0]]).expand(len(ds), 4), 40
-    ),
+    "crops.crop_faces": lambda f, ds: f(ds, torch.tensor([[3.0, 2.0, 28.0, 30.0]]).expand(len(ds), 4), 40),
     "label_noise.noisy_labels": lambda f, ds: f(ds, torch.ones(ds.visible.shape)),
     "recipes.real_faces.fifteen_of_68": lambda f, ds: f(faces(4, SIDE, points=68, seed=1)),
     "recipes.augmentations.sides_forgotten": lambda f, ds: f(ds),

@@ -12,6 +12,7 @@ from network_cases import Constant
 from PIL import Image
 
 from kpnb.core import DataError, make_generator
+from kpnb.crops import crop_faces, point_boxes, predict_mirrored, shake_boxes
 from kpnb.datasets import load
 from kpnb.facial import all_known
 from kpnb.geometry import hflip_matrix, rotation, to_original
@@ -19,11 +20,7 @@ from kpnb.keypoints import KeypointDataset, concat
 from kpnb.scenes import faces
 from kpnb.submission import (
     SubmissionError,
-    crop_faces,
-    point_boxes,
-    predict_mirrored,
     read_submission,
-    shake_boxes,
     submission_problems,
     submission_table,
     write_submission,
@@ -368,3 +365,32 @@ def test_writing_keeps_a_link_and_leaves_the_old_file_when_it_refuses(tmp_path, 
         *map(str, range(12)),
     ]
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["answers.csv", "answers.csv", "real"]
+
+
+def test_answers_for_other_faces_are_refused_by_name(tmp_path, asked, answers):
+    names, path = list(asked.names), tmp_path / "answers.csv"
+    write_submission(path, answers, asked)
+    before = path.read_bytes()
+    for wrong, says in (
+        (names[:1], f"1 of 2 faces have no answer, the first is {names[1]}"),
+        (names[:1] * 2, "1 faces are answered more than once"),
+        (names[::-1], f"answer 0 is for {names[1]}, expected {names[0]}"),
+        ([names[0], "7.png"], "1 answers are for no face asked for, the first is 7.png"),
+    ):
+        with pytest.raises(SubmissionError) as e:
+            write_submission(path, answers, asked, names=wrong)
+        assert says in str(e.value)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["answers.csv"]
+
+
+def test_answers_outside_their_picture_are_refused_clipped_or_allowed(tmp_path, asked, answers):
+    path, far_away = tmp_path / "answers.csv", answers.clone()
+    h, w = asked.meta["original_size"][0].tolist()
+    far_away[0, 0] = torch.tensor([-3.0, h + 500.0])
+    with pytest.raises(SubmissionError, match="outside their picture"):
+        write_submission(path, far_away, asked)
+    assert write_submission(path, far_away, asked, outside="clip")["Predicted"][:2].tolist() == [0.0, h]
+    write_submission(path, far_away, asked, outside="allow")
+    assert torch.allclose(read_submission(path, asked, outside=True), far_away, atol=1e-3)
+    with pytest.raises(ValueError, match="outside is 'perhaps'"):
+        write_submission(path, answers, asked, outside="perhaps")

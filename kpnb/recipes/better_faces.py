@@ -22,7 +22,7 @@ from ..losses import PointLoss
 from ..metrics import IBUG_EYES, failure_rate, mse, picture_errors
 from .real_faces import imm_points_data, lfpw_folds, wild_folds
 from ..scenes import faces
-from ..submission import crop_faces, point_boxes, predict_mirrored, shake_boxes
+from ..crops import crop_faces, point_boxes, predict_mirrored, shake_boxes
 from ..training import fit
 
 # %% ../../nbs/recipes/23_better_faces.ipynb #bf-arms

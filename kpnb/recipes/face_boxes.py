@@ -22,7 +22,7 @@ from ..keypoints import KeypointDataset
 from ..losses import PointLoss
 from ..metrics import IBUG_EYES, nme
 from ..scenes import faces
-from ..submission import crop_faces, point_boxes
+from ..crops import crop_faces, point_boxes
 from ..training import fit
 
 # %% ../../nbs/recipes/23_face_boxes.ipynb #fb-finder

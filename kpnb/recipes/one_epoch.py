@@ -18,7 +18,7 @@ from ..keypoints import KeypointDataset, concat
 from ..losses import PointLoss
 from ..metrics import IBUG_EYES, nme
 from ..scenes import faces
-from ..submission import crop_faces, point_boxes, shake_boxes
+from ..crops import crop_faces, point_boxes, shake_boxes
 from ..training import fit
 
 # %% ../../nbs/recipes/23_one_epoch.ipynb #oe-loss

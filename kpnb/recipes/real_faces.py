@@ -25,7 +25,7 @@ from ..models import NoseNet
 from ..people import face_points
 from .judging import Judged, train_and_judge
 from ..scenes import faces
-from ..submission import crop_faces, predict_mirrored, shake_boxes
+from ..crops import crop_faces, predict_mirrored, shake_boxes
 from ..evaluation import mean_points, predict
 
 # %% ../../nbs/recipes/22_real_faces.ipynb #rf-score

@@ -20,7 +20,7 @@ from ..losses import PointLoss, l1, l2, smooth_l1, wing
 from ..metrics import IBUG_EYES, picture_errors
 from ..models import NoseNet
 from ..scenes import faces
-from ..submission import crop_faces, point_boxes, shake_boxes
+from ..crops import crop_faces, point_boxes, shake_boxes
 from ..training import fit
 
 # %% ../../nbs/recipes/23_robust_losses.ipynb #rl-spoil
