@@ -7,6 +7,7 @@ __all__ = ['copy_lessons', 'check', 'lab']
 
 # %% ../nbs/workshop/50_course.ipynb #crs-import
 import argparse
+import base64
 import hashlib
 import importlib.util
 import json
@@ -15,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import zlib
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -104,11 +106,40 @@ def _free_name(folder, name, version, data, record):
             return other
     raise DataError(f"{folder / name}: more than 999 versions lie beside it; clear up first")
 
+# %% ../nbs/workshop/50_course.ipynb #crs-sealed
+SOLUTION = "*Solution: open the cell below with a click on its bar.*"
+SEALED = "*The solution is sealed: the cell below runs, so that later ones find what they need.*"
+
+
+def _sealed(name, data):
+    "The bytes of a file; of a notebook, with sealed solutions and without their outputs."
+    if not name.endswith(".ipynb"):
+        return data
+    nb, before = json.loads(data), ""
+    for c in nb["cells"]:
+        text = "".join(c["source"])
+        if c["cell_type"] == "code" and (text.startswith("# Solution") or SOLUTION in before):
+            packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+            c["source"] = f'from kpnb.course import unsealed\n\nexec(unsealed("{packed}"))'
+            c |= {"outputs": [], "execution_count": None}
+        elif c["cell_type"] == "markdown":
+            c["source"] = text.replace(SOLUTION, SEALED)
+        before = text
+    return (json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def unsealed(
+    packed: str,  # of a sealed solution
+) -> str:  # its code
+    "What `kpnb lab --for students` has packed away."
+    return zlib.decompress(base64.b64decode(packed)).decode()
+
 # %% ../nbs/workshop/50_course.ipynb #crs-copylessons
 def copy_lessons(
     folder: str | os.PathLike,  # where to; made if it is missing
     source: str | os.PathLike | None = None,  # where from; default: `lessons_folder()`
     version: str | None = None,  # of the source, for names beside; default: that of kpnb
+    students: bool = False,  # with solutions that run and cannot be read, and without the checks' notebooks
 ) -> Copied:
     """Copy the lessons into a folder. What the reader changed there stays; the new version comes beside it.
 
@@ -125,7 +156,9 @@ def copy_lessons(
         record = _read_record(folder)
         try:
             for name, path in _files(source).items():
-                _copy_one(done, name, path.read_bytes(), version, record)
+                if not (students and name.startswith("exercises/")):
+                    data = path.read_bytes()
+                    _copy_one(done, name, _sealed(name, data) if students else data, version, record)
         finally:
             text = json.dumps({"version": version, "files": record}, indent=1, sort_keys=True)
             write_safely(folder / RECORD, text.encode())
@@ -185,11 +218,12 @@ def _within(version, specifier):
 def lab(
     folder: str | os.PathLike = "kpnb-lessons",  # where the reader works
     launch: bool = True,  # open JupyterLab there
+    students: bool = False,  # as for `copy_lessons`
 ) -> Copied:
     "Copy the lessons of this installation into a folder, say what was done, and open the first one."
     if launch and importlib.util.find_spec("jupyterlab") is None:
         raise ModuleNotFoundError("JupyterLab is missing: pip install 'kpnb[lab]'")
-    done = copy_lessons(folder)
+    done = copy_lessons(folder, students=students)
     print(done, flush=True)
     if launch:
         command = [sys.executable, "-m", "jupyterlab", "00_start_here.ipynb"]
@@ -206,11 +240,13 @@ def main(
     one = commands.add_parser("lab", help="copy the lessons into a folder and open them: kpnb lab my-lessons")
     one.add_argument("folder", nargs="?", default="kpnb-lessons", help="where to work (default: %(default)s)")
     one.add_argument("--no-launch", action="store_true", help="copy only")
+    for_whom = "'students': solutions run and cannot be read (default: readers, who may open them)"
+    one.add_argument("--for", dest="whom", choices=["readers", "students"], default="readers", help=for_whom)
     commands.add_parser("check", help="say what is missing on this machine: kpnb check")
     words = p.parse_args(argv)
     try:
         if words.command == "lab":
-            lab(words.folder, not words.no_launch)
+            lab(words.folder, not words.no_launch, words.whom == "students")
             return 0
         table = check()
     except (OSError, ValueError, ModuleNotFoundError) as e:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from importlib import metadata
 
@@ -195,3 +196,46 @@ def test_the_command(tmp_path, one, monkeypatch, capsys):
     with pytest.raises(SystemExit) as e:
         main(["fly"])
     assert e.value.code == 2
+
+
+def test_the_edition_for_students_has_solutions_that_run_and_cannot_be_read(tmp_path):
+    "In every lesson: whatever defines a solution is sealed, nothing else is, and what is sealed is the same."
+    copied = copy_lessons(tmp_path / "class", students=True)
+    assert not any(n.startswith("exercises/") for n in copied.new)
+    sealed = 0
+    for path in lessons_folder().glob("*.ipynb"):
+        ours = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = (tmp_path / "class" / path.name).read_text(encoding="utf-8")
+        assert not re.search(r"def \w+_solution\b|# Solution", text), path.name
+        for a, b in zip(ours, json.loads(text)["cells"], strict=True):
+            before, after = "".join(a["source"]), "".join(b["source"])
+            if "exec(unsealed(" in after:
+                packed = re.search(r'unsealed\("(.*)"\)', after)[1]
+                assert course.unsealed(packed) == before and b["outputs"] == []
+                sealed += 1
+            else:
+                assert before.replace(course.SOLUTION, course.SEALED) == after
+    assert sealed > 40
+
+
+def test_a_sealed_solution_runs_where_it_stands(tmp_path):
+    write(tmp_path / "one", a=lesson("# Solution\nanswer = 42", "answer + 1"))
+    copy_lessons(tmp_path / "class", tmp_path / "one", "1", students=True)
+    first, second = json.loads((tmp_path / "class" / "a.ipynb").read_text())["cells"]
+    space = {}
+    exec("".join(first["source"]), space)
+    assert eval("".join(second["source"]), space) == 43 and "42" not in first["source"]
+
+
+def test_students_keep_their_answers_when_the_solutions_come(tmp_path):
+    write(tmp_path / "course", a=lesson("...", "# Solution\n1"))
+    mine = tmp_path / "mine"
+    copy_lessons(mine, tmp_path / "course", "1", students=True)
+    again = copy_lessons(mine, tmp_path / "course", "1")
+    assert again.updated == ["a.ipynb"] and not again.beside
+    copy_lessons(mine, tmp_path / "course", "1", students=True)
+    answer = json.loads((mine / "a.ipynb").read_text())
+    answer["cells"][0]["source"] = "my answer"
+    write(mine, a=json.dumps(answer))
+    again = copy_lessons(mine, tmp_path / "course", "1")
+    assert again.beside == {"a.ipynb": "a_1.ipynb"} and "my answer" in (mine / "a.ipynb").read_text()

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import kpnb
+from kpnb.annotate import Guesses
 from kpnb.augment import Augment
 from kpnb.backbones import CoarseToFine
 from kpnb.codec import HeatmapCodec
@@ -321,6 +322,9 @@ CALLS = {
     "recipes.better_faces.fifteen_score": dict(pred=lambda w: noise(N, 68, 2), held=lambda w: w.ds),
     "recipes.face_boxes.corners_of_boxes": dict(ds=lambda w: w.ds[1:]),
     "recipes.face_boxes.found_boxes": dict(finder=lambda w: seeded(CoarseToFine, 2)),
+    "recipes.label_order.doubt_and_error": dict(
+        g=lambda w: Guesses(noise(N, K, 2), None, {"spread": noise(N, K, seed=1).abs()}, w.ds.names)
+    ),
     "recipes.two_networks.train_arm": dict(arm="hourglass", epochs=1),
     "recipes.robust_losses.spoil_labels": dict(how="thrown"),
     "crops.point_boxes": dict(points=shown("points"), visible=shown("visible")),
